@@ -1,0 +1,65 @@
+"""Hardsight: how does a vision encoder break under attack, across every task it serves?
+
+    import hardsight as hs
+
+    encoder = hs.load_encoder("timm:vit_tiny_patch16_224")
+    system = hs.fit_probe(encoder, "classify", "made")
+    attack = hs.classpgd(steps=20)
+    result = attack(system, x, y, hs.linf(8 / 255))
+
+Importing this imports nothing heavy: a name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Attack": "attack",
+    "AttackResult": "objective",
+    "Call": "spec",
+    "Card": "encoders.base",
+    "Data": "data.base",
+    "DataCard": "data.base",
+    "Encoder": "encoders.base",
+    "Features": "encoders.base",
+    "HardsightError": "errors",
+    "Objective": "objective",
+    "Reading": "objective",
+    "Store": "store",
+    "System": "tasks.base",
+    "build": "catalog",
+    "cascade": "attack",
+    "classpgd": "presets",
+    "clean": "presets",
+    "cospgd": "presets",
+    "depthpgd": "presets",
+    "embed": "presets",
+    "fgsm": "presets",
+    "fit_probe": "probe",
+    "l1": "threats.l1",
+    "l2": "threats.l2",
+    "linf": "threats.linf",
+    "load_encoder": "encoders",
+    "open_data": "data",
+    "pgd": "search.pgd",
+    "read": "spec",
+    "register": "catalog",
+    "segpgd": "presets",
+    "show": "spec",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hardsight' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"hardsight.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,364 @@
+"""A grid, the cells that are missing from the store, and running them: what is done is never done again."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save
+
+import hardsight
+from hardsight import noise
+from hardsight.attack import Attack
+from hardsight.catalog import build, complete, find, fingerprint, minimal
+from hardsight.data import Data, open_data
+from hardsight.data.feed import choose, load, pixels
+from hardsight.encoders import load_encoder
+from hardsight.encoders.base import Encoder
+from hardsight.errors import DataError, SpecError, StoreError
+from hardsight.evaluate import evaluate
+from hardsight.metrics import of
+from hardsight.probe import Bank, fit_probe, head_identity
+from hardsight.recipe import Recipe
+from hardsight.spec import read, show
+from hardsight.store import Store, StoredCell, chunks, write_arrays, write_bytes, write_json
+from hardsight.tasks.base import System, Task
+from hardsight.threats.base import Threat
+from hardsight.watch import Bar, Watch
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number to measure, by the specs that fix it; texts are minimal specs."""
+
+    encoder: str
+    task: str
+    data: str
+    attack: str
+    threat: str
+    probe: str
+    split: str
+    count: int
+    chunk: int
+    seed: int
+    precision: str
+    column: str
+    eps_text: str
+
+    @property
+    def id(self) -> str:
+        """The fingerprint of what fixes the number; names that tables print are not among it."""
+        specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
+        rest = (self.split, self.count, self.chunk, self.seed, self.precision, _file_stamp(self.encoder))
+        return hashlib.sha256(repr((fingerprint(*specs), rest)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why)."""
+
+    cells: tuple[Cell, ...]
+    data: dict[str, Data]
+    left_out: tuple[str, ...]
+
+    def passes(self, cell: Cell) -> int:
+        """Images x readings, at most."""
+        return cell.count * build(cell.attack, "Attack").passes
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Opens the data and lists the cells: clean once, each attack at each eps, tasks only on data that carry their target."""
+    recipe.check()
+    data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
+    cells, left_out = [], []
+    for data_text, opened in data.items():
+        count = min(recipe.count, len(opened.split(recipe.split)))
+        for encoder in recipe.encoders:
+            for task_text in recipe.tasks:
+                task: Task = build(task_text, "Task")
+                if task.target not in opened.card.targets:
+                    left_out.append(f"{task.name} on {opened.card.name}: it has no {task.target}")
+                    continue
+                for column, attack, threat, eps_text in _attacks(recipe, task, left_out):
+                    cells.append(
+                        Cell(
+                            encoder=show(minimal(complete(encoder, "Encoder"))),
+                            task=show(minimal(task_text)),
+                            data=data_text,
+                            attack=attack,
+                            threat=threat,
+                            probe=show(minimal(recipe.probe)),
+                            split=recipe.split,
+                            count=count,
+                            chunk=recipe.chunk,
+                            seed=recipe.seed,
+                            precision=recipe.precision,
+                            column=column,
+                            eps_text=eps_text,
+                        )
+                    )
+    if not cells:
+        raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
+    return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)))
+
+
+class Bench:
+    """Runs the cells of a plan that the store lacks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        device: str = "auto",
+        on_error: Literal["stop", "skip"] = "stop",
+        gallery: int = 4,
+        watch: Watch | None = None,
+    ) -> None:
+        self.plan, self.store, self.on_error, self.gallery = plan, store, on_error, gallery
+        self.device = pick_device(device)
+        self.watch = watch or Watch(quiet=True)
+        self._encoders: dict[str, Encoder] = {}
+        self._banks: dict[tuple[Any, ...], Bank] = {}
+        self._systems: dict[tuple[Any, ...], System] = {}
+
+    def run(self) -> list[StoredCell]:
+        """Every cell of the plan, measured now or before. What is written stays, whenever this is interrupted."""
+        missing = [cell for cell in self.plan.cells if not self._is_done(cell)]
+        if missing:
+            self.store.create()
+        with self._alone(), self.watch, self.watch.bar("measuring", sum(map(self.plan.passes, missing))) as bar:
+            for cell in missing:
+                self._forget_others(cell)
+                bar.say(f"{_short(cell.encoder)} · {cell.task} · {cell.column} {cell.eps_text}".rstrip())
+                self._measure(cell, bar)
+        return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def system(self, cell: Cell) -> System:
+        """The cell's encoder with its head: from memory, from the store, or trained now and stored."""
+        key = (cell.encoder, cell.task, cell.data, cell.probe, cell.seed)
+        if key not in self._systems:
+            self._systems[key] = self._make_system(cell)
+        return self._systems[key]
+
+    def _make_system(self, cell: Cell) -> System:
+        encoder = self._encoder(cell)
+        task: Task = build(cell.task, "Task")
+        data = self.plan.data[cell.data]
+        head = task.head(encoder, data.card)
+        if not head.state_dict():
+            return System(encoder, head.eval(), task)
+        identity = head_identity(encoder, {"task": cell.task, "data": cell.data, "probe": cell.probe}, cell.seed)
+        path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
+        if path.exists():
+            try:
+                head.load_state_dict(load_file(path))
+            except Exception as error:
+                raise StoreError(f"cannot read the head {path}: {error}; delete that file, and the next run trains it again") from None
+            return System(encoder, head.to(self.device).eval().requires_grad_(False), task)
+        name = f"{encoder.card.name} · {task.name} head"
+        with self.watch.bar(name, 1) as bar:
+            bank = self._bank(cell, encoder, bar)
+            bar.images = 0
+            started = time.monotonic()
+            system = fit_probe(encoder, task, data, cell.probe, cell.seed, self.device, bank, tick=bar)
+        weights = {name: value.detach().cpu().contiguous() for name, value in system.head.state_dict().items()}
+        write_bytes(path, save(weights))
+        write_json(path.with_suffix(".json"), {**identity, "images": len(bank), "seconds": round(time.monotonic() - started, 2)})
+        return system
+
+    def _encoder(self, cell: Cell) -> Encoder:
+        if cell.encoder not in self._encoders:
+            self._encoders[cell.encoder] = load_encoder(cell.encoder, device=self.device)
+        return self._encoders[cell.encoder]
+
+    def _bank(self, cell: Cell, encoder: Encoder, bar: Bar) -> Bank:
+        """Features of the training images, with dense ones if any task of the plan will read them."""
+        same = [c for c in self.plan.cells if (c.encoder, c.data) == (cell.encoder, cell.data)]
+        dense = any(build(task, "Task").reads == "dense" for task in {c.task for c in same})
+        key = (cell.encoder, cell.data, cell.probe, dense)
+        if key not in self._banks:
+            images = self.plan.data[cell.data].split("train")
+            places = choose(images, build(cell.probe, "Probe").images)
+            self._banks[key] = Bank(encoder, images, places, dense, self.device, self.on_error, tick=bar)
+        return self._banks[key]
+
+    def _measure(self, cell: Cell, bar: Bar) -> None:
+        system = self.system(cell)
+        attack: Attack = build(cell.attack, "Attack")
+        threat: Threat = build(cell.threat, "Threat")
+        data = self.plan.data[cell.data]
+        images = data.split(cell.split)
+        stored = self.store.open(cell.id, self._what(cell, system.encoder, data, threat))
+        places, started, skipped = choose(images, cell.count), time.monotonic(), []
+        for place, span in chunks(cell.count, cell.chunk):
+            if not stored.has(place):
+                batch = load(images, [places[one] for one in span], self.on_error, skipped)
+                if not batch.ids:
+                    raise DataError(f"none of the images {span.start}-{span.stop - 1} of {data.card.name} could be read: {skipped[-1]}")
+                rng = noise.generator(cell.id, place)
+                x, y = pixels(batch.images, self.device), batch.target[system.task.target].to(self.device)
+                keep = self.gallery if place == 0 else 0
+                rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)  # type: ignore[arg-type]
+                if seen is not None:
+                    write_arrays(stored.path / "gallery.npz", seen)
+                stored.write_chunk(place, rows)
+            bar.advance(len(span) * attack.passes, len(span))
+        self._finish(cell, stored, system.task, time.monotonic() - started, skipped)
+
+    def _finish(self, cell: Cell, stored: StoredCell, task: Task, seconds: float, skipped: list[str]) -> None:
+        rows = stored.rows()
+        counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
+        stored.finish(
+            {
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                "device": device_name(self.device),
+                "images": len(rows["id"]),
+                "queries": float(rows["queries"].mean()),
+                "summary": of(task.name).summary(counts),
+                "skipped": skipped,
+                "versions": versions(),
+                "git": revision(),
+            }
+        )
+        for message in dict.fromkeys(skipped):
+            self.watch.note(f"left out: {message}")
+
+    def _what(self, cell: Cell, encoder: Encoder, data: Data, threat: Threat) -> dict[str, Any]:
+        task: Task = build(cell.task, "Task")
+        return {
+            **asdict(cell),
+            "place": self.plan.cells.index(cell),
+            "encoder_name": encoder.card.name,
+            "task_name": task.name,
+            "data_name": data.card.name,
+            "attack_name": attack_name(cell.attack),
+            "norm": threat.norm,
+            "eps": float(threat.eps),
+            "encoder_card": _plain(asdict(encoder.card)),
+            "data_card": _plain(asdict(data.card)),
+        }
+
+    def _is_done(self, cell: Cell) -> bool:
+        stored = self.store.cell(cell.id)
+        return stored is not None and stored.done is not None
+
+    def _forget_others(self, cell: Cell) -> None:
+        """Drops what another encoder or data set needed: one encoder and its features in memory at a time."""
+        here = (cell.encoder, cell.data)
+        self._encoders = {key: value for key, value in self._encoders.items() if key == cell.encoder}
+        self._banks = {key: value for key, value in self._banks.items() if key[:2] == here}
+        self._systems = {key: value for key, value in self._systems.items() if (key[0], key[2]) == here}
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the store for this process; `StoreError` where another run is writing to it."""
+        if not self.store.path.exists() or platform.system() == "Windows":
+            yield
+            return
+        import fcntl
+
+        with open(self.store.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(f"another run is writing to {self.store.path}; wait for it, or give another --store") from None
+            yield
+
+
+def attack_name(spec: str) -> str:
+    """What tables call an attack: its title, with the arguments that are not the defaults."""
+    call = minimal(spec)
+    if call.name == "attack" and len(call.arguments) == 1:
+        return show(call.arguments[0][1])
+    text = show(call)
+    return find(call.name).title + text[len(call.name) :]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the first of cuda, mps and cpu that is there. `SpecError` for one that isn't."""
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there = ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count())), "cpu"]
+    elif torch.backends.mps.is_available():
+        there = ["mps", "cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there:
+        raise SpecError(f"there is no device '{name}' here; there is: {', '.join(there)}")
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    import timm
+    import torchvision
+
+    return {
+        "hardsight": hardsight.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def revision() -> dict[str, Any] | None:
+    """The git revision of the package's own source tree and whether it has uncommitted changes; None outside one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel"), "src", "hardsight").resolve() != here:
+            return None
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """(column, attack, threat, eps as written) for a task."""
+    for text in recipe.attacks:
+        attack_text = task.attack if text == "task" else text
+        spec = show(minimal(complete(attack_text, "Attack")))
+        if not build(spec, "Attack").fits(task):
+            left_out.append(f"{attack_name(spec)} on {task.name}: its loss reads another target")
+            continue
+        if spec == "clean":
+            yield "clean", spec, show(minimal(f"{read(recipe.norm).name}(0)")), ""
+            continue
+        for threat, eps_text in recipe.threats():
+            column = text if text in ("task", "embed") else attack_name(spec)
+            yield column, spec, show(minimal(threat)), eps_text
+
+
+def _file_stamp(encoder: str) -> str:
+    """The sha256 of the checkpoint behind a `file:` encoder: another file under the same name is another encoder."""
+    call = complete(encoder, "Encoder")
+    if call.name != "file":
+        return ""
+    path = Path(os.path.expandvars(os.path.expanduser(call["path"])))
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _short(encoder: str) -> str:
+    return str(read(encoder).arguments[0][1]).rsplit("/", 1)[-1] if read(encoder).arguments else encoder
+
+
+def _plain(card: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in card.items()}

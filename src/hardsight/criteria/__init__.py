@@ -1,0 +1,1 @@
+"""What self-supervised methods minimise: pure functions of views' embeddings; one family a file."""

@@ -1,0 +1,103 @@
+"""The way from a split to a batch on the device: choose places, load them, divide by 255; nothing else touches a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardsight import noise
+from hardsight.data.base import Images, Sample
+from hardsight.errors import DataError
+
+RAGGED = ("boxes", "box_labels")
+"""Targets whose number differs from image to image; they are no part of a batch."""
+
+
+class Batch(NamedTuple):
+    """ids [B]; images uint8 [B, 3, H, W]; target by name, [B, ...]."""
+
+    ids: list[str]
+    images: Tensor
+    target: dict[str, Tensor]
+
+
+def choose(images: Images, count: int | None, seed: int = 0) -> list[int]:
+    """The places of `count` images: the first of a seeded permutation, so that 100 are the first 100 of 200.
+
+    All of them, in that order, where count is None or more than there are. The order depends on the split's length and
+    the seed alone: every cell of a benchmark sees the same images.
+    """
+    if count is not None and count < 1:
+        raise DataError(f"count is {count}; there must be at least 1 image (None stands for all)")
+    order = torch.randperm(len(images), generator=noise.generator("choose", seed)).tolist()
+    return order if count is None else order[:count]
+
+
+def load(
+    images: Images,
+    places: Sequence[int],
+    on_error: Literal["stop", "skip"] = "stop",
+    skipped: list[str] | None = None,
+) -> Batch:
+    """The images at these places, in order, through the split's own `batch` where it has one.
+
+    on_error: "stop" raises the first `DataError`; "skip" leaves the image out and appends the message to `skipped`. Where
+    none is left, the batch is empty: no ids, images [0, 3, 0, 0], no target.
+    """
+    if on_error not in ("stop", "skip"):
+        raise DataError(f"on_error is '{on_error}'; it can be 'stop' or 'skip'")
+    if (batch := getattr(images, "batch", None)) is not None:
+        try:
+            return Batch(*batch(places))
+        except DataError:
+            if on_error == "stop":
+                raise
+    samples = []
+    for place in places:
+        try:
+            samples.append(images.sample(place))
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            if skipped is not None:
+                skipped.append(str(error))
+    return stack(samples)
+
+
+def stack(samples: Sequence[Sample]) -> Batch:
+    """Samples of one size as a batch; boxes are left out. `DataError`, with the sample's id, where one is unlike the first."""
+    if not samples:
+        return Batch([], torch.zeros(0, 3, 0, 0, dtype=torch.uint8), {})
+    first = samples[0]
+    names = [name for name in first.target if name not in RAGGED]
+    for sample in samples:
+        shape, wanted = list(sample.image.shape), list(first.image.shape)
+        if shape != wanted:
+            raise DataError(f"{sample.id} is {shape} but {first.id} is {wanted}; all images of a split must have one size")
+        for name in names:
+            if name not in sample.target or sample.target[name].shape != first.target[name].shape:
+                raise DataError(f"{sample.id}: its {name} is missing or of another size than that of {first.id}")
+    target = {name: torch.stack([sample.target[name] for sample in samples]) for name in names}
+    return Batch([sample.id for sample in samples], torch.stack([sample.image for sample in samples]), target)
+
+
+def pixels(batch_images: Tensor, device: torch.device | str) -> Tensor:
+    """Bytes [B, 3, H, W] as float32 in [0, 1] on the device; they travel as bytes and are divided there."""
+    if batch_images.dtype != torch.uint8:
+        raise DataError(f"images are uint8, 0 to 255; these are {batch_images.dtype}")
+    return batch_images.to(device).to(torch.float32).div_(255)
+
+
+def check_pixels(x: Tensor) -> None:
+    """`DataError` unless all values of x lie in [0, 1]; NaN does not."""
+    if x.numel() == 0:
+        return
+    low, high = float(x.min()), float(x.max())
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"pixels lie in [0, 1], but these reach from {low:.4g} to {high:.4g}; pass images before normalization: "
+            "the encoder normalizes within"
+        )

@@ -1,0 +1,230 @@
+"""Files to arrays, and nothing else: every reader opens its images, masks and depth maps here, so all refuse the same things.
+
+A file is decoded whole or refused: a `DataError` starts with the file's name and says what would be right. Only PNG, JPEG,
+WebP and BMP are ever decoded, whatever a file's name says, and EXIF orientation is left as stored: pixels are what is there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hardsight.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MAX_PIXELS = 2**26
+"""A larger image is refused before it is decoded: some small files unfold to many gigabytes."""
+SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+Size = int | tuple[int, int] | None
+
+
+def expand(path: str | Path) -> Path:
+    """The path with `~` and environment variables put in; `DataError` where it is empty or names a variable that isn't set."""
+    text = os.path.expanduser(os.path.expandvars(str(path)))
+    if not text.strip():
+        raise DataError("an empty path; name a folder, such as camvid:~/data/camvid")
+    if (unset := re.search(r"\$\{?(\w+)", text)) and not Path(text).exists():
+        raise DataError(f"{path}: the environment variable {unset[1]} is not set")
+    return Path(text)
+
+
+def folder_at(path: str | Path, expected: str) -> Path:
+    """The folder at a path; `DataError` where there is none or nothing is in it, which says what was `expected`."""
+    place = expand(path)
+    if not place.exists():
+        near = next(parent for parent in place.absolute().parents if parent.exists())
+        raise DataError(f"{place}: there is no such folder (expected {expected}); of its path, {near} exists")
+    if not place.is_dir():
+        raise DataError(f"{place} is a file, not a folder; expected {expected}")
+    try:
+        if not any(not entry.name.startswith(".") for entry in os.scandir(place)):
+            raise DataError(f"{place} is empty; expected {expected}")
+    except PermissionError:
+        raise DataError(f"{place} may not be read (no permission)") from None
+    return place
+
+
+def contents(folder: Path, limit: int = 8) -> str:
+    """What lies in a folder, for an error to tell."""
+    names = sorted((entry.name + "/" * entry.is_dir() for entry in os.scandir(folder)), key=natural)
+    names = [name for name in names if not name.startswith(".")]
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
+
+
+def natural(name: str) -> list[tuple[bool, int | str]]:
+    """A key that sorts numbers by their value: img2 before img10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"([0-9]+)", name) if part]
+
+
+def is_image(name: str) -> bool:
+    """Whether a posix path names an image: by its suffix, in either case, and with nothing hidden in it."""
+    parts = name.split("/")
+    return parts[-1].lower().endswith(SUFFIXES) and not any(p.startswith(".") or p == "__MACOSX" for p in parts)
+
+
+def image_names(root: Path) -> list[str]:
+    """Posix paths, relative to root, of all images in it and below, in natural order; links to folders are followed once."""
+    found, seen = [], set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        inside = Path(folder).relative_to(root).as_posix()
+        found += [name if inside == "." else f"{inside}/{name}" for name in files if is_image(name)]
+    return sorted(found, key=natural)
+
+
+def list_images(root: str | Path) -> list[Path]:
+    """All images in a folder and below, in natural order; `DataError` where there is none."""
+    place = folder_at(root, "a folder of images")
+    names = image_names(place)
+    if not names:
+        raise DataError(f"{place} holds no image ({', '.join(SUFFIXES)}); it holds {contents(place)}")
+    return [place / name for name in names]
+
+
+def open_image(source: Path | bytes, name: str = "") -> np.ndarray:
+    """The image, uint8 [H, W, 3] RGB, from a path or from a file's bytes; `name` is what errors call it.
+
+    Grey becomes RGB, a palette is put in, transparency is dropped, 16-bit grey keeps its upper 8 bits (rounded).
+    Raises `DataError` for what is missing, empty, cut short, corrupt, too large, or in another colour space or format.
+    """
+    label = name or _name_of(source)
+    picture = _decoded(source, label, FORMATS)
+    if picture.mode in SIXTEEN:
+        grey = np.asarray(picture).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise DataError(f"{label} has 32-bit pixels from {grey.min()} to {grey.max()}; save it with 8 bits a channel")
+        return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    if picture.mode not in ("RGB", "L", "1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        raise DataError(f"{label} is in colour mode {picture.mode}; save it as 8-bit RGB")
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def open_mask(source: Path | bytes, name: str = "") -> np.ndarray:
+    """The class ids, uint8 [H, W], of a PNG with one 8-bit channel or a palette (its indices are the ids)."""
+    label = name or _name_of(source)
+    picture = _decoded(source, label, ("PNG", "BMP"))
+    if picture.mode not in ("L", "P", "1"):
+        raise DataError(f"{label} has colour mode {picture.mode}; a mask is a PNG with one 8-bit channel of class ids")
+    return np.array(picture).astype(np.uint8)
+
+
+def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
+    """Depth in metres, float32 [H, W], of a 16-bit PNG in millimetres; 0 where nothing was measured."""
+    label = name or _name_of(source)
+    picture = _decoded(source, label, ("PNG",))
+    if picture.mode not in SIXTEEN:
+        raise DataError(f"{label} has 8-bit pixels (mode {picture.mode}); depth is wanted as a 16-bit PNG in millimetres")
+    return np.asarray(picture).astype(np.float32) / np.float32(1000)
+
+
+def size_of(source: Path | bytes, name: str = "") -> tuple[int, int]:
+    """Height and width, from the file's head alone."""
+    with _opened(source, name or _name_of(source), FORMATS) as picture:
+        return picture.height, picture.width
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """The one size (h, w) of all images; `DataError` where two differ. Unreadable files are passed over: reading tells."""
+    first, trouble = None, None
+    for path in paths:
+        try:
+            size = size_of(path)
+        except DataError as error:
+            trouble = trouble or error
+            continue
+        first = first or (path, size)
+        if size != first[1]:
+            raise DataError(unlike(str(path), size, str(first[0]), first[1]))
+    if first is None:
+        raise trouble or DataError("there is no image to take a size from")
+    return first[1]
+
+
+def unlike(name: str, size: Sequence[int], first: str, first_size: Sequence[int]) -> str:
+    """What is said where two images differ in size."""
+    return (
+        f"{name} is {size[1]}x{size[0]} pixels but {first} is {first_size[1]}x{first_size[0]}: all images must have one "
+        "size; give size= to resize them"
+    )
+
+
+def check_size(size: Size) -> None:
+    """`DataError` unless size is None, a positive number of pixels, or two of them (h, w)."""
+    sides = (size,) if isinstance(size, int) else size or ()
+    if any(not 1 <= side <= 2**14 for side in sides):
+        raise DataError(f"size={size}: an image's side is 1 to {2**14} pixels")
+
+
+def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
+    """The array [H, W] or [H, W, 3] at a size: (h, w) exactly; a number: the shorter side resized to it, then the centre.
+
+    Bilinear, over all source pixels where it shrinks (antialiased); `nearest` for ids and depths, which may not be mixed.
+    """
+    if size is None or image.shape[:2] == size:
+        return image
+    high, wide = image.shape[:2]
+    if isinstance(size, int):
+        short = min(high, wide)
+        exact = (max(size, size * high // short), max(size, size * wide // short))
+    else:
+        exact = size
+    if exact != (high, wide):
+        how = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+        image = np.array(Image.fromarray(image).resize((exact[1], exact[0]), how))
+    if isinstance(size, int):
+        top, left = round((exact[0] - size) / 2), round((exact[1] - size) / 2)
+        image = image[top : top + size, left : left + size]
+    return image
+
+
+def first_few(names: Iterable[str], limit: int = 4) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _name_of(source: Path | bytes) -> str:
+    return "an image in memory" if isinstance(source, bytes) else str(source)
+
+
+def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image.Image:
+    """The picture with only its head read."""
+    try:
+        if len(source) == 0 if isinstance(source, bytes) else source.stat().st_size == 0:
+            raise DataError(f"{label} is empty (0 bytes)")
+        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{label}: there is no such file") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{label} is not an image that can be read here ({', '.join(formats)}), or its head is broken") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{label} is refused: {error}") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on a broken head
+        raise DataError(f"{label} can't be opened: {error}") from None
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise DataError(f"{label} is refused: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+    return picture
+
+
+def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image.Image:
+    with _opened(source, label, formats) as picture:
+        try:
+            picture.load()
+        except Exception as error:  # Pillow's decoders raise nearly anything on broken data
+            raise DataError(f"{label} is corrupt or cut short: {error}") from None
+        return picture.copy()

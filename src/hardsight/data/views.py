@@ -1,0 +1,61 @@
+"""Random views of a batch: every image its own draw, on the batch's device, differentiable, from one generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GREY = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How views are drawn.
+
+    scale: least and greatest share of the image's area in a crop. jitter: greatest change of brightness, contrast and
+    saturation. grey: share of views without colour. flip: whether views are mirrored at random.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float = 0.4
+    grey: float = 0.2
+    flip: bool = True
+
+    def __call__(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """One view of each of the images x [B, 3, H, W] in [0, 1], of the same size, in [0, 1]."""
+        x = self._crop(x, rng)
+        return self._colour(x, rng).clamp(0, 1)
+
+    def _crop(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        count = len(x)
+        area = self._draw(count, *self.scale, rng)
+        ratio = self._draw(count, math.log(self.ratio[0]), math.log(self.ratio[1]), rng).exp()
+        wide, high = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+        left, top = self._draw(count, -1, 1, rng) * (1 - wide), self._draw(count, -1, 1, rng) * (1 - high)
+        mirror = torch.where(self._draw(count, 0, 1, rng) < 0.5, -1.0, 1.0) if self.flip else torch.ones(count)
+        theta = torch.zeros(count, 2, 3)
+        theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = wide * mirror, left, high, top
+        grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def _colour(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        count = len(x)
+        bright, contrast, saturation = (
+            self._draw(count, 1 - self.jitter, 1 + self.jitter, rng).to(x).view(-1, 1, 1, 1) for _ in range(3)
+        )
+        weights = torch.tensor(GREY, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+        x = x * bright
+        mean = (x * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        x = mean + (x - mean) * contrast
+        grey = (x * weights).sum(1, keepdim=True)
+        drained = (self._draw(count, 0, 1, rng) < self.grey).to(x.device).view(-1, 1, 1, 1)
+        return torch.where(drained, grey.expand_as(x), grey + (x - grey) * saturation)
+
+    @staticmethod
+    def _draw(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=rng)

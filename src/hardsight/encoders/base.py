@@ -1,0 +1,144 @@
+"""What an encoder is: pixels in [0, 1] go in, pooled and dense features come out, normalization is nobody else's business.
+
+An adapter for a source of models (timm, torchvision, transformers, ...) is a `Body`: it sees normalized pixels and answers
+what it found. `Encoder` wraps any body: it checks, resizes or pads inside the attacked graph, normalizes, and joins layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of an encoder: enough to name it in a table and to know when its weights have changed.
+
+    dim: D of `pooled`. dense_dim: channels of `dense` (0: it has none). stride: pixels a cell of the dense grid.
+    size: the side in pixels it was made for. resize: the side its images are resized to within, or None.
+    classes: of its own classifier, 0 without one. sha256: of its weights, names and values.
+    """
+
+    name: str
+    arch: str
+    source: str
+    dim: int
+    dense_dim: int
+    stride: int
+    size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: int | None = None
+    classes: int = 0
+    parameters: int = 0
+    licence: str = "unknown"
+    sha256: str = ""
+    note: str = ""
+
+
+class Features(NamedTuple):
+    """What an encoder makes of B images.
+
+    pooled [B, D]; dense [B, D', h, w] or None; layers: the asked-for layers, each [B, D'', h'', w'']; trunk: what the
+    model's own classifier reads, or None; size: (H, W) of the images; covered: (H', W') pixels of the images' own scale that
+    the dense grid stands for, at least `size` (more where the encoder padded on the right and below).
+    """
+
+    pooled: Tensor
+    dense: Tensor | None
+    layers: tuple[Tensor, ...]
+    trunk: Tensor | None
+    size: tuple[int, int]
+    covered: tuple[int, int]
+
+
+class Seen(NamedTuple):
+    """What a body makes of normalized pixels: pooled [B, D], maps: one [B, D', h, w] a layer asked for, trunk."""
+
+    pooled: Tensor
+    maps: tuple[Tensor, ...]
+    trunk: Tensor | None
+
+
+class Body(Protocol):
+    """An `nn.Module` behind an encoder. depth: how many layers it has; multiple: the number that H and W must divide by."""
+
+    depth: int
+    multiple: int
+
+    def __call__(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen: ...
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        """Logits [B, K] of the model's own classifier."""
+        ...
+
+
+class Encoder(nn.Module):
+    """A body with its pixels in [0, 1].
+
+    dense_layers: the layers whose maps are joined (finest grid, bilinear) to `dense`; (-1,) is the last one alone.
+    """
+
+    def __init__(self, body: nn.Module, card: Card, dense_layers: tuple[int, ...] = (-1,)) -> None:
+        super().__init__()
+        self.body: Any = body
+        self.card = card
+        self.dense_layers = dense_layers
+        self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
+        """Features of images x [B, 3, H, W] in [0, 1]; `layers` are given as maps besides."""
+        if x.dim() != 4 or x.shape[1] != 3:
+            raise ValueError(f"images are [B, 3, H, W]; these are {list(x.shape)}")
+        height, width = x.shape[-2:]
+        pixels, covered = self._fit(x)
+        pixels = (pixels - self.mean) / self.std
+        seen = self.body(pixels, (*self.dense_layers, *layers))
+        count = len(self.dense_layers)
+        return Features(seen.pooled, _join(seen.maps[:count]), seen.maps[count:], seen.trunk, (height, width), covered)
+
+    def classify(self, features: Features) -> Tensor:
+        """Logits [B, K] of the model's own classifier; `ValueError` where it has none."""
+        if not self.card.classes or features.trunk is None:
+            raise ValueError(f"{self.card.name} has no classifier of its own; use a probe: classify(head='linear')")
+        return self.body.classify(features.trunk)
+
+    def with_card(self, **changes: object) -> Encoder:
+        self.card = replace(self.card, **changes)
+        return self
+
+    def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Resized to the card's side, or padded right and below to what the body divides by; and the extent covered."""
+        height, width = x.shape[-2:]
+        if self.card.resize:
+            scale = self.card.resize / min(height, width)
+            size = [max(self.body.multiple, _round_to(side * scale, self.body.multiple)) for side in (height, width)]
+            return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False), (height, width)
+        more = [-side % self.body.multiple for side in (height, width)]
+        if any(more):
+            x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
+        return x, (height + more[0], width + more[1])
+
+
+def _round_to(side: float, multiple: int) -> int:
+    return round(side / multiple) * multiple
+
+
+def _join(maps: tuple[Tensor, ...]) -> Tensor | None:
+    """Maps of several layers as one [B, sum of D, h, w] at the finest of their grids."""
+    if not maps:
+        return None
+    if len(maps) == 1:
+        return maps[0]
+    finest = max((one.shape[-2:] for one in maps), key=lambda size: size[0] * size[1])
+    same = [
+        m if m.shape[-2:] == finest else F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps
+    ]
+    return torch.cat(same, dim=1)

@@ -1,0 +1,192 @@
+"""Small convolutional networks written out: the CIFAR ResNets whose weights people have, and `tiny`, the embedded zoo's own.
+
+Each is a body by itself, so the names in its state dict are those of the published checkpoints.
+
+    resnet20 .. resnet110  He et al. 2015, section 4.2, as in akamaster/pytorch_resnet_cifar10 (option A shortcuts)
+    resnet4b               alpha-beta-CROWN's CIFAR-10 model: no batch norm, 32x32 images only
+    tiny                   four stages of one basic block each, 0.40 M parameters, 19 million multiply-adds at 64x64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardsight.catalog import register
+from hardsight.encoders.adapt import finish, need_side, positions, seeded
+from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, Seen
+from hardsight.errors import SpecError
+
+
+@register
+def tiny(
+    seed: int = 0,
+    layers: tuple[int, ...] = (1, 2, 3),
+    widths: tuple[int, ...] = (16, 32, 80, 144),
+    classes: int = 0,
+) -> Encoder:
+    """A small residual network with random weights, for images of about 64x64: what the embedded encoders are.
+
+    layers: of the four stages (strides 2, 4, 8, 16), those that are joined to `dense`, at the finest one's grid. widths:
+    channels of each stage; the last is the dimension of `pooled`. classes: of a linear classifier of its own, 0 for none.
+    """
+    with seeded(seed):
+        body = Tiny(widths, classes)
+    return wrap(body, "tiny", layers, source="tiny", note=f"random weights, seed {seed}")
+
+
+def wrap(body: Any, arch: str, layers: tuple[int, ...] | None, **known: Any) -> Encoder:
+    """The encoder around one of this file's networks; fields that aren't given are the architecture's own."""
+    small = ARCHES[arch]
+    known = {"mean": small.mean, "std": small.std, "name": arch, **known}
+    layers = small.layers if layers is None else layers
+    return finish(body, arch=arch, layers=layers, size=small.side, dry=small.side, classes=body.classes, **known)
+
+
+class Tiny(nn.Module):
+    """3x3 stem of stride 2, four residual stages (strides 1, 2, 2, 2), mean over the last map: pooled [B, widths[-1]]."""
+
+    multiple = 1
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 80, 144), classes: int = 0) -> None:
+        super().__init__()
+        if not widths or min(widths) < 1:
+            raise SpecError(f"tiny needs a number of channels a stage, such as (16, 32, 80, 144), not {widths}")
+        self.depth, self.classes = len(widths), classes
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        blocks, before = [], widths[0]
+        for place, width in enumerate(widths):
+            blocks.append(Block(before, width, 1 if place == 0 else 2, "conv"))
+            before = width
+        self.stages = nn.ModuleList(blocks)
+        self.fc = nn.Linear(before, classes) if classes else nn.Identity()
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        maps, x = [], self.stem(pixels)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        pooled = x.mean((2, 3))
+        taken = tuple(maps[layer] for layer in positions(layers, self.depth, "tiny"))
+        return Seen(pooled, taken, pooled if self.classes else None)
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        return self.fc(trunk)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut: `conv` 1x1 where the shape changes, or `pad`, which has no weights."""
+
+    def __init__(self, before: int, width: int, stride: int, shortcut: str, norm: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=not norm)
+        self.bn1 = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=not norm)
+        self.bn2 = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.shortcut = nn.Sequential()
+        if before != width or stride != 1:
+            conv = nn.Conv2d(before, width, 1, stride, bias=not norm)
+            one = [Pad(width - before)] if shortcut == "pad" else [conv, nn.BatchNorm2d(width)] if norm else [conv]
+            self.shortcut = nn.Sequential(*one)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(inner + self.shortcut(x))
+
+
+class Pad(nn.Module):
+    """Shortcut without weights: every second pixel, `more` channels of zeros, half of them on each side."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
+class CifarResNet(nn.Module):
+    """ResNet of 6 n + 2 layers: stem and three stages of n blocks with 16, 32, 64 channels at strides 1, 2, 4; 64 pooled."""
+
+    depth, multiple = 4, 1
+
+    def __init__(self, n: int, classes: int = 10) -> None:
+        super().__init__()
+        self.classes = classes
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, n, 1, "pad")
+        self.layer2 = _stage(16, 32, n, 2, "pad")
+        self.layer3 = _stage(32, 64, n, 2, "pad")
+        self.linear = nn.Linear(64, classes) if classes else nn.Identity()
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        maps = [F.relu(self.bn1(self.conv1(pixels)))]
+        for stage in (self.layer1, self.layer2, self.layer3):
+            maps.append(stage(maps[-1]))
+        pooled = maps[-1].mean((2, 3))
+        return Seen(pooled, tuple(maps[i] for i in positions(layers, 4, "resnet")), pooled if self.classes else None)
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        return self.linear(trunk)
+
+
+class ResNet4b(nn.Module):
+    """No batch norm: stem of stride 2 and two stages of stride 2 (strides 2, 4, 8), then 512 -> 100 (pooled) -> classes."""
+
+    depth, multiple = 3, 1
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.classes = classes
+        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1)
+        self.layer1 = _stage(16, 32, 2, 2, "conv", norm=False)
+        self.layer2 = _stage(32, 32, 2, 2, "conv", norm=False)
+        self.linear1 = nn.Linear(512, 100)
+        self.linear2 = nn.Linear(100, classes) if classes else nn.Identity()
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        need_side(pixels, 32, "resnet4b")
+        maps = [F.relu(self.conv1(pixels))]
+        for stage in (self.layer1, self.layer2):
+            maps.append(stage(maps[-1]))
+        pooled = F.relu(self.linear1(maps[-1].flatten(1)))
+        return Seen(pooled, tuple(maps[i] for i in positions(layers, 3, "resnet4b")), pooled if self.classes else None)
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        return self.linear2(trunk)
+
+
+def _stage(before: int, width: int, count: int, stride: int, shortcut: str, norm: bool = True) -> nn.Sequential:
+    first = Block(before, width, stride, shortcut, norm)
+    return nn.Sequential(first, *(Block(width, width, 1, shortcut, norm) for _ in range(count - 1)))
+
+
+@dataclass(frozen=True)
+class Small:
+    """An architecture that `file(arch=...)` can name. make: from the number of classes; head: its classifier's names."""
+
+    make: Callable[[int], nn.Module]
+    side: int
+    head: str
+    classes: int = 10
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    layers: tuple[int, ...] = (-1,)
+
+
+def _cifar(n: int) -> Small:
+    return Small(lambda classes: CifarResNet(n, classes), 32, "linear.")
+
+
+ARCHES = {
+    **{f"resnet{6 * n + 2}": _cifar(n) for n in (3, 5, 7, 9, 18)},
+    "resnet4b": Small(ResNet4b, 32, "linear2.", 10, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "tiny": Small(lambda classes: Tiny(classes=classes), 64, "fc.", 0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (1, 2, 3)),
+}

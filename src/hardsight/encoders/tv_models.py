@@ -1,0 +1,201 @@
+"""torchvision: its classification models, taken apart into stages by what their parts are called.
+
+`tv:resnet50`, `tv:vit_b_16(weights=None)`. A network of torchvision has one of four shapes (`layer1..4`, `features`,
+`trunk_output`, an `encoder`); `body_of` recognises the shape, so that it also serves a network from torch.hub.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardsight.catalog import register
+from hardsight.encoders.adapt import Staged, classes_of, downloading, finish, positions, seeded
+from hardsight.encoders.base import Encoder, Seen
+from hardsight.errors import SpecError, WeightsError, nearest
+
+DRY = 64
+
+
+@register
+def tv(
+    name: str,
+    weights: str | None = "DEFAULT",
+    size: int | None = None,
+    resize: int | None = None,
+    layers: tuple[int, ...] = (-1,),
+    seed: int = 0,
+) -> Encoder:
+    """A classification model of torchvision.
+
+    weights: the name of one of its weights (`IMAGENET1K_V1`, `DEFAULT`), None for random ones of `seed`. size: what the card
+    says it is for; any side is taken, by interpolating position embeddings where there are some. resize: within the
+    attacked graph. layers: a ResNet's are the stem and four stages, a transformer's its blocks, else the last map a scale.
+    Raises `SpecError` for an unknown name or a network of another shape, `WeightsError` where weights cannot be had.
+    """
+    model, native = create(name, weights, seed)
+    source = f"tv:{name}" + (f"(weights='{weights}')" if weights else "(weights=None)")
+    note = weights or f"random weights, seed {seed}"
+    return encode(model, name, layers, size or native, source=source, note=note, resize=resize)
+
+
+def create(name: str, weights: str | None = None, seed: int = 0, classes: int | None = None) -> tuple[nn.Module, int]:
+    """The torchvision model and the side in pixels it was trained for."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise SpecError(f"torchvision has no classification model '{name}'{nearest(name, known)}")
+    options: Any = models.get_model_weights(name)
+    named = [one.name for one in options]
+    if weights not in (None, "DEFAULT", *named):
+        raise WeightsError(
+            f"torchvision has no weights '{weights}' of {name}{nearest(weights, named) or f'; it has {named}'}"
+        )
+    native = options.DEFAULT.transforms().crop_size[0] if named else 224
+    extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+    with seeded(seed):
+        if weights is None:
+            return models.get_model(name, weights=None, **extra).eval(), native
+        with downloading(f"tv:{name}(weights='{weights}')", "weights=None for random weights", "download.pytorch.org"):
+            return models.get_model(name, weights=weights).eval(), native
+
+
+def encode(model: nn.Module, name: str, layers: tuple[int, ...], size: int, **known: Any) -> Encoder:
+    """The encoder around a network that `body_of` recognises."""
+    body: Any = body_of(model, name)
+    dry = 4 * body.multiple if body.multiple > 1 else size
+    return finish(
+        body, name, name, layers=layers, size=size, dry=dry, classes=classes_of(getattr(body, "head", None)), **known
+    )
+
+
+def body_of(model: Any, name: str) -> nn.Module:
+    """The body of a network of one of torchvision's shapes.
+
+    Raises `SpecError`, which lists the network's parts, where its shape is none of them.
+    """
+    if all(hasattr(model, part) for part in ("conv1", "bn1", "layer1", "layer4")):
+        stem = nn.Sequential(model.conv1, model.bn1, getattr(model, "relu", nn.ReLU()))
+        first = nn.Sequential(getattr(model, "maxpool", nn.Identity()), model.layer1)
+        stages = [stem, first, model.layer2, model.layer3, model.layer4]
+        return Staged(stages, _mean(), _linear(getattr(model, "fc", None)), name)
+    if all(hasattr(model, part) for part in ("conv_proj", "encoder", "heads", "class_token")):
+        return VisionTransformer(model, name)
+    if hasattr(model, "trunk_output"):
+        return Staged([model.stem, *model.trunk_output.children()], _mean(), _linear(model.fc), name)
+    if hasattr(model, "stage4") and hasattr(model, "conv5"):
+        stages = [
+            model.conv1,
+            nn.Sequential(model.maxpool, model.stage2),
+            model.stage3,
+            nn.Sequential(model.stage4, model.conv5),
+        ]
+        return Staged(stages, _mean(), model.fc, name)
+    if isinstance(getattr(model, "features", None), nn.Sequential) and (found := _featured(model, name)):
+        return found
+    parts = ", ".join(part for part, _ in model.named_children())
+    raise SpecError(
+        f"{name} has none of the shapes that tv knows (its parts: {parts}); take the model of that name from timm"
+    )
+
+
+class VisionTransformer(nn.Module):
+    """torchvision's ViT, its position embeddings following the input's size; trunk and pooled are the class token [B, D]."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.name, self.head = name, model.heads
+        self.depth, self.multiple = len(model.encoder.layers), int(model.patch_size)
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        model, maps = self.model, []
+        grid = model.conv_proj(pixels)
+        count, _, height, width = grid.shape
+        x = torch.cat([model.class_token.expand(count, -1, -1), grid.flatten(2).transpose(1, 2)], 1)
+        x = model.encoder.dropout(x + self._places(height, width))
+        wanted = positions(layers, self.depth, self.name)
+        for place, block in enumerate(model.encoder.layers):
+            x = block(x)
+            tokens = model.encoder.ln(x)[:, 1:] if place in wanted else None
+            maps.append(None if tokens is None else tokens.transpose(1, 2).unflatten(2, (height, width)))
+        pooled = model.encoder.ln(x)[:, 0]
+        for part in list(model.heads)[:-1]:
+            pooled = part(pooled)
+        return Seen(pooled, tuple(maps[layer] for layer in wanted), pooled)
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        return list(self.model.heads)[-1](trunk)
+
+    def _places(self, height: int, width: int) -> Tensor:
+        """Position embeddings [1, 1 + h w, D], bicubic where the grid is not the one of training."""
+        places = self.model.encoder.pos_embedding
+        side = math.isqrt(places.shape[1] - 1)
+        if (height, width) == (side, side):
+            return places
+        grid = places[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        grid = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=True)
+        return torch.cat([places[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def _featured(model: Any, name: str) -> nn.Module | None:
+    """A network with `features`: they are cut where the scale changes, and the classifier at its last linear layer."""
+    channels_last = hasattr(model, "permute") and hasattr(model, "norm")
+    tail: list[nn.Module] = [model.norm] if channels_last else []
+    if type(model).__name__ == "DenseNet":
+        tail = [nn.ReLU()]
+    head = getattr(model, "classifier", None) or getattr(model, "head", None)
+    parts = list(head) if isinstance(head, nn.Sequential) else [head]
+    if not isinstance(parts[-1], nn.Linear):
+        return None
+    before: list[nn.Module] = [model.avgpool] if hasattr(model, "avgpool") else [nn.AdaptiveAvgPool2d(1)]
+    before += [] if any(isinstance(part, nn.Flatten) for part in parts) else [nn.Flatten()]
+    features = [*model.features, *tail]
+    stages = [nn.Sequential(*group) for group in _by_scale(features)]
+    if channels_last:
+        wrapped = [nn.Sequential(stages[0], First())] + [nn.Sequential(Last(), stage, First()) for stage in stages[1:]]
+        stages = wrapped
+    return Staged(stages, nn.Sequential(*before, *parts[:-1]), parts[-1], name)
+
+
+def _by_scale(parts: list[nn.Module]) -> list[list[nn.Module]]:
+    """Consecutive parts grouped so that each group ends with the last map of its scale, found by running a 64x64 image."""
+    groups: list[list[nn.Module]] = []
+    side, x = 0, torch.zeros(1, 3, DRY, DRY)
+    for part in parts:
+        before = part.training
+        with torch.no_grad():
+            x = part.eval()(x)
+        part.train(before)
+        groups.append([]) if x.shape[2] != side else None
+        groups[-1].append(part)
+        side = x.shape[2]
+    return groups
+
+
+class First(nn.Module):
+    """Channels from last to first: [B, h, w, D] -> [B, D, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+class Last(nn.Module):
+    """Channels from first to last: [B, D, h, w] -> [B, h, w, D]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
+def _mean() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _linear(head: nn.Module | None) -> nn.Module | None:
+    """The classifier, or None where there is none (an encoder from torch.hub often ends in `Identity`)."""
+    return None if head is None or not classes_of(head) else head

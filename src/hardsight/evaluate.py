@@ -1,0 +1,78 @@
+"""A system, an attack, a batch: one row an image. The attack proposes; the verdict is read anew, in float32, on allowed pixels."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardsight import tree
+from hardsight.attack import Attack, check_pixels
+from hardsight.objective import still
+from hardsight.store import Rows
+from hardsight.tasks.base import System
+from hardsight.threats.base import Threat
+
+Precision = Literal["float32", "bf16"]
+
+
+def evaluate(
+    system: System,
+    attack: Attack,
+    threat: Threat,
+    x: Tensor,
+    y: Any,
+    ids: list[str],
+    rng: torch.Generator | None = None,
+    precision: Precision = "float32",
+    gallery: int = 0,
+) -> tuple[Rows, Rows | None]:
+    """Attacks images x [B, 3, H, W] in [0, 1] with targets y, and judges what came of it.
+
+    Returns the rows ("id", "error", "size", "queries", "counts.<key>", each [B, ...]) and, of the first `gallery` images,
+    what a person would look at. The search may run in bf16; what it found is projected again, read again in float32, and
+    only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
+    """
+    check_pixels(x)
+    search = torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    with search:
+        found = attack(system, x, y, threat, rng)
+    with torch.no_grad(), still(system.encoder, system.head):
+        x_adv = threat.project(found.x_adv.to(x.dtype), x)
+        size = threat.size(x_adv - x)
+        if not bool((size <= threat.eps * (1 + 1e-4) + 1e-6).all()):
+            raise RuntimeError(f"a perturbation of size {float(size.max()):.6g} left the {threat.norm} ball of eps {threat.eps:.6g}")
+        output = system.output(x_adv)
+        rows: Rows = {
+            "id": np.array(ids),
+            "error": _numpy(system.task.error(output, y)),
+            "size": _numpy(size),
+            "queries": _numpy(found.queries),
+        }
+        rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
+        seen = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
+    return rows, seen if gallery else None
+
+
+def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids: list[str]) -> Rows:
+    def image(pixels: Tensor) -> np.ndarray:
+        return _numpy((pixels * 255).round().byte().permute(0, 2, 3, 1))
+
+    def picture(values: Tensor) -> np.ndarray:
+        return _numpy(values.byte() if system.task.name == "segment" else values)
+
+    return {
+        "id": np.array(ids[: len(x)]),
+        "image": image(x),
+        "x_adv": image(x_adv),
+        "delta": _numpy((x_adv - x).permute(0, 2, 3, 1)),
+        "target": picture(y),
+        "answer": picture(system.task.answer(output)[: len(x)]),
+    }
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

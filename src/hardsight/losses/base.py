@@ -1,0 +1,34 @@
+"""What a loss is: a pure function from outputs and targets to one number an image, that an attack raises."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""The mask value of a pixel without a class."""
+
+
+class Loss(Protocol):
+    """(output, target, progress in [0, 1]) -> [B]; greater is worse for the model."""
+
+    def __call__(self, output: Any, target: Any, progress: float = 1.0) -> Tensor: ...
+
+
+def fits(loss: Any, target: str) -> bool:
+    """Whether a loss can be raised against this target ("label", "mask", "depth"); one that says nothing fits any."""
+    return target in getattr(loss, "targets", (target,))
+
+
+def only_for(loss: Any, *targets: str) -> Loss:
+    """The loss, marked as one that reads only these targets."""
+    loss.targets = targets
+    return loss
+
+
+def mean_where(values: Tensor, valid: Tensor) -> Tensor:
+    """Per image the mean of `values` [B, ...] over the pixels where `valid` holds; 0 where none does."""
+    values = torch.where(valid, values, torch.zeros_like(values)).flatten(1)
+    return values.sum(1) / valid.flatten(1).sum(1).clamp_min(1)

@@ -1,0 +1,49 @@
+"""Segmentation losses: cross-entropy of each pixel, weighted so that the attack does not waste itself on pixels it has won.
+
+Outputs are logits [B, K, H, W], never probabilities; masks [B, H, W] with IGNORE where a pixel has no class.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardsight.catalog import register
+from hardsight.losses.base import IGNORE, Loss, mean_where, only_for
+
+
+@register
+def segpgd_ce() -> Loss:
+    """SegPGD's: 1/N [sum over right pixels (1 - w) CE + sum over wrong pixels w CE], where w = progress / 2 rises to 1/2.
+
+    Source: Gu et al., ECCV 2022, equations 4 and 5. N counts the pixels with a class, the right and the wrong together.
+    differs: the code released with paper 002 takes a mean over each of the two sets, and ignores class 0 (quirks A1, A2).
+    """
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        pixel = F.cross_entropy(output, target, reduction="none", ignore_index=IGNORE)
+        right = output.detach().argmax(1) == target
+        weight = torch.where(right, 1 - progress / 2, progress / 2)
+        return mean_where(weight * pixel, target != IGNORE)
+
+    return only_for(loss, "mask")
+
+
+@register
+def cospgd_ce() -> Loss:
+    """CosPGD's: the CE of each pixel times the cosine between its softmax and its one-hot label, the cosine held fixed.
+
+    Source: Agnihotri et al., ICML 2024, equations 5 and 6. With p the softmax and y the label the cosine is p_y / |p|.
+    """
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        pixel = F.cross_entropy(output, target, reduction="none", ignore_index=IGNORE)
+        valid = target != IGNORE
+        with torch.no_grad():
+            share = output.softmax(1)
+            right = share.gather(1, torch.where(valid, target, 0)[:, None]).squeeze(1)
+            weight = right / share.norm(dim=1)
+        return mean_where(weight * pixel, valid)
+
+    return only_for(loss, "mask")

@@ -1,0 +1,63 @@
+"""Depth losses: output and target [B, H, W] in metres; target 0 = not measured, and neither loss nor gradient sees it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardsight.catalog import register
+from hardsight.losses.base import Loss, mean_where, only_for
+
+TINY = 1e-6
+
+
+def log_gap(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(log output - log target, where target is measured), both [B, H, W]; 0 elsewhere."""
+    valid = target > 0
+    gap = output.clamp_min(TINY).log() - torch.where(valid, target, 1.0).log()
+    return torch.where(valid, gap, 0.0), valid
+
+
+def silog(output: Tensor, target: Tensor, focus: float = 0.85) -> Tensor:
+    """[B]: sqrt(mean g^2 - focus (mean g)^2), with g the log gap.
+
+    Source: Eigen et al., NeurIPS 2014, equation 4, with the square root and the focus that later work settled on.
+    differs: a small number under the root, so that the gradient is finite where the error is zero (quirk B5); no warm-up
+    that would leave the variance out (quirk B2).
+    """
+    gap, valid = log_gap(output, target)
+    mean = mean_where(gap, valid)
+    return (mean_where(gap.square(), valid) - focus * mean.square()).clamp_min(0).add(TINY).sqrt()
+
+
+def gradient_gap(output: Tensor, target: Tensor, scales: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
+    """[B]: the mean absolute difference of the log gap between neighbours, in width and in height, summed over scales.
+
+    Source: Li and Snavely, CVPR 2018 (MegaDepth), equation 4. differs: DINOv2's code, and paper 002's after it, takes the
+    differences over the batch and the height, at scales 1, 2, 4, 6 (quirk C).
+    """
+    gap, valid = log_gap(output, target)
+    total = torch.zeros(len(output), device=output.device, dtype=gap.dtype)
+    for scale in scales:
+        g, v = gap[:, ::scale, ::scale], valid[:, ::scale, ::scale]
+        for axis in (1, 2):
+            if g.shape[axis] > 1:
+                both = v.narrow(axis, 1, v.shape[axis] - 1) & v.narrow(axis, 0, v.shape[axis] - 1)
+                total = total + mean_where(g.diff(dim=axis).abs(), both)
+    return total
+
+
+@register
+def scale_invariant(focus: float = 0.85) -> Loss:
+    """The scale-invariant log loss; focus is how much of the common scale it forgives (1: all, 0: none)."""
+    return only_for(lambda output, target, progress=1.0: silog(output, target, focus), "depth")
+
+
+@register
+def depth_loss(focus: float = 0.85, gradient: float = 0.5) -> Loss:
+    """Scale-invariant log loss plus the multi-scale gradient loss with that weight: what depth heads train on."""
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return silog(output, target, focus) + gradient * gradient_gap(output, target)
+
+    return only_for(loss, "depth")

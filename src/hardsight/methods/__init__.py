@@ -1,0 +1,1 @@
+"""How encoders are trained: one method a file. This is the small beginning that the embedded encoders need."""

@@ -1,0 +1,73 @@
+"""From additive per-image counts to the numbers people print, and how far to trust them; numpy only.
+
+A task counts, per image, integers or sums that may be added over any set of images; a `Metric` turns the sums into standard
+figures. Means, set-level figures (mIoU), intervals and worst cases are all derived here, afterwards, at no cost.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardsight.errors import SpecError, nearest
+from hardsight.metrics.intervals import bootstrap, wilson
+
+Counts = dict[str, np.ndarray]
+"""Counts by name, each [n, ...] with the images leading."""
+
+METRICS = ("classify", "segment", "depth")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task's counts mean.
+
+    labels: key -> (label, unit, "higher" or "lower" is better). shares: the headline is a share of images (Wilson interval);
+    other headlines get a percentile bootstrap over images. worse: how much an image's counts harm the headline, [n]; None:
+    its error says so.
+    """
+
+    headline: str
+    labels: dict[str, tuple[str, str, str]]
+    totals: Callable[[Counts], dict[str, np.ndarray]]
+    shares: bool = False
+    worse: Callable[[Counts], np.ndarray] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.labels[self.headline][0]
+
+    @property
+    def unit(self) -> str:
+        return self.labels[self.headline][1]
+
+    @property
+    def better(self) -> str:
+        return self.labels[self.headline][2]
+
+    def summary(self, counts: Counts) -> dict[str, float]:
+        """Every figure by its key, over the images of `counts`; shares as fractions, lengths in metres."""
+        sums = {key: value.sum(0, keepdims=True) for key, value in counts.items()}
+        return {key: float(value[0]) for key, value in self.totals(sums).items()}
+
+    def harm(self, error: np.ndarray, counts: Counts) -> np.ndarray:
+        """[n]: how badly each image fared, for choosing the worst of several attacks image by image."""
+        return error if self.worse is None else self.worse(counts)
+
+    def interval(self, counts: Counts, key: str | None = None) -> tuple[float, float]:
+        """The 95% interval of the headline or another figure: Wilson's for a share of images, else a bootstrap over images."""
+        key = key or self.headline
+        n = len(next(iter(counts.values())))
+        if self.shares and key == self.headline:
+            return wilson(self.summary(counts)[key] * n, n)
+        return bootstrap(counts, lambda sums: self.totals(sums)[key])
+
+
+def of(task: str) -> Metric:
+    """The metric of a task by its name ("classify", "segment", "depth"); `SpecError` for another name."""
+    if task not in METRICS:
+        raise SpecError(f"no metric is known for the task '{task}'{nearest(task, METRICS)}")
+    return importlib.import_module(f"hardsight.metrics.{task}").METRIC

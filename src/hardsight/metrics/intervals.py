@@ -1,0 +1,43 @@
+"""How far a number may be trusted: 95% intervals over images, deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Z95 = 1.959963984540054
+
+
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share, hits of n; good at 0 and 1 and for small n, where the usual one has width zero.
+
+    Source: E. B. Wilson, JASA 22 (1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share = hits / n
+    middle = (share + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def bootstrap(
+    counts: dict[str, np.ndarray],
+    figure: Callable[[dict[str, np.ndarray]], np.ndarray],
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap over images: `figure` of the counts' sums over n images drawn with replacement, `draws` times.
+
+    figure: sums, each [draws, ...] -> [draws]. Works for figures that are no means of images, such as mIoU.
+    """
+    n = len(next(iter(counts.values())))
+    picks = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    sums = {key: np.tensordot(picks, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
+    values = figure(sums)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

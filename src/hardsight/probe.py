@@ -1,0 +1,170 @@
+"""Trains a head on a frozen encoder: features are computed once for a split, and the head then trains on those in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hardsight import noise, tree
+from hardsight.catalog import build, complete, register
+from hardsight.data import Data, Images, open_data
+from hardsight.data.feed import choose, load, pixels
+from hardsight.encoders.base import Encoder, Features
+from hardsight.errors import DataError, SpecError
+from hardsight.objective import still
+from hardsight.spec import Call, show
+from hardsight.tasks.base import System, Task, seeded
+
+CACHE_BYTES = 3 * 2**30
+"""Features of a split beyond this many bytes are not kept but computed anew in every epoch."""
+
+Tick = Callable[[int, int], None]
+"""(done, total) images, called as the work goes on."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a head is trained; None: as the task usually does. images: how many training images (None: all)."""
+
+    epochs: int | None
+    lr: float | None
+    weight_decay: float | None
+    batch: int | None
+    images: int | None
+
+
+@register
+def probe(
+    epochs: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    batch: int | None = None,
+    images: int | None = None,
+) -> Probe:
+    """A head on frozen features, by AdamW with a cosine schedule; what is None is as the task usually does."""
+    for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr)):
+        if value is not None and value <= 0:
+            raise SpecError(f"probe: {name} is {value:g}; it must be above 0")
+    return Probe(epochs, lr, weight_decay, batch, images)
+
+
+class Bank:
+    """Features of one split's images under one encoder, with the targets beside them: kept, or computed on every visit."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: Images,
+        places: list[int],
+        dense: bool,
+        device: torch.device | str = "cpu",
+        on_error: Literal["stop", "skip"] = "stop",
+        tick: Tick | None = None,
+    ) -> None:
+        self.encoder, self.images, self.places, self.dense, self.device, self.on_error = (
+            encoder, images, places, dense, device, on_error,
+        )  # fmt: skip
+        self.kept: list[tuple[Features, dict[str, Tensor]]] | None = []
+        size = 0
+        for start in range(0, len(places), 64):
+            found = self._visit(places[start : start + 64])
+            kept = found[0].dense
+            size += 0 if kept is None else kept.numel() * kept.element_size()
+            if size * len(places) / (start + len(found[0].pooled)) > CACHE_BYTES:
+                self.kept = None
+                break
+            self.kept.append(found)
+            if tick:
+                tick(min(start + 64, len(places)), len(places))
+        if self.kept:
+            self._features = _joined([features for features, _ in self.kept])
+            self._target = {key: torch.cat([t[key] for _, t in self.kept]) for key in self.kept[0][1]}
+
+    def __len__(self) -> int:
+        return len(self.places) if self.kept is None else len(self._features.pooled)
+
+    def batch(self, index: Tensor) -> tuple[Features, dict[str, Tensor]]:
+        """Features and targets of the images at these places of the bank, on its device."""
+        if self.kept is None:
+            return self._visit([self.places[int(place)] for place in index])
+        return tree.move(tree.take(self._features, index), self.device), tree.take(self._target, index)
+
+    def _visit(self, places: list[int]) -> tuple[Features, dict[str, Tensor]]:
+        batch = load(self.images, places, self.on_error)
+        with torch.no_grad(), still(self.encoder):
+            features = self.encoder(pixels(batch.images, self.device))
+        keep = features._replace(layers=(), trunk=None, dense=features.dense if self.dense else None)
+        return (tree.move(keep, "cpu") if self.kept is not None else keep), batch.target
+
+
+def fit_probe(
+    encoder: Encoder,
+    task: Task | str | Call,
+    data: Data | str | Call,
+    probe: Probe | str | Call = "probe",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    bank: Bank | None = None,
+    tick: Tick | None = None,
+) -> System:
+    """The system of a frozen encoder and a head trained at the task on the data's "train" part.
+
+    bank: features computed before; otherwise they are computed here. seed draws the head's start and the batches' order.
+    Raises `DataError` where the data lack what the task needs.
+    """
+    task = build(task, "Task") if isinstance(task, str | Call) else task
+    data = open_data(data) if isinstance(data, str | Call) else data
+    how = build(probe, "Probe") if isinstance(probe, str | Call) else probe
+    device = device or next(iter(encoder.parameters())).device
+    head = task.head(encoder, data.card)
+    if not any(True for _ in head.parameters()):
+        return System(encoder, head.eval(), task)
+    if bank is None:
+        images = data.split("train")
+        bank = Bank(encoder, images, choose(images, how.images, seed), task.reads == "dense", device)
+    if not len(bank):
+        raise DataError(f"{data.card.name} has no training images")
+    head = seeded(head, noise.generator("head", seed)).to(device)
+    _train(head, task, bank, how, seed, tick)
+    return System(encoder, head.eval().requires_grad_(False), task)
+
+
+def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int) -> dict[str, Any]:
+    """All that makes a head: its fingerprint is the name it is stored under."""
+    texts = {name: show(complete(spec)) for name, spec in specs.items()}
+    return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "trainer": 1}
+
+
+def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> None:
+    usual = task.training
+    epochs, size = how.epochs or usual.epochs, min(how.batch or usual.batch, len(bank))
+    decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
+    for part in head.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.momentum = None  # a plain average over the run: the features do not change
+    optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr or usual.lr, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (len(bank) // size))
+    rng = noise.generator("batches", seed)
+    head.train()
+    for epoch in range(epochs):
+        order = torch.randperm(len(bank), generator=rng)
+        for start in range(0, len(bank) - size + 1, size):
+            features, target = bank.batch(order[start : start + size])
+            loss = task.loss(head(features), target[task.target].to(features.pooled.device)).mean()
+            if not torch.isfinite(loss):
+                raise DataError(f"the {task.name} head's loss became {float(loss)} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if tick:
+            tick((epoch + 1) * len(bank), epochs * len(bank))
+
+
+def _joined(parts: list[Features]) -> Features:
+    dense = None if parts[0].dense is None else torch.cat([part.dense for part in parts if part.dense is not None])
+    return parts[0]._replace(pooled=torch.cat([part.pooled for part in parts]), dense=dense)

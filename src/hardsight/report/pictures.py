@@ -1,0 +1,215 @@
+"""The gallery: what an attack did to an image, and what the encoder answered before and after.
+
+For each image of a task: the image and its truth, then a line an encoder with its answer to the clean image and, for every
+attack at the main eps, the attacked image, the difference (grey + difference x factor) and the answer to it. Pictures are
+data URIs: photographs WEBP, masks PNG with a palette, nothing to fetch.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from hardsight.report.colours import IGNORE, VOID, class_colour, class_palette, depth_colours, gradient
+from hardsight.report.figures import COLOURS, palette
+from hardsight.report.results import CLEAN, WORST, Column, Record, Table, plain
+from hardsight.report.table import heading
+
+LARGEST = 256
+"""A longer side is reduced to so many pixels."""
+LEGEND = 24
+"""A legend names at most so many classes."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture or, where `uri` is empty, a word. mark: "right" or "wrong" where a word can be either."""
+
+    uri: str = ""
+    text: str = ""
+    mark: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One encoder's answers: `parts` by column, each (attacked image, difference, answer), None where not run."""
+
+    place: int
+    title: str
+    colour: int
+    colour_key: int
+    before: Picture | None
+    parts: tuple[tuple[Picture, Picture, Picture] | None, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    id: str
+    image: Picture
+    target: Picture
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One task's images. legend: (colour, name) of the classes seen, or () ; far: metres at the end of the depth scale."""
+
+    task: str
+    data: str
+    heads: tuple[tuple[str, str], ...]
+    scenes: tuple[Scene, ...]
+    legend: tuple[tuple[str, str], ...] = ()
+    far: float = 0.0
+    gradient: str = ""
+    places: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Painter:
+    """Paints targets and answers of one task. `seen` collects the class ids that were painted."""
+
+    kind: str
+    classes: list[str]
+    far: float
+    seen: set[int] = field(default_factory=set)
+
+    def paint(self, value: np.ndarray, truth: np.ndarray | None = None) -> Picture:
+        if self.kind == "classify":
+            mark = "" if truth is None else "right" if int(value) == int(truth) else "wrong"
+            return Picture(text=_class(int(value), self.classes), mark=mark)
+        if self.kind == "segment":
+            self.seen.update(int(one) for one in np.unique(value))
+            return _masked(value.astype(np.uint8))
+        return _photo(depth_colours(value, self.far), quality=88)
+
+
+def galleries(table: Table) -> list[Gallery]:
+    """The galleries of the shown columns, a task and data set each; those without pictures are left out."""
+    found = []
+    for task, data, places in table.groups():
+        records = [record for record in table.records if record.row in places and record.column in table.shown]
+        shown = {(record.row, record.column): (record, loaded) for record in records if (loaded := record.cell.gallery())}
+        if shown:
+            found.append(_gallery(table, task, data, places, shown))
+    return found
+
+
+def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict) -> Gallery:
+    columns = [c for c in table.shown if c.attack not in (CLEAN, WORST) and any((place, c) in shown for place in places)]
+    first: Record = next(iter(shown.values()))[0]
+    card, kind = first.cell.what.get("data_card") or {}, first.cell.what["task_name"]
+    painter = _Painter(
+        kind,
+        [plain(name) for name in card.get("mask_classes" if kind == "segment" else "classes") or ()],
+        _far(card, [loaded for _, loaded in shown.values()]) if kind == "depth" else 0.0,
+    )
+    images: dict[str, dict[str, np.ndarray]] = {}
+    for _, loaded in shown.values():
+        for at, name in enumerate(loaded["id"]):
+            images.setdefault(str(name), {"image": loaded["image"][at], "target": loaded["target"][at]})
+    colours, scenes = palette(table), []
+    for name, clean in images.items():
+        lines = []
+        for place in places:
+            parts = tuple(_part(shown.get((place, column)), name, painter, column) for column in columns)
+            before = next(
+                (_answer(shown[place, c], name, painter) for c in table.shown if c.attack == CLEAN and (place, c) in shown),
+                None,
+            )
+            if before or any(parts):
+                title = table.rows[place].title
+                lines.append(Line(place, title, colours[title] % COLOURS, colours[title], before, parts))
+        scenes.append(Scene(plain(name), _photo(clean["image"]), painter.paint(clean["target"]), tuple(lines)))
+    known = sorted(painter.seen - {IGNORE})
+    legend = [(_hex(class_colour(one)), _class(one, painter.classes)) for one in known[:LEGEND]]
+    legend += [("", f"and {len(known) - LEGEND} more")] if len(known) > LEGEND else []
+    legend += [(_hex(VOID), "ignored")] if IGNORE in painter.seen else []
+    heads = tuple((_title(table, column, places), _factor_text(column)) for column in columns)
+    return Gallery(
+        task, data, heads, tuple(scenes), tuple(legend), painter.far, gradient() if painter.far else "", tuple(places)
+    )
+
+
+def _title(table: Table, column: Column, places: list[int]) -> str:
+    names = dict.fromkeys(table.rows[place].names[column] for place in places if column in table.rows[place].names)
+    title = heading(table, column)
+    return " / ".join(names) if column.attack == "task" else title
+
+
+def _part(entry: tuple | None, name: str, painter: _Painter, column: Column) -> tuple[Picture, Picture, Picture] | None:
+    if entry is None or (at := _at(entry[1], name)) is None:
+        return None
+    loaded = entry[1]
+    delta = loaded["delta"][at].astype(np.float64)
+    grey = np.clip(0.5 + delta * factor(column, delta), 0, 1)
+    return (
+        _photo(loaded["x_adv"][at]),
+        _photo(np.round(255 * grey).astype(np.uint8), quality=55),
+        painter.paint(loaded["answer"][at], loaded["target"][at]),
+    )
+
+
+def _answer(entry: tuple, name: str, painter: _Painter) -> Picture | None:
+    at = _at(entry[1], name)
+    return None if at is None else painter.paint(entry[1]["answer"][at], entry[1]["target"][at])
+
+
+def _at(loaded: dict[str, np.ndarray], name: str) -> int | None:
+    places = np.flatnonzero(loaded["id"].astype(str) == name)
+    return int(places[0]) if len(places) else None
+
+
+def factor(column: Column, delta: np.ndarray) -> float:
+    """What a difference is multiplied by: 1 / (2 eps) under Linf, so that +-eps is black and white; else by its largest."""
+    largest = column.eps if column.norm.casefold() == "linf" and column.eps > 0 else float(np.abs(delta).max(initial=0))
+    return 1 / (2 * largest) if largest > 0 else 1.0
+
+
+def _factor_text(column: Column) -> str:
+    if column.norm.casefold() == "linf" and column.eps > 0:
+        return f"grey + {factor(column, np.zeros(1)):.3g} × difference: ±{column.eps_text} is white and black"
+    return "grey + difference, each scaled to its own largest change"
+
+
+def _far(card: dict, galleries: list[dict[str, np.ndarray]]) -> float:
+    """Metres at the bright end: the data's limit, or where that is not near the truth's range, the truth's largest."""
+    largest = max(float(np.nan_to_num(loaded["target"]).max(initial=0)) for loaded in galleries)
+    limit = float(card.get("max_depth") or 0)
+    return largest if largest > 0 and (limit <= 0 or largest < 0.6 * limit) else limit or 1.0
+
+
+def _class(place: int, classes: list[str]) -> str:
+    return classes[place] if 0 <= place < len(classes) else f"class {place}"
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _photo(pixels: np.ndarray, quality: int = 78) -> Picture:
+    image = Image.fromarray(np.ascontiguousarray(pixels), "RGB")
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return _uri(image, "WEBP", quality=quality, method=4)
+
+
+def _masked(mask: np.ndarray) -> Picture:
+    image = Image.fromarray(np.ascontiguousarray(mask), "P")
+    image.putpalette(class_palette().tobytes())
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.NEAREST)
+    present, places = np.unique(np.asarray(image), return_inverse=True)
+    small = Image.fromarray(places.reshape(image.size[::-1]).astype(np.uint8), "P")
+    small.putpalette(class_palette()[present].tobytes())
+    return _uri(small, "PNG", optimize=True)
+
+
+def _uri(image: Image.Image, form: str, **options: object) -> Picture:
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    content = base64.b64encode(out.getvalue()).decode("ascii")
+    return Picture(f"data:image/{form.lower()};base64,{content}", width=image.width, height=image.height)

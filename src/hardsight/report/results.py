@@ -1,0 +1,346 @@
+"""What the cells say, as plain numbers: one row an encoder x task x data, one column an attack at an eps.
+
+The store keeps what happened to every image, so everything here is derived: the headline metric with its 95% interval, the
+worst case (per image the attack of greatest error, then the metric over those), what is left of the clean value on the same
+images, and the mean of the metric over eps. The order of the cells doesn't matter: the same rows give the same table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from hardsight.metrics import of
+
+CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
+TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
+RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, WORST: 4}
+TASKS = ("classify", "segment", "depth")
+SETTINGS = ("probe", "count", "chunk", "seed", "precision")
+"""What two cells must share, besides encoder, task and data, to stand in one row."""
+LEAST_EPS = 3
+"""An area under the curve wants at least so many attacked eps."""
+
+
+class CellLike(Protocol):
+    """The part of a store's cell that a report reads."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def what(self) -> dict[str, Any]: ...
+
+    @property
+    def done(self) -> dict[str, Any] | None: ...
+
+    def rows(self) -> dict[str, np.ndarray]: ...
+
+    def gallery(self) -> dict[str, np.ndarray] | None: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """attack: "clean", "embed", "task", another attack's name, or "worst"; variant: its spec where a row has two of it."""
+
+    attack: str
+    variant: str = ""
+    norm: str = ""
+    eps: float = 0.0
+    eps_text: str = field(default="0", compare=False)
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.attack, self.attack) + (f" {self.variant}" if self.variant else "")
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """What a curve over eps has in common."""
+        return self.attack, self.variant, self.norm
+
+    def key(self) -> tuple:
+        """Columns stand in the order of this."""
+        return self.attack != CLEAN, self.norm, self.eps, RANKS.get(self.attack, 3), natural(self.attack), self.variant
+
+
+@dataclass(frozen=True)
+class Number:
+    """One metric of one cell, or of the worst case over several. metrics: every metric's (value, low, high)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    asked: int
+    partial: bool
+    cell: str
+    over: tuple[str, ...] = ()
+    metrics: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An encoder on a task on a data set. names: what a column's attack is called here ("task" is SegPGD for segment).
+
+    relative: robust / clean on the same images. areas: by series, (mean of the metric over 0..eps, eps, its text).
+    """
+
+    encoder: str
+    task: str
+    data: str
+    variant: str
+    metric: str
+    label: str
+    unit: str
+    better: str
+    numbers: dict[Column, Number]
+    names: dict[Column, str]
+    relative: dict[Column, float]
+    areas: dict[tuple[str, str, str], tuple[float, float, str]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.encoder} ({self.variant})" if self.variant else self.encoder
+
+    @property
+    def arrow(self) -> str:
+        return "↑" if self.better == "higher" else "↓"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A cell and where it stands in the table."""
+
+    cell: CellLike
+    row: int
+    column: Column
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows in the order of task, data, encoder; columns are all there are; shown are the clean one and the main eps's."""
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    shown: tuple[Column, ...]
+    records: tuple[Record, ...]
+
+    def groups(self) -> list[tuple[str, str, list[int]]]:
+        """(task, data, places of its rows), in order."""
+        found: dict[tuple[str, str], list[int]] = {}
+        for place, row in enumerate(self.rows):
+            found.setdefault((row.task, row.data), []).append(place)
+        return [(task, data, places) for (task, data), places in found.items()]
+
+
+def natural(text: str) -> tuple:
+    """Sorts "vit2" before "vit10"; ties of case are broken by the text itself."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts), text
+
+
+def plain(text: object) -> str:
+    """A name without control characters: they would steer a terminal and have no place in SVG."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def grid(cells: Iterable[CellLike]) -> Table:
+    """The cross-task table of some cells; a cell without a finished image is left out."""
+    read = [(cell, cell.rows()) for cell in cells]
+    loaded = sorted(((cell, rows) for cell, rows in read if len(rows.get("id", ()))), key=lambda pair: pair[0].id)
+    names = {what: _names([cell.what for cell, _ in loaded], what) for what in ("encoder", "task", "data")}
+    groups: dict[tuple, list[tuple[CellLike, dict[str, np.ndarray]]]] = {}
+    for cell, rows in loaded:
+        place = tuple(names[what][str(cell.what[what])] for what in names)
+        groups.setdefault((place, tuple(str(cell.what.get(what, "")) for what in SETTINGS)), []).append((cell, rows))
+    order = sorted(groups, key=lambda key: (_task_key(key[0][1]), natural(key[0][2]), natural(key[0][0]), key[1]))
+    rows, records = [], []
+    for place, key in enumerate(order):
+        row, placed = _row(key[0], _variant(key, order), groups[key])
+        rows.append(row)
+        records += [Record(cell, place, column) for cell, column in placed]
+    columns = sorted({column for row in rows for column in row.numbers}, key=Column.key)
+    return Table(tuple(rows), tuple(columns), _shown(rows, columns), tuple(records))
+
+
+def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[tuple[CellLike, Column]]]:
+    metric = of(pairs[0][0].what["task_name"])
+    columns = _columns([cell.what for cell, _ in pairs])
+    ordered = sorted(zip(columns, pairs, strict=True), key=lambda item: item[0].key())
+    numbers, names, counts = {}, {}, {}
+    for column, (cell, rows) in ordered:
+        counts[column] = {"id": rows["id"], "error": rows["error"], **_counts(rows)}
+        asked = int(cell.what.get("count", len(rows["id"])))
+        numbers[column] = _number(metric, _counts(rows), len(rows["id"]), asked, cell.done is None, cell.id)
+        names[column] = plain(cell.what.get("attack_name") or column.title)
+    for worst, members in _complete([column for column, _ in ordered]):
+        n, chosen = _worst(metric, [counts[member] for member in members])
+        if not n:
+            continue
+        held = [numbers[member] for member in members]
+        partial = any(number.partial for number in held)
+        cell = "+".join(number.cell for number in held)
+        over = tuple(names[member] for member in members)
+        counts[worst] = chosen
+        numbers[worst] = _number(metric, _counts(chosen, ""), n, held[0].asked, partial, cell, over)
+        names[worst] = TITLES[WORST]
+    relative = _relative(metric, counts)
+    encoder, task, data = place
+    row = Row(
+        encoder,
+        task,
+        data,
+        variant,
+        metric.headline,
+        metric.label,
+        metric.unit,
+        metric.better,
+        numbers,
+        names,
+        relative,
+        _areas(numbers),
+    )
+    return row, [(cell, column) for column, (cell, _) in ordered]
+
+
+def _number(metric: Any, counts: dict, n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
+    values = {}
+    for key, value in metric.summary(counts).items():
+        if key in metric.labels:
+            low, high = metric.interval(counts, key)
+            values[key] = (float(value), float(low), float(high))
+    value, low, high = values[metric.headline]
+    return Number(value, low, high, n, asked, partial, cell, over, values)
+
+
+def _counts(rows: dict[str, np.ndarray], prefix: str = "counts.") -> dict[str, np.ndarray]:
+    kept = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith(prefix)}
+    return {key: value for key, value in kept.items() if prefix or key not in ("id", "error")}
+
+
+def _worst(metric: Any, attacks: Sequence[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
+    """Of the images that all attacks have seen: image by image the row of the attack that did most harm to it.
+
+    Where the metric is no mean over images (mIoU), one attack's rows alone can be worse than that choice: then those.
+    """
+    places = [_index(rows["id"]) for rows in attacks]
+    shared = [name for name in attacks[0]["id"] if all(name in index for index in places)]
+    picks = [np.array([index[name] for name in shared], dtype=int) for index in places]
+    if not shared:
+        return 0, {}
+    parts = [{key: value[pick] for key, value in rows.items()} for rows, pick in zip(attacks, picks, strict=True)]
+    harms = np.stack([np.nan_to_num(metric.harm(part["error"], _counts(part, "")), nan=-1.0) for part in parts])
+    winner = harms.argmax(axis=0)
+    mixed = {key: np.stack([part[key] for part in parts])[winner, np.arange(len(shared))] for key in parts[0]}
+    sign = 1 if metric.better == "higher" else -1
+    return len(shared), min((mixed, *parts), key=lambda rows: sign * metric.summary(_counts(rows, ""))[metric.headline])
+
+
+def _index(ids: np.ndarray) -> dict[str, int]:
+    return {name: place for place, name in enumerate(ids)}
+
+
+def _relative(metric: Any, counts: dict[Column, dict[str, np.ndarray]]) -> dict[Column, float]:
+    """Robust / clean, both over the images that both cells have."""
+    clean = next((rows for column, rows in counts.items() if column.attack == CLEAN), None)
+    if clean is None:
+        return {}
+    at, found = _index(clean["id"]), {}
+    for column, rows in counts.items():
+        both = np.array([name in at for name in rows["id"]], dtype=bool)
+        if column.attack == CLEAN or not both.any():
+            continue
+        pick = np.array([at[name] for name in rows["id"][both]])
+        before = metric.summary({k: v[pick] for k, v in _counts(clean, "").items()})[metric.headline]
+        after = metric.summary({k: v[both] for k, v in _counts(rows, "").items()})[metric.headline]
+        if before > 0 and np.isfinite(after):
+            found[column] = float(after / before)
+    return found
+
+
+def _areas(numbers: dict[Column, Number]) -> dict[tuple[str, str, str], tuple[float, float, str]]:
+    """The mean of the metric from eps 0 (clean) to the series's largest eps, by the trapezoid rule; whole cells only."""
+    clean = next((number for column, number in numbers.items() if column.attack == CLEAN), None)
+    found: dict[tuple[str, str, str], tuple[float, float, str]] = {}
+    for series in dict.fromkeys(column.series for column in numbers if column.attack != CLEAN):
+        line = sorted((column for column in numbers if column.series == series), key=lambda column: column.eps)
+        points = [numbers[column] for column in line]
+        if clean is None or len(line) < LEAST_EPS or any(p.partial or p.n != clean.n for p in (clean, *points)):
+            continue
+        x = np.array([0.0, *(column.eps for column in line)])
+        y = np.array([clean.value, *(point.value for point in points)])
+        area = float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / x[-1])
+        found[series] = (area, line[-1].eps, line[-1].eps_text)
+    return found
+
+
+def _columns(whats: list[dict[str, Any]]) -> list[Column]:
+    """Each cell's column; where two cells of a row would share one, both are told apart by their attack's spec."""
+    firsts = []
+    for what in whats:
+        attack = plain(what.get("column") or what["attack_name"])
+        if attack == CLEAN:
+            firsts.append(Column(CLEAN))
+        else:
+            firsts.append(Column(attack, "", plain(what["norm"]), round(float(what["eps"]), 9), plain(what["eps_text"])))
+    twice = {column for column in firsts if firsts.count(column) > 1}
+    return [
+        Column(c.attack, plain(what["attack"]), c.norm, c.eps, c.eps_text) if c in twice else c
+        for c, what in zip(firsts, whats, strict=True)
+    ]
+
+
+def _complete(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
+    """(worst column, its members) for each norm and eps at which every attack of the row under that norm was run."""
+    attacks = [column for column in columns if column.attack != CLEAN]
+    found = []
+    for norm in sorted({column.norm for column in attacks}):
+        every = {column.series for column in attacks if column.norm == norm}
+        for eps in sorted({column.eps for column in attacks if column.norm == norm}):
+            members = [column for column in attacks if column.norm == norm and column.eps == eps]
+            if {column.series for column in members} == every:
+                found.append((Column(WORST, "", norm, eps, members[0].eps_text), members))
+    return found
+
+
+def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
+    """Clean, and for each norm the columns at the largest eps that all its rows share (else at the largest there is).
+
+    The worst case of a single attack is that attack, so it is shown only where some row has two.
+    """
+    kept = []
+    for norm in sorted({column.norm for column in columns if column.attack != CLEAN}):
+        per_row = [{c.eps for c in row.numbers if c.norm == norm and c.attack != CLEAN} for row in rows]
+        per_row = [found for found in per_row if found]
+        main = max(set.intersection(*per_row) or set.union(*per_row))
+        at = [column for column in columns if column.norm == norm and column.eps == main]
+        many = any(len(row.numbers[c].over) > 1 for row in rows for c in at if c.attack == WORST and c in row.numbers)
+        kept += [column for column in at if many or column.attack != WORST]
+    return tuple([column for column in columns if column.attack == CLEAN] + kept)
+
+
+def _names(whats: list[dict[str, Any]], what: str) -> dict[str, str]:
+    """Spec -> the name it is shown by: its short name, or the whole spec where two specs share one name."""
+    specs = {str(w[what]): str(w.get(f"{what}_name") or w[what]) for w in whats}
+    shared = list(specs.values())
+    return {spec: plain(name if shared.count(name) == 1 else spec) for spec, name in specs.items()}
+
+
+def _variant(key: tuple, keys: list[tuple]) -> str:
+    """The settings in which this row differs from others of the same encoder, task and data."""
+    settings = [other[1] for other in keys if other[0] == key[0]]
+    parts = [
+        f"{what} {plain(value)}" if what != "probe" else plain(value)
+        for place, (what, value) in enumerate(zip(SETTINGS, key[1], strict=True))
+        if len({other[place] for other in settings}) > 1
+    ]
+    return ", ".join(parts)
+
+
+def _task_key(task: str) -> tuple:
+    base = task.split("(")[0]
+    return (TASKS.index(base), natural(task)) if base in TASKS else (len(TASKS), natural(task))

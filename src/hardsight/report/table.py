@@ -1,0 +1,327 @@
+"""The cross-task table written out: for a terminal, a paper (LaTeX), a page (Markdown) and machines (CSV, JSON).
+
+The text forms show the main eps, each value with its 95% interval; CSV and JSON hold every number there is, in base units
+(fractions, metres). Names come from users and data: each form escapes them in its own way.
+"""
+
+from __future__ import annotations
+
+import csv as _csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from hardsight.report.results import CLEAN, WORST, Column, Number, Row, Table, grid, plain
+
+__all__ = [
+    "Table",
+    "caption",
+    "csv",
+    "document",
+    "grid",
+    "heading",
+    "latex",
+    "markdown",
+    "range_of",
+    "terminal",
+    "value_of",
+    "versus",
+]
+
+FIELDS = ("encoder", "task", "data", "attack", "norm", "eps", "metric", "value", "low", "high", "n", "cell")
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "–": "--",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+}
+NOTHING = "–"
+Z95 = 1.959964
+
+
+def shown(value: float, unit: str) -> str:
+    """A value as text without its unit: percent with one digit, metres and the rest with three."""
+    if not np.isfinite(value):
+        return NOTHING
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
+
+
+def value_of(row: Row, column: Column) -> str:
+    number = row.numbers.get(column)
+    return NOTHING if number is None else shown(number.value, row.unit)
+
+
+def range_of(row: Row, column: Column) -> str:
+    number = row.numbers.get(column)
+    return "" if number is None else f"{shown(number.low, row.unit)}–{shown(number.high, row.unit)}"
+
+
+def versus(row: Row, column: Column | None) -> str:
+    """What is left of the clean value: "41%" of a score, "2.3×" of an error."""
+    share = row.relative.get(column) if column else None
+    if share is None:
+        return NOTHING
+    return f"{100 * share:.0f}%" if row.better == "higher" else f"{share:.2f}×"
+
+
+def last(table: Table, row: Row | None = None) -> Column | None:
+    """The column that "vs clean" speaks of: the worst case, or the only attack, of the last norm shown."""
+    attacks = [c for c in table.shown if c.attack != CLEAN and (row is None or c in row.numbers)]
+    worst = [column for column in attacks if column.attack == WORST]
+    return worst[-1] if worst else attacks[-1] if attacks else None
+
+
+def heading(table: Table, column: Column) -> str:
+    """A column's title; the threat is in it where the table shows more than one."""
+    threats = {(c.norm, c.eps) for c in table.shown if c.attack != CLEAN}
+    return f"{column.title} {column.norm} {column.eps_text}" if len(threats) > 1 and column.norm else column.title
+
+
+def _span(values: set[int]) -> str:
+    return f"{min(values)}" if len(values) == 1 else f"{min(values)}–{max(values)}"
+
+
+def caption(table: Table, places: Sequence[int] | None = None) -> str:
+    """Threat, number of images and seed, as every table must say, and what is not finished; of the rows at `places`."""
+    threats = dict.fromkeys(f"{c.norm} {c.eps_text}" for c in table.shown if c.attack != CLEAN)
+    rows = table.rows if places is None else [table.rows[place] for place in places]
+    numbers = [row.numbers[column] for row in rows for column in table.shown if column in row.numbers]
+    seeds = sorted({plain(record.cell.what.get("seed", "?")) for record in table.records})
+    parts = [
+        ", ".join(threats) or "clean only",
+        f"n = {_span({number.n for number in numbers})} images" if numbers else "n = 0",
+        f"seed {', '.join(seeds)}",
+        "95% intervals",
+    ]
+    if any(number.partial for number in numbers):
+        parts.append("* partial: the cell is not finished")
+    return " · ".join(parts)
+
+
+def attacks_of(table: Table, places: list[int]) -> str:
+    """What "task attack" is in these rows: "task attack = SegPGD"."""
+    found = dict.fromkeys(
+        f"{column.title} = {table.rows[place].names[column]}"
+        for place in places
+        for column in table.shown
+        if column in table.rows[place].names
+        and table.rows[place].names[column] not in (column.title, column.attack)
+        and column.attack == "task"
+    )
+    return ", ".join(found)
+
+
+def mark(number: Number | None) -> str:
+    return "*" if number is not None and number.partial else ""
+
+
+def terminal(table: Table) -> RichTable:
+    """The main table for a terminal of 100 columns or more: value over interval, a section a task."""
+    out = RichTable(
+        box=box.SIMPLE_HEAD,
+        caption=Text(caption(table)),
+        caption_justify="left",
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    out.add_column("task", no_wrap=True)
+    out.add_column("encoder", overflow="fold", min_width=16)
+    for column in table.shown:
+        out.add_column(Text(heading(table, column)), justify="right")
+    out.add_column("vs clean", justify="right")
+    for task, data, places in table.groups():
+        for nth, place in enumerate(places):
+            row = table.rows[place]
+            first = f"{task} · {data}\n{row.label} {row.unit} {row.arrow}" if nth == 0 else ""
+            partial = next((n for c, n in row.numbers.items() if c in table.shown and n.partial), None)
+            note = f"\npartial, n = {partial.n} of {partial.asked}" if partial else ""
+            values = [
+                Text(f"{value_of(row, column)}{mark(row.numbers.get(column))}\n{range_of(row, column)}", justify="right")
+                for column in table.shown
+            ]
+            ending = nth == len(places) - 1
+            out.add_row(
+                Text(first), Text(row.title + note), *values, Text(versus(row, last(table, row))), end_section=ending
+            )
+    return out
+
+
+def _lines(table: Table, places: list[int], separate: str) -> list[list[str]]:
+    lines = []
+    for place in places:
+        row = table.rows[place]
+        cells = [row.title]
+        for column in table.shown:
+            text = value_of(row, column) + mark(row.numbers.get(column))
+            cells.append(text + (separate.format(range_of(row, column)) if column in row.numbers else ""))
+        sizes = {row.numbers[column].n for column in table.shown if column in row.numbers}
+        lines.append([*cells, versus(row, last(table, row)), _span(sizes) if sizes else "0"])
+    return lines
+
+
+def markdown(table: Table) -> str:
+    """One Markdown table a task."""
+
+    def escape(text: str) -> str:
+        return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", text)
+
+    out = []
+    for task, data, places in table.groups():
+        row = table.rows[places[0]]
+        head = ["encoder", *(heading(table, column) for column in table.shown), "vs clean", "n"]
+        attacks = attacks_of(table, places)
+        out += [f"### {escape(task)} on {escape(data)}: {escape(row.label)} ({row.unit}) {row.arrow}", ""]
+        out += ["| " + " | ".join(escape(title) for title in head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
+        out += ["| " + " | ".join(escape(text) for text in line) + " |" for line in _lines(table, places, " [{}]")]
+        out += ["", escape(caption(table, places) + (f" · {attacks}" if attacks else "")), ""]
+    return "\n".join(out)
+
+
+def latex(table: Table) -> str:
+    """A booktabs table for a paper; wants `\\usepackage{booktabs}`."""
+
+    def escape(text: str) -> str:
+        return "".join(LATEX.get(letter, letter) for letter in text)
+
+    width = len(table.shown) + 3
+    head = ["encoder", *(heading(table, column) for column in table.shown), "vs clean", "n"]
+    out = [
+        r"\begin{table}",
+        r"\centering",
+        r"\small",
+        r"\begin{tabular}{l" + "r" * (width - 1) + "}",
+        r"\toprule",
+        " & ".join(escape(title) for title in head) + r" \\",
+    ]
+    for task, data, places in table.groups():
+        row = table.rows[places[0]]
+        attacks = attacks_of(table, places)
+        title = f"{task} on {data}: {row.label} ({row.unit}) {row.arrow}" + (f", {attacks}" if attacks else "")
+        out += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
+        for line in _lines(table, places, "\0{}\1"):
+            cells = [escape(text).replace("\0", r" {\scriptsize [").replace("\1", "]}") for text in line]
+            out.append(" & ".join(cells) + r" \\")
+    out += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{escape(caption(table))}.}}",
+        r"\label{tab:hardsight}",
+        r"\end{table}",
+    ]
+    return "\n".join(out) + "\n"
+
+
+def csv(table: Table) -> str:
+    """Every number in long form, one a line: each metric of each cell, the worst case, `relative` and `area`."""
+    out = io.StringIO()
+    writer = _csv.writer(out, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for row in table.rows:
+        for column in sorted(row.numbers, key=Column.key):
+            number = row.numbers[column]
+            start = (row.title, row.task, row.data, _attack(row, column), column.norm, repr(column.eps))
+            for key, (value, low, high) in number.metrics.items():
+                writer.writerow([*start, key, *map(_digits, (value, low, high)), number.n, number.cell])
+            if column in row.relative:
+                writer.writerow([*start, "relative", _digits(row.relative[column]), "", "", number.n, number.cell])
+            if row.areas.get(column.series, (0, None))[1] == column.eps:
+                area = row.areas[column.series][0]
+                writer.writerow([*start, f"{row.metric}.area", _digits(area), "", "", number.n, number.cell])
+    return out.getvalue()
+
+
+def _digits(value: float) -> str:
+    return f"{value:.8g}" if np.isfinite(value) else "nan"
+
+
+def _attack(row: Row, column: Column) -> str:
+    name = {CLEAN: CLEAN, WORST: WORST}.get(column.attack, row.names[column])
+    return f"{name} {column.variant}" if column.variant else name
+
+
+def document(table: Table) -> dict[str, Any]:
+    """Everything in one JSON document, in the shape of lm-eval's: results by "encoder/task/data", then by attack.
+
+    A metric's `_stderr` is its 95% interval's half width / 1.96; `relative` is robust / clean. `date` is when the last cell
+    finished, so that the same rows give the same document; a `git_hash` that differs between cells is a list.
+    """
+    results: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
+    for row in table.rows:
+        key = f"{row.title}/{row.task}/{row.data}"
+        results[key] = {
+            "encoder": row.encoder,
+            "task": row.task,
+            "data": row.data,
+            "headline": row.metric,
+            "better": row.better,
+        }
+        for column in sorted(row.numbers, key=Column.key):
+            number = row.numbers[column]
+            entry: dict[str, Any] = {
+                "norm": column.norm,
+                "eps": column.eps,
+                "eps_text": column.eps_text,
+                "n": number.n,
+                "partial": number.partial,
+                "cell": number.cell,
+            }
+            for metric, (value, low, high) in number.metrics.items():
+                entry |= {
+                    metric: _finite(value),
+                    f"{metric}_low": _finite(low),
+                    f"{metric}_high": _finite(high),
+                    f"{metric}_stderr": _finite((high - low) / 2 / Z95),
+                }
+            if column in row.relative:
+                entry["relative"] = row.relative[column]
+            if number.over:
+                entry["over"] = list(number.over)
+            if row.areas.get(column.series, (0, None))[1] == column.eps:
+                entry["area"] = row.areas[column.series][0]
+            name = _attack(row, column)
+            results[key][name if column.attack == CLEAN else f"{name}@{column.norm.lower()}({column.eps_text})"] = entry
+        samples[key] = {
+            "original": max(n.asked for n in row.numbers.values()),
+            "effective": min(n.n for n in row.numbers.values()),
+        }
+    dones = [record.cell.done for record in table.records if record.cell.done]
+    gits = [git for done in dones if (git := done.get("git"))]
+    hashes = sorted({f"{git['revision']}-dirty" if git.get("dirty") else str(git["revision"]) for git in gits})
+    versions: dict[str, Any] = {}
+    for name in sorted({name for done in dones for name in done.get("versions", {})}):
+        found = sorted({str(done["versions"][name]) for done in dones if name in done.get("versions", {})})
+        versions[name] = found[0] if len(found) == 1 else found
+    return {
+        "results": results,
+        "configs": {record.cell.id: {**record.cell.what, "done": record.cell.done} for record in table.records},
+        "versions": versions,
+        "n-samples": samples,
+        "git_hash": hashes[0] if len(hashes) == 1 else hashes or None,
+        "date": max((str(done["finished"]) for done in dones if "finished" in done), default=None),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,74 @@
+"""Searches made of searches: each does one thing to any other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardsight.catalog import register
+from hardsight.errors import SpecError
+from hardsight.objective import AttackResult, Objective, Reading
+from hardsight.search.base import Best, Search
+from hardsight.threats.base import Threat
+
+
+@register
+def stay() -> Search:
+    """No search at all: the clean image, read once."""
+
+    def search(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        best = Best(x)
+        with torch.no_grad():
+            best.see(x, objective(x))
+        return best.result()
+
+    search.passes = 1  # type: ignore[attr-defined]
+    return search  # type: ignore[return-value]
+
+
+@register
+def best_of(searches: tuple[Search, ...]) -> Search:
+    """Each search on the images that still stand after those before it (error below 1), and the best point of all.
+
+    A coupled objective, or one without an error, cannot be taken in part: then every search sees the whole batch.
+    """
+    if not searches:
+        raise SpecError("best_of needs at least one search: best_of([pgd(10), pgd(10, momentum=1)])")
+
+    def search(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        best = Best(x)
+        queries = torch.zeros_like(best.queries)
+        places = torch.arange(len(x), device=x.device)
+        for member in searches:
+            if best.error is not None and not objective.coupled:
+                places = (best.error < 1).nonzero().flatten()
+            if not len(places):
+                break
+            everything = len(places) == len(x)
+            part = objective if everything else objective[places]
+            begin = start if start is None or everything else start[places]
+            found = member(part, x[places], threat, rng, begin)
+            best.see(found.x_adv, Reading(found.loss, found.error), places)
+            queries[places] += found.queries
+        return best.result()._replace(queries=queries)
+
+    search.passes = sum(member.passes for member in searches)  # type: ignore[attr-defined]
+    return search  # type: ignore[return-value]
+
+
+@register
+def restarts(search: Search, count: int = 5) -> Search:
+    """The search `count` times from new starts, on the images that still stand; the best point of all.
+
+    The search must draw its start: one that begins at the clean image does the same every time.
+    """
+    if count < 1:
+        raise SpecError(f"restarts: count is {count}, but at least 1 run is needed")
+    spec = getattr(search, "spec", None)
+    if count > 1 and spec is not None and spec.get("start") == "clean":
+        raise SpecError("restarts of a search that starts at the clean image repeat it; let it start 'inside'")
+    return best_of((search,) * count)

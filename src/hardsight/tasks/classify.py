@@ -1,0 +1,84 @@
+"""Classification: one linear layer on the pooled features, or the classifier that the model came with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hardsight.catalog import register
+from hardsight.data.base import DataCard
+from hardsight.encoders.base import Encoder, Features
+from hardsight.errors import DataError
+from hardsight.losses.classify import cross_entropy
+from hardsight.tasks.base import Task, Training, needs
+
+
+class LinearHead(nn.Module):
+    """Features -> logits [B, K]. The batch norm without weights sets each feature to unit scale: encoders differ widely in it."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.BatchNorm1d(dim, affine=False)
+        self.linear = nn.Linear(dim, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.linear(self.scale(features.pooled))
+
+
+class OwnHead(nn.Module):
+    """Features -> logits [B, K] of the encoder's own classifier; nothing to train."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self._encoder = (encoder,)  # in a tuple, so that its weights don't count as the head's
+
+    def forward(self, features: Features) -> Tensor:
+        return self._encoder[0].classify(features)
+
+
+@dataclass(frozen=True)
+class Classify:
+    kind: str
+    name: ClassVar[str] = "classify"
+    target: ClassVar[str] = "label"
+    reads: ClassVar[Literal["pooled", "dense"]] = "pooled"
+    attack: ClassVar[str] = "classpgd"
+    training: ClassVar[Training] = Training(epochs=50, lr=1e-2, weight_decay=1e-3, batch=256)
+
+    def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
+        needs(data, "classify", "label", data.classes)
+        if self.kind == "own":
+            if encoder.card.classes != len(data.classes):
+                raise DataError(
+                    f"{encoder.card.name}'s own classifier has {encoder.card.classes} classes, and {data.name} has "
+                    f"{len(data.classes)}; train a head with classify(head='linear')"
+                )
+            return OwnHead(encoder)
+        return LinearHead(encoder.card.dim, len(data.classes))
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(output, target)
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """1 where the greatest logit is another class's."""
+        return (output.argmax(1) != target).float()
+
+    def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        best = output.topk(min(5, output.shape[1]), dim=1).indices
+        hit = best == target[:, None]
+        counts = {"hits": hit[:, 0].int(), "images": torch.ones_like(hit[:, 0]).int()}
+        if output.shape[1] > 10:
+            counts["hits5"] = hit.any(1).int()
+        return counts
+
+    def answer(self, output: Tensor) -> Tensor:
+        return output.argmax(1)
+
+
+@register
+def classify(head: Literal["linear", "own"] = "linear") -> Task:
+    """Image classification; head: a linear probe on the pooled features, or the model's own classifier."""
+    return Classify(head)

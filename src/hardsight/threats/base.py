@@ -1,0 +1,68 @@
+"""What a threat is: the set of images an attacker may show in place of x, as a geometry that searches can walk in.
+
+No search knows a norm. Everything is per image and includes the pixel box [0, 1]; eps is at the image's own resolution.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hardsight.errors import SpecError
+from hardsight.spec import eps_of
+
+
+class Threat(Protocol):
+    """A set of allowed images around x [B, 3, H, W]; norm and eps name it in tables."""
+
+    eps: float
+    norm: str
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """An allowed point near x_adv: x_adv itself where that is allowed."""
+        ...
+
+    def inside(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """A random allowed point."""
+        ...
+
+    def surface(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """A random allowed point at distance eps (nearer where the pixel box cuts it off)."""
+        ...
+
+    def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
+        """The step of size 1 that raises a linear loss most; 0 where grad is 0.
+
+        x: where it starts; a threat whose steps the pixel box can swallow whole (L1) leaves out values that cannot move.
+        """
+        ...
+
+    def size(self, delta: Tensor) -> Tensor:
+        """The norm of each perturbation, [B]."""
+        ...
+
+    def dual(self, grad: Tensor) -> Tensor:
+        """The dual norm of each gradient, [B]: how much a step of size 1 can raise a linear loss."""
+        ...
+
+
+def check_eps(eps: float, most: float | None = None) -> float:
+    """eps as it is, or `SpecError` where it is negative, not a number, or greater than any image can be moved."""
+    if not eps >= 0:
+        raise SpecError(f"eps is {eps:g}, but a radius is at least 0; write it as '8/255'")
+    if most is not None and eps > most:
+        raise SpecError(f"eps is {eps:g}, but pixels lie in [0, 1]; did you mean '{eps_of(eps / 255)!r}'?")
+    return eps
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[B] shaped so that it multiplies images [B, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def unit(tensor: Tensor, order: float) -> Tensor:
+    """Each image divided by its norm; zero where it is zero."""
+    norms = tensor.flatten(1).norm(p=order, dim=1)
+    return tensor / per_image(norms.clamp_min(torch.finfo(tensor.dtype).tiny), tensor)

@@ -1,0 +1,99 @@
+"""L1: the absolute changes of all values add up to at most eps; few pixels move, and those far.
+
+The projection is the exact one onto ball and pixel box together: for L1 the two done in turn waste most of the budget.
+Source: Croce and Hein, "Mind the box", ICML 2021, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hardsight import noise
+from hardsight.catalog import register
+from hardsight.errors import SpecError
+from hardsight.threats.base import Threat, check_eps, per_image, unit
+
+
+@dataclass(frozen=True)
+class L1:
+    eps: float
+    share: float
+    norm: ClassVar[str] = "L1"
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest point of ball and box: sign(d) * clip(|d| - shrink, 0, room), with the least shrink that fits."""
+        delta = (x_adv - x).flatten(1).double()
+        base = x.flatten(1).double()
+        room = torch.where(delta > 0, 1 - base, base)
+        reach = delta.abs()
+        shrink = _shrink(reach, room, self.eps)
+        moved = torch.minimum((reach - shrink[:, None]).clamp_min(0), room) * delta.sign()
+        return (base + moved).to(x.dtype).view_as(x).clamp(0, 1)
+
+    def inside(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        radius = noise.uniform((len(x),), rng, x) ** (1 / x[0].numel())
+        return (x + self._direction(x, rng) * per_image(radius * self.eps, x)).clamp(0, 1)
+
+    def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return (x + self._direction(x, rng) * self.eps).clamp(0, 1)
+
+    def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
+        """The whole step on the largest gradients, evenly: `share` of all values, at least one.
+
+        differs: share 0 is the true steepest step, one single value; a step that the box cuts off at once. A small share
+        is what makes it an attack (Tramer and Boneh, NeurIPS 2019, section 4.1, who take 0.01).
+        """
+        flat = grad.flatten(1)
+        if x is not None:
+            here = x.flatten(1)
+            flat = torch.where((flat > 0) & (here < 1) | (flat < 0) & (here > 0), flat, 0.0)
+        most = max(1, math.ceil(self.share * flat.shape[1]))
+        top = flat.abs().topk(most, dim=1).indices
+        step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
+        return unit(step, 1).view_as(grad)
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().sum(1)
+
+    def dual(self, grad: Tensor) -> Tensor:
+        return grad.flatten(1).abs().amax(1)
+
+    def _direction(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Uniform on the L1 sphere: normalized Laplace draws."""
+        draws = noise.uniform(x.shape, rng, x) * 2 - 1
+        return unit(-draws.sign() * torch.log1p(-draws.abs().clamp_max(1 - 1e-7)), 1)
+
+
+def _shrink(reach: Tensor, room: Tensor, eps: float) -> Tensor:
+    """[B]: the least s >= 0 with sum(clip(reach - s, 0, room)) <= eps, exactly, by sorting where the slope changes.
+
+    The sum falls in s, piecewise linearly: a value begins to shrink at reach - room, and is gone at reach.
+    """
+    starts = (reach - room).clamp_min(0)
+    bends, order = torch.cat([starts, reach], 1).sort(1)
+    change = torch.cat([-torch.ones_like(starts), torch.ones_like(reach)], 1).gather(1, order)
+    slope = change.cumsum(1)
+    total = torch.minimum(reach, room).sum(1, keepdim=True)
+    falls = (slope[:, :-1] * bends.diff(dim=1)).cumsum(1)
+    sums = torch.cat([total, total + falls], 1)  # the sum at each bend; before the first one it does not change
+    past = (sums > eps).sum(1, keepdim=True)  # bends at which it is still too large
+    before = (past - 1).clamp_min(0)
+    at, high, steep = bends.gather(1, before), sums.gather(1, before), slope.gather(1, before)
+    found = at + torch.where(steep < 0, (eps - high) / steep.clamp_max(-1), torch.zeros_like(at))
+    return torch.where(past > 0, found, torch.zeros_like(found)).squeeze(1)
+
+
+@register
+def l1(eps: float, share: float = 0.01) -> Threat:
+    """The absolute changes of all values add up to at most eps, pixels in [0, 1]: l1(12).
+
+    share: of the values, how many one steepest step moves (0: one).
+    """
+    if not 0 <= share <= 1:
+        raise SpecError(f"l1: share is {share:g}, but it is a share of the values, from 0 to 1")
+    return L1(check_eps(eps), share)

@@ -1,0 +1,52 @@
+"""L2: the Euclidean length of the whole perturbation is at most eps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hardsight import noise
+from hardsight.catalog import register
+from hardsight.threats.base import Threat, check_eps, per_image, unit
+
+
+@dataclass(frozen=True)
+class L2:
+    eps: float
+    norm: ClassVar[str] = "L2"
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Scaled back onto the ball, then cut off at the pixel box, as PGD-L2 is usually run.
+
+        differs: not the nearest point of ball and box together where the box cuts; allowed all the same, since cutting off
+        only shortens a perturbation of an image that lies in the box.
+        """
+        delta = x_adv - x
+        length = delta.flatten(1).norm(dim=1)
+        factor = (self.eps / length.clamp_min(1e-12)).clamp_max(1)
+        return (x + delta * per_image(factor, delta)).clamp(0, 1)
+
+    def inside(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        radius = noise.uniform((len(x),), rng, x) ** (1 / x[0].numel())
+        return (x + unit(noise.normal(x.shape, rng, x), 2) * per_image(radius * self.eps, x)).clamp(0, 1)
+
+    def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return (x + unit(noise.normal(x.shape, rng, x), 2) * self.eps).clamp(0, 1)
+
+    def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
+        return unit(grad, 2)
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).norm(dim=1)
+
+    def dual(self, grad: Tensor) -> Tensor:
+        return grad.flatten(1).norm(dim=1)
+
+
+@register
+def l2(eps: float) -> Threat:
+    """The Euclidean length of the whole perturbation is at most eps, pixels in [0, 1]: l2(0.5)."""
+    return L2(check_eps(eps))

@@ -1,0 +1,43 @@
+"""Linf: no value of any pixel moves by more than eps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hardsight import noise
+from hardsight.catalog import register
+from hardsight.threats.base import Threat, check_eps
+
+
+@dataclass(frozen=True)
+class Linf:
+    eps: float
+    norm: ClassVar[str] = "Linf"
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        return (x + (x_adv - x).clamp(-self.eps, self.eps)).clamp(0, 1)
+
+    def inside(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return (x + (2 * noise.uniform(x.shape, rng, x) - 1) * self.eps).clamp(0, 1)
+
+    def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return (x + (noise.uniform(x.shape, rng, x) - 0.5).sign() * self.eps).clamp(0, 1)
+
+    def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
+        return grad.sign()
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).abs().amax(1)
+
+    def dual(self, grad: Tensor) -> Tensor:
+        return grad.flatten(1).abs().sum(1)
+
+
+@register
+def linf(eps: float) -> Threat:
+    """No value of any pixel moves by more than eps, in [0, 1]: linf(8/255)."""
+    return Linf(check_eps(eps, most=1))

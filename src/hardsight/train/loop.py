@@ -1,0 +1,151 @@
+"""One training run, from a recipe file to an encoder's weights: what is finished of it is kept, epoch by epoch."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from hardsight import noise
+from hardsight.catalog import build, complete
+from hardsight.data import open_data
+from hardsight.data.feed import load, pixels
+from hardsight.encoders import load_encoder
+from hardsight.encoders.base import Encoder
+from hardsight.errors import SpecError, StoreError, nearest
+from hardsight.store import write_bytes, write_json
+from hardsight.watch import Watch
+
+SHIPPED = Path(__file__).parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """What to train: specs as text; epochs over `data`'s training part; AdamW with a cosine schedule and a short warm-up."""
+
+    name: str
+    encoder: str
+    method: str
+    data: str
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    seed: int = 0
+    precision: str = "float32"
+    title: str = ""
+
+
+def read_recipe(name: str) -> TrainingRecipe:
+    """The training recipe of a TOML file, or of that name among the shipped ones."""
+    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
+    if not path.exists():
+        shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
+        raise SpecError(f"there is no recipe '{name}'{nearest(name, shipped) or '; shipped: ' + ', '.join(shipped)}")
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    known = [f.name for f in fields(TrainingRecipe)]
+    for key in content:
+        if key not in known:
+            raise SpecError(f"{path}: a training recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(known)}")
+    recipe = TrainingRecipe(**{"name": path.stem, **content})
+    complete(recipe.encoder, "Encoder")
+    complete(recipe.method, "Method")
+    complete(recipe.data, "Data")
+    return recipe
+
+
+def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Watch) -> Path:
+    """Trains, or goes on after the last finished epoch in `folder`; returns the path of the encoder's safetensors file.
+
+    An epoch's random numbers derive from the seed and the epoch alone, so a resumed run equals an uninterrupted one.
+    """
+    encoder = load_encoder(recipe.encoder, device=device).requires_grad_(True)
+    data = open_data(recipe.data)
+    images = data.split("train")
+    method = build(recipe.method, "Method")
+    with torch.random.fork_rng():
+        torch.manual_seed(noise.seed_of("parts", recipe.seed))
+        parts = method.parts(encoder, data.card).to(device)
+    weights = [*encoder.parameters(), *parts.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    batches = len(images) // recipe.batch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(recipe.epochs * batches, recipe.warmup))
+    state = {"encoder": encoder, "parts": parts, "optimizer": optimizer, "schedule": schedule}
+    first = _resume(folder / "last.pt", state, asdict(recipe))
+    with watch, watch.bar(recipe.name, recipe.epochs * batches) as bar:
+        bar.advance(first * batches)
+        for epoch in range(first, recipe.epochs):
+            logs = _epoch(epoch, recipe, encoder, parts, method, images, optimizer, schedule, bar, device)
+            _checkpoint(folder / "last.pt", state, asdict(recipe), epoch + 1)
+            watch.note(f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
+    return export(encoder, folder, recipe)
+
+
+def export(encoder: Encoder, folder: Path, recipe: TrainingRecipe) -> Path:
+    """Writes the body's weights as safetensors, and the recipe beside them."""
+    path = folder / "encoder.safetensors"
+    body = {name: value.detach().cpu().contiguous() for name, value in encoder.body.state_dict().items()}
+    write_bytes(path, save(body, metadata={"format": "pt", "recipe": json.dumps(asdict(recipe))}))
+    write_json(folder / "recipe.json", asdict(recipe))
+    return path
+
+
+def _epoch(
+    epoch: int, recipe: TrainingRecipe, encoder: Encoder, parts: nn.Module, method: Any, images: Any,
+    optimizer: torch.optim.Optimizer, schedule: Any, bar: Any, device: torch.device,
+) -> dict[str, float]:  # fmt: skip
+    rng = noise.generator("epoch", recipe.seed, epoch)
+    order = torch.randperm(len(images), generator=rng).tolist()
+    encoder.train(), parts.train()
+    totals: dict[str, float] = {}
+    batches = len(images) // recipe.batch
+    for place in range(batches):
+        batch = load(images, order[place * recipe.batch : (place + 1) * recipe.batch])
+        x, label = pixels(batch.images, device), batch.target.get("label", torch.zeros(len(batch.ids))).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            step = method.step(encoder, parts, x, label, rng)
+        loss = float(step.loss.detach())
+        if not math.isfinite(loss):
+            raise StoreError(f"the loss became {loss} in epoch {epoch + 1}, step {place + 1}; try a smaller lr")
+        optimizer.zero_grad()
+        step.loss.backward()
+        optimizer.step()
+        schedule.step()
+        for key, value in {"loss": loss, **step.logs}.items():
+            totals[key] = totals.get(key, 0.0) + value / batches
+        bar.advance(1, len(x))
+    return totals
+
+
+def _cosine(steps: int, warmup: float) -> Any:
+    rising = max(1, int(steps * warmup))
+    return lambda t: (t + 1) / rising if t < rising else 0.5 * (1 + math.cos(math.pi * (t - rising) / max(1, steps - rising)))
+
+
+def _checkpoint(path: Path, state: dict[str, Any], recipe: dict[str, Any], epochs: int) -> None:
+    buffer = io.BytesIO()
+    torch.save({**{key: part.state_dict() for key, part in state.items()}, "recipe": json.dumps(recipe), "epochs": epochs}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _resume(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> int:
+    """Loads what an earlier run left; returns how many epochs are finished."""
+    if not path.exists():
+        return 0
+    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    if saved["recipe"] != json.dumps(recipe):
+        raise StoreError(f"{path.parent} holds a run of another recipe; give another --out, or delete that folder")
+    for key, part in state.items():
+        part.load_state_dict(saved[key])
+    return int(saved["epochs"])
+
+

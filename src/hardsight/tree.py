@@ -1,0 +1,49 @@
+"""Targets are trees: a tensor, or a list, tuple or dict of trees. Two verbs are enough to index and to mix them.
+
+A list is a batch of ragged things (one dict of boxes an image) and is indexed itself; tuples and dicts are structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tree = Any
+
+
+def each(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
+    """The tree with `function` applied to every tensor in it; anything else stays."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: each(value, function) for key, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        parts = [each(value, function) for value in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
+
+
+def take(tree: Tree, index: Tensor) -> Tree:
+    """The images that `index` (a mask [B] or positions) selects, from every part."""
+    if isinstance(tree, Tensor):
+        return tree[index]
+    if isinstance(tree, list):
+        chosen = index.nonzero().flatten() if index.dtype == torch.bool else index
+        return [tree[int(place)] for place in chosen]
+    if isinstance(tree, dict):
+        return {key: take(value, index) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return type(tree)(*(take(v, index) for v in tree)) if hasattr(tree, "_fields") else tuple(take(v, index) for v in tree)
+    return tree
+
+
+def where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Per image: `yes` where `mask` [B] holds, else `no`; both [B, ...]."""
+    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
+def move(tree: Tree, device: torch.device | str) -> Tree:
+    return each(tree, lambda tensor: tensor.to(device))

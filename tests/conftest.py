@@ -1,0 +1,77 @@
+"""What many tests share: a small system that takes no time, and where the real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hardsight.data.base import DataCard
+from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.tasks.base import System, Task
+
+CLASSES, MASKS = tuple("abcde"), tuple("uvwxyz")
+
+
+class ToyBody(nn.Module):
+    """Two smooth convolutions at stride 4: deterministic, curved, and cheap."""
+
+    depth, multiple = 1, 4
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 12, 1)
+        rng = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=rng) * 0.4
+
+    def forward(self, pixels: torch.Tensor, layers: tuple[int, ...]) -> Seen:
+        found = self.two(torch.tanh(self.one(pixels)))
+        return Seen(found.mean((2, 3)), (found,) * len(layers), None)
+
+
+def toy_encoder(seed: int = 0) -> Encoder:
+    return Encoder(ToyBody(seed), Card("toy", "toy", "test", dim=12, dense_dim=12, stride=4, size=16)).eval()
+
+
+def toy_card() -> DataCard:
+    return DataCard("toy", ("label", "mask", "depth"), (16, 16), CLASSES, MASKS, max_depth=10.0)
+
+
+def toy_target(task: Task, count: int, size: int = 16, seed: int = 1) -> torch.Tensor:
+    """Targets of that task, with ignored pixels and unmeasured depth among them."""
+    rng = torch.Generator().manual_seed(seed)
+    if task.name == "classify":
+        return torch.randint(0, len(CLASSES), (count,), generator=rng)
+    if task.name == "segment":
+        mask = torch.randint(0, len(MASKS), (count, size, size), generator=rng)
+        mask[:, :2] = 255
+        return mask
+    depth = 0.5 + 8 * torch.rand(count, size, size, generator=rng)
+    depth[:, :, :2] = 0
+    return depth
+
+
+def toy_images(count: int, size: int = 16, seed: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def toy_system(task: Task, seed: int = 0) -> System:
+    encoder = toy_encoder(seed)
+    head = task.head(encoder, toy_card())
+    rng = torch.Generator().manual_seed(seed + 7)
+    for parameter in head.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=rng)
+    return System(encoder, head.eval().requires_grad_(False), task)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data; the test is skipped where HARDSIGHT_DATA does not name one."""
+    place = os.environ.get("HARDSIGHT_DATA", "")
+    if not place or not Path(place).is_dir():
+        pytest.skip("needs the real data that HARDSIGHT_DATA points to")
+    return Path(place)
