@@ -23,9 +23,7 @@ VALUES = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(tuple),
-        st.builds(
-            lambda name, kwargs: Call(name, tuple(kwargs.items())), NAMES, st.dictionaries(NAMES, inner, max_size=3)
-        ),
+        st.builds(lambda name, kwargs: Call(name, tuple(kwargs.items())), NAMES, st.dictionaries(NAMES, inner, max_size=3)),
     ),
     max_leaves=8,
 )
@@ -161,9 +159,9 @@ def test_defaults_are_frozen() -> None:
 def test_light_commands_import_no_torch() -> None:
     for command in (["--help"], ["list", "attacks"], ["list", "encoders"], ["show", "pgd(3)"], ["list", "recipes"]):
         code = (
-            "import sys; sys.argv = ['hardsight', *%r]\nfrom hardsight.cli import main\n"
+            f"import sys; sys.argv = ['hardsight', *{command!r}]\nfrom hardsight.cli import main\n"
             "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
             "assert 'torch' not in sys.modules, 'torch was imported'"
-        ) % (command,)
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)

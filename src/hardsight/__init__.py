@@ -44,6 +44,7 @@ _HOMES = {
     "l2": "threats.l2",
     "linf": "threats.linf",
     "load_encoder": "encoders",
+    "load_images": "data",
     "open_data": "data",
     "pgd": "search.pgd",
     "read": "spec",
@@ -52,7 +53,7 @@ _HOMES = {
     "show": "spec",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

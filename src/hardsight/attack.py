@@ -1,7 +1,7 @@
 """An attack is four independent things: a search, a threat, a loss and an aim. Here three are joined; the threat comes last.
 
-    attack(pgd(steps=50), loss=cospgd_ce)                             any search with any loss, at the task's output
-    attack(pgd(), loss=far_l2, where="embedding", aim="itself")       label-free, in the embedding
+attack(pgd(steps=50), loss=cospgd_ce)                             any search with any loss, at the task's output
+attack(pgd(), loss=far_l2, where="embedding", aim="itself")       label-free, in the embedding
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hardsight import tree
 from hardsight.catalog import register
+from hardsight.data.feed import check_pixels
 from hardsight.errors import SpecError
 from hardsight.losses.base import Loss, fits
 from hardsight.objective import AttackResult, Objective, Reading, against, still
@@ -111,17 +112,6 @@ class Cascade:
         return best.result()._replace(queries=queries)
 
 
-def check_pixels(x: Tensor) -> None:
-    """`SpecError` unless x is [B, 3, H, W] with all values in [0, 1]."""
-    if x.dim() != 4 or x.shape[1] != 3:
-        raise SpecError(f"images are [B, 3, H, W]; these are {list(x.shape)}")
-    if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
-        raise SpecError(
-            f"pixels lie in [0, 1]; these reach from {float(x.min()):.3g} to {float(x.max()):.3g}: "
-            "divide bytes by 255, and leave normalization to the encoder, which does it within"
-        )
-
-
 @register
 def attack(
     search: Search,
@@ -133,7 +123,9 @@ def attack(
     if where != "output" and aim == "label":
         raise SpecError(f"an embedding has no label to compare with: attack(..., where='{where}', aim='itself')")
     if where != "output" and loss is None:
-        raise SpecError(f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')")
+        raise SpecError(
+            f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')"
+        )
     return Attack(search, loss, where, aim)
 
 

@@ -7,17 +7,14 @@ import datetime
 import hashlib
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors.torch import load_file, save
 
-import hardsight
 from hardsight import noise
 from hardsight.attack import Attack
 from hardsight.catalog import build, complete, find, fingerprint, minimal
@@ -27,6 +24,7 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
 from hardsight.errors import DataError, SpecError, StoreError
 from hardsight.evaluate import evaluate
+from hardsight.machine import device_name, pick_device, revision, versions
 from hardsight.metrics import of
 from hardsight.probe import Bank, fit_probe, head_identity
 from hardsight.recipe import Recipe
@@ -107,7 +105,7 @@ def plan(recipe: Recipe) -> Plan:
                             eps_text=eps_text,
                         )
                     )
-    if not cells:
+    if all(cell.column == "clean" for cell in cells) and (left_out or not cells) and set(recipe.attacks) != {"clean"}:
         raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
     return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)))
 
@@ -124,7 +122,8 @@ class Bench:
         gallery: int = 4,
         watch: Watch | None = None,
     ) -> None:
-        self.plan, self.store, self.on_error, self.gallery = plan, store, on_error, gallery
+        self.plan, self.store, self.gallery = plan, store, gallery
+        self.on_error: Literal["stop", "skip"] = on_error
         self.device = pick_device(device)
         self.watch = watch or Watch(quiet=True)
         self._encoders: dict[str, Encoder] = {}
@@ -134,6 +133,9 @@ class Bench:
     def run(self) -> list[StoredCell]:
         """Every cell of the plan, measured now or before. What is written stays, whenever this is interrupted."""
         missing = [cell for cell in self.plan.cells if not self._is_done(cell)]
+        for cell in reversed(missing):  # all of them once, before anything is written: a misspelt one is told at once
+            self._forget_others(cell)
+            self._encoder(cell)
         if missing:
             self.store.create()
         with self._alone(), self.watch, self.watch.bar("measuring", sum(map(self.plan.passes, missing))) as bar:
@@ -163,7 +165,9 @@ class Bench:
             try:
                 head.load_state_dict(load_file(path))
             except Exception as error:
-                raise StoreError(f"cannot read the head {path}: {error}; delete that file, and the next run trains it again") from None
+                raise StoreError(
+                    f"cannot read the head {path}: {error}; delete that file, and the next run trains it again"
+                ) from None
             return System(encoder, head.to(self.device).eval().requires_grad_(False), task)
         name = f"{encoder.card.name} · {task.name} head"
         with self.watch.bar(name, 1) as bar:
@@ -173,7 +177,9 @@ class Bench:
             system = fit_probe(encoder, task, data, cell.probe, cell.seed, self.device, bank, tick=bar)
         weights = {name: value.detach().cpu().contiguous() for name, value in system.head.state_dict().items()}
         write_bytes(path, save(weights))
-        write_json(path.with_suffix(".json"), {**identity, "images": len(bank), "seconds": round(time.monotonic() - started, 2)})
+        write_json(
+            path.with_suffix(".json"), {**identity, "images": len(bank), "seconds": round(time.monotonic() - started, 2)}
+        )
         return system
 
     def _encoder(self, cell: Cell) -> Encoder:
@@ -204,7 +210,9 @@ class Bench:
             if not stored.has(place):
                 batch = load(images, [places[one] for one in span], self.on_error, skipped)
                 if not batch.ids:
-                    raise DataError(f"none of the images {span.start}-{span.stop - 1} of {data.card.name} could be read: {skipped[-1]}")
+                    raise DataError(
+                        f"none of the images {span.start}-{span.stop - 1} of {data.card.name} could be read: {skipped[-1]}"
+                    )
                 rng = noise.generator(cell.id, place)
                 x, y = pixels(batch.images, self.device), batch.target[system.task.target].to(self.device)
                 keep = self.gallery if place == 0 else 0
@@ -272,7 +280,9 @@ class Bench:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise StoreError(f"another run is writing to {self.store.path}; wait for it, or give another --store") from None
+                raise StoreError(
+                    f"another run is writing to {self.store.path}; wait for it, or give another --store"
+                ) from None
             yield
 
 
@@ -283,52 +293,6 @@ def attack_name(spec: str) -> str:
         return show(call.arguments[0][1])
     text = show(call)
     return find(call.name).title + text[len(call.name) :]
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first of cuda, mps and cpu that is there. `SpecError` for one that isn't."""
-    there = ["cpu"]
-    if torch.cuda.is_available():
-        there = ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count())), "cpu"]
-    elif torch.backends.mps.is_available():
-        there = ["mps", "cpu"]
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there:
-        raise SpecError(f"there is no device '{name}' here; there is: {', '.join(there)}")
-    return torch.device(name)
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({torch.get_num_threads()} threads)"
-
-
-def versions() -> dict[str, str]:
-    import timm
-    import torchvision
-
-    return {
-        "hardsight": hardsight.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-    }
-
-
-def revision() -> dict[str, Any] | None:
-    """The git revision of the package's own source tree and whether it has uncommitted changes; None outside one."""
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel"), "src", "hardsight").resolve() != here:
-            return None
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[str, str, str, str]]:

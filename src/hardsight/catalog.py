@@ -193,6 +193,8 @@ def _written(value: Any) -> Value:
         return eps_of(value)
     if isinstance(value, tuple | list):
         return tuple(_written(part) for part in value)
+    if isinstance(value, dict):
+        return {str(key): _written(part) for key, part in value.items()}
     if isinstance(getattr(value, "spec", None), Call):
         return value.spec
     raise TypeError(f"{type(value).__name__} has no written form")

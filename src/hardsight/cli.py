@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +33,9 @@ app = typer.Typer(
     help="How does a vision encoder break under attack, across every task it serves? Start with: [bold]hardsight bench[/]",
 )
 
-GROUPS = {
-    "encoders": ("Encoder",),
-    "attacks": ("Attack", "Search"),
-    "losses": ("Loss",),
-    "threats": ("Threat",),
-    "tasks": ("Task",),
-    "data": ("Data",),
-    "methods": ("Method",),
-}
-
-Encoders = Annotated[list[str] | None, typer.Option("--encoder", help="An encoder's spec, such as timm:vit_tiny_patch16_224. Repeatable.")]
+Encoders = Annotated[
+    list[str] | None, typer.Option("--encoder", help="An encoder's spec, such as timm:vit_tiny_patch16_224. Repeatable.")
+]
 OneEncoder = Annotated[str, typer.Option("--encoder", help="The encoder's spec, such as timm:vit_tiny_patch16_224.")]
 Eps = Annotated[str | None, typer.Option(help="Radii, such as 1/255,2/255,4/255,8/255.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of heads, starts and batches.")]
@@ -58,17 +51,25 @@ def bench(
     encoder: Encoders = None,
     task: Annotated[list[str] | None, typer.Option(help="classify, segment or depth. Repeatable.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Data, such as cifar10:PATH or camvid:PATH. Repeatable.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="clean, embed, task (each task's own) or a spec. Repeatable.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="clean, embed, task (each task's own) or a spec. Repeatable.")
+    ] = None,
     eps: Eps = None,
     norm: Annotated[str | None, typer.Option(help="The threat: linf, l2 or l1.")] = None,
     count: Annotated[int | None, typer.Option(help="Images a number is measured on.")] = None,
     seed: Seed = None,
     store: StoreOption = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="Of the search: float32 or bf16. Verdicts are always float32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the search: float32 or bf16. Verdicts are always float32.")
+    ] = None,
     as_json: AsJson = False,
-    setting: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Changes the recipe: probe.epochs=5.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate of passes and time; run nothing.")] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Changes the recipe: probe.epochs=5.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and an estimate of passes and time; run nothing.")
+    ] = False,
     on_error: OnError = "stop",
 ) -> None:
     """Measure encoders at tasks, clean and under attack, and write a report. Run it again to go on where it stopped."""
@@ -137,8 +138,8 @@ def attack(
         complete(text, kind)
     from torch import nn
 
-    from hardsight.bench import pick_device
     from hardsight.encoders import load_encoder
+    from hardsight.machine import pick_device
     from hardsight.probe import fit_probe
     from hardsight.saving import attack_folder, attack_is_blind
     from hardsight.tasks.base import System
@@ -155,17 +156,23 @@ def attack(
         from hardsight.tasks.classify import OwnHead
 
         if not loaded.card.classes:
-            raise SpecError(f"{loaded.card.name} has no classifier of its own; give --data to train a head on, or --attack embed")
+            raise SpecError(
+                f"{loaded.card.name} has no classifier of its own; give --data to train a head on, or --attack embed"
+            )
         system = System(loaded, OwnHead(loaded), what)
     else:
-        raise SpecError(f"'{attack}' attacks the task's output, so it needs a head: give --data to train one on, or --task 'classify(head=own)'")
+        raise SpecError(
+            f"'{attack}' attacks the task's output, so it needs a head: give --data to train one on, or --task 'classify(head=own)'"
+        )
     with Watch() as watch, watch.bar("attacking", 1) as bar:
         report = attack_folder(system, built, build(threat_spec, "Threat"), images, out, seed, batch, on_error, bar)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
     sizes = [record["size_saved"] for record in report["images"]]
-    typer.echo(f"{len(sizes)} images written to {out}; greatest {report['norm']} after rounding {max(sizes, default=0.0):.5f} (eps {report['eps']:.5f})")
+    typer.echo(
+        f"{len(sizes)} images written to {out}; greatest {report['norm']} after rounding {max(sizes, default=0.0):.5f} (eps {report['eps']:.5f})"
+    )
     for message in report["skipped"]:
         typer.echo(f"left out: {message}", err=True)
 
@@ -212,12 +219,14 @@ def report(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(GROUPS)}, recipes.")],
+    what: Annotated[str, typer.Argument(help="One of: encoders, attacks, losses, threats, tasks, data, methods, recipes.")],
     as_json: AsJson = False,
 ) -> None:
     """List what there is to name. Needs no torch."""
+    from hardsight.listing import GROUPS, rows_of
+
     _one_of(what, (*GROUPS, "recipes"), "list")
-    rows = list(_rows_of(what))
+    rows = list(rows_of(what))
     if as_json:
         typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))
         return
@@ -256,7 +265,7 @@ def pretrain(
     from hardsight.train.loop import read_recipe, train
 
     chosen = read_recipe(recipe)
-    from hardsight.bench import pick_device
+    from hardsight.machine import pick_device
     from hardsight.watch import Watch
 
     typer.echo(train(chosen, out or Path("runs") / chosen.name, pick_device(device), Watch()))
@@ -265,24 +274,9 @@ def pretrain(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine has: versions, devices, optional packages, and the environment variables that are read."""
-    import importlib.metadata
-    import importlib.util
-    import platform
+    from hardsight.machine import facts as machine_facts
 
-    import torch
-
-    facts: dict[str, Any] = {"hardsight": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "transformers"):
-        try:
-            facts[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            facts[package] = "not installed" + (" (optional: pip install 'hardsight[hf]')" if package == "transformers" else "")
-    facts["cpu threads"] = torch.get_num_threads()
-    facts["bf16 on cpu"] = "in hardware" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "emulated: --precision bf16 will be slow"
-    facts["cuda"] = ", ".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())) or "none"
-    facts["mps"] = "yes" if torch.backends.mps.is_available() else "none"
-    for name in ("HARDSIGHT_CACHE", "HARDSIGHT_DATA", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME", "NO_COLOR"):
-        facts[name] = os.environ.get(name, "not set")
+    facts = machine_facts()
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
@@ -297,13 +291,22 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, under a name that no library on the way takes for its own."""
+
+
 def main() -> None:
     """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         app()
     except HardsightError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except Interrupted:
         _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -329,25 +332,6 @@ def _run_name(chosen: Recipe, plain: Recipe) -> str:
     if chosen == plain:
         return chosen.name
     return f"{chosen.name}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
-
-
-def _rows_of(what: str) -> Any:
-    from hardsight import catalog
-
-    if what == "recipes":
-        from hardsight.recipe import SHIPPED
-
-        for path in sorted(SHIPPED.glob("*.toml")):
-            yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        return
-    if what == "encoders":
-        from hardsight.encoders.zoo import known
-
-        for card in known():
-            yield f"zoo:{card['name']}", "encoder", card["what"]
-    for entry in sorted(catalog.entries().values(), key=lambda entry: (GROUPS[what].index(entry.kind) if entry.kind in GROUPS[what] else 9, entry.name)):
-        if entry.kind in GROUPS[what]:
-            yield entry.name, entry.kind.lower(), entry.summary
 
 
 def _write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str, Path]:
@@ -376,5 +360,9 @@ def _estimate(runner: Any, as_json: bool) -> None:
         typer.echo(json.dumps(found, indent=1))
         return
     for cell in found["cells"]:
-        typer.echo(f"{cell['id']}  {cell['state']:8} {cell['passes']:>10,} passes  {cell['seconds']:>8.0f} s  {cell['what']}")
-    typer.echo(f"{len(found['cells'])} cells, {found['passes']:,} passes, about {found['seconds'] / 60:.1f} minutes here (heads not counted)")
+        typer.echo(
+            f"{cell['id']}  {cell['state']:8} {cell['passes']:>10,} passes  {cell['seconds']:>8.0f} s  {cell['what']}"
+        )
+    typer.echo(
+        f"{len(found['cells'])} cells, {found['passes']:,} passes, about {found['seconds'] / 60:.1f} minutes here (heads not counted)"
+    )

@@ -37,5 +37,8 @@ class MissingDependency(HardsightError, ImportError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'pgd'?` where one of `known` is near to `name`, and the empty string where none is."""
     found = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
-    found.sort(key=lambda one: abs(len(one) - len(name)))  # a slip of the finger changes a letter more often than the length
-    return f"; did you mean '{found[0]}'?" if found else ""
+    if not found:
+        return ""
+    alike = [difflib.SequenceMatcher(None, name, one).ratio() for one in found]
+    near = [one for one, ratio in zip(found, alike, strict=True) if ratio > alike[0] - 0.1]
+    return f"; did you mean '{min(near, key=lambda one: abs(len(one) - len(name)))}'?"  # a letter changes more often than the length

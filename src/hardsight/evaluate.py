@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hardsight import tree
-from hardsight.attack import Attack, check_pixels
+from hardsight.attack import Attack
+from hardsight.data.feed import check_pixels
 from hardsight.objective import still
 from hardsight.store import Rows
 from hardsight.tasks.base import System
@@ -44,7 +45,9 @@ def evaluate(
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
         size = threat.size(x_adv - x)
         if not bool((size <= threat.eps * (1 + 1e-4) + 1e-6).all()):
-            raise RuntimeError(f"a perturbation of size {float(size.max()):.6g} left the {threat.norm} ball of eps {threat.eps:.6g}")
+            raise RuntimeError(
+                f"a perturbation of size {float(size.max()):.6g} left the {threat.norm} ball of eps {threat.eps:.6g}"
+            )
         output = system.output(x_adv)
         rows: Rows = {
             "id": np.array(ids),

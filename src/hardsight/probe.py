@@ -65,13 +65,15 @@ class Bank:
         on_error: Literal["stop", "skip"] = "stop",
         tick: Tick | None = None,
     ) -> None:
-        self.encoder, self.images, self.places, self.dense, self.device, self.on_error = (
-            encoder, images, places, dense, device, on_error,
-        )  # fmt: skip
+        self.encoder, self.images, self.places, self.dense, self.device = encoder, images, places, dense, device
+        self.on_error: Literal["stop", "skip"] = on_error
+        self.skipped: list[str] = []
         self.kept: list[tuple[Features, dict[str, Tensor]]] | None = []
         size = 0
         for start in range(0, len(places), 64):
             found = self._visit(places[start : start + 64])
+            if found is None:
+                continue
             kept = found[0].dense
             size += 0 if kept is None else kept.numel() * kept.element_size()
             if size * len(places) / (start + len(found[0].pooled)) > CACHE_BYTES:
@@ -83,18 +85,27 @@ class Bank:
         if self.kept:
             self._features = _joined([features for features, _ in self.kept])
             self._target = {key: torch.cat([t[key] for _, t in self.kept]) for key in self.kept[0][1]}
+            del self.kept[1:]
 
     def __len__(self) -> int:
-        return len(self.places) if self.kept is None else len(self._features.pooled)
+        if self.kept is None:
+            return len(self.places)
+        return len(self._features.pooled) if self.kept else 0
 
     def batch(self, index: Tensor) -> tuple[Features, dict[str, Tensor]]:
         """Features and targets of the images at these places of the bank, on its device."""
         if self.kept is None:
-            return self._visit([self.places[int(place)] for place in index])
+            found = self._visit([self.places[int(place)] for place in index])
+            if found is None:
+                raise DataError(f"a whole batch of training images could not be read: {self.skipped[-1]}")
+            return found
         return tree.move(tree.take(self._features, index), self.device), tree.take(self._target, index)
 
-    def _visit(self, places: list[int]) -> tuple[Features, dict[str, Tensor]]:
-        batch = load(self.images, places, self.on_error)
+    def _visit(self, places: list[int]) -> tuple[Features, dict[str, Tensor]] | None:
+        """Features and targets of the images at these places; None where none of them could be read."""
+        batch = load(self.images, places, self.on_error, self.skipped)
+        if not batch.ids:
+            return None
         with torch.no_grad(), still(self.encoder):
             features = self.encoder(pixels(batch.images, self.device))
         keep = features._replace(layers=(), trunk=None, dense=features.dense if self.dense else None)
@@ -116,21 +127,21 @@ def fit_probe(
     bank: features computed before; otherwise they are computed here. seed draws the head's start and the batches' order.
     Raises `DataError` where the data lack what the task needs.
     """
-    task = build(task, "Task") if isinstance(task, str | Call) else task
+    at: Task = build(task, "Task") if isinstance(task, str | Call) else task
     data = open_data(data) if isinstance(data, str | Call) else data
     how = build(probe, "Probe") if isinstance(probe, str | Call) else probe
     device = device or next(iter(encoder.parameters())).device
-    head = task.head(encoder, data.card)
+    head = at.head(encoder, data.card)
     if not any(True for _ in head.parameters()):
-        return System(encoder, head.eval(), task)
+        return System(encoder, head.eval(), at)
     if bank is None:
         images = data.split("train")
-        bank = Bank(encoder, images, choose(images, how.images, seed), task.reads == "dense", device)
+        bank = Bank(encoder, images, choose(images, how.images, seed), at.reads == "dense", device)
     if not len(bank):
         raise DataError(f"{data.card.name} has no training images")
     head = seeded(head, noise.generator("head", seed)).to(device)
-    _train(head, task, bank, how, seed, tick)
-    return System(encoder, head.eval().requires_grad_(False), task)
+    _train(head, at, bank, how, seed, tick)
+    return System(encoder, head.eval().requires_grad_(False), at)
 
 
 def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -156,7 +167,9 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
             features, target = bank.batch(order[start : start + size])
             loss = task.loss(head(features), target[task.target].to(features.pooled.device)).mean()
             if not torch.isfinite(loss):
-                raise DataError(f"the {task.name} head's loss became {float(loss)} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)")
+                raise DataError(
+                    f"the {task.name} head's loss became {float(loss)} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -59,7 +59,9 @@ class Recipe:
     def check(self) -> Recipe:
         """Itself, with every spec and number looked at; `SpecError` says which one is wrong and what would be right."""
         if not self.encoders:
-            raise SpecError("no encoder to measure; give --encoder, such as 'timm:vit_tiny_patch16_224' (see: hardsight list encoders)")
+            raise SpecError(
+                "no encoder to measure; give --encoder, such as 'timm:vit_tiny_patch16_224' (see: hardsight list encoders)"
+            )
         kinds = (("encoders", "Encoder"), ("tasks", "Task"), ("data", "Data"), ("attacks", "Attack"))
         for group, kind in kinds:
             for text in getattr(self, group):
@@ -70,7 +72,9 @@ class Recipe:
         for spec, _ in self.threats():
             complete(spec, "Threat")
         if self.precision not in get_args(Precision):
-            raise SpecError(f"precision '{self.precision}' is unknown{nearest(self.precision, get_args(Precision)) or '; float32 or bf16'}")
+            raise SpecError(
+                f"precision '{self.precision}' is unknown{nearest(self.precision, get_args(Precision)) or '; float32 or bf16'}"
+            )
         for name, least in (("count", 1), ("chunk", 1), ("gallery", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -124,7 +128,9 @@ def load(name: str) -> Recipe:
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.exists():
         shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
-        raise SpecError(f"there is no recipe '{name}'{nearest(name, shipped) or '; shipped: ' + ', '.join(shipped)} (or give a .toml file)")
+        raise SpecError(
+            f"there is no recipe '{name}'{nearest(name, shipped) or '; shipped: ' + ', '.join(shipped)} (or give a .toml file)"
+        )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -136,7 +142,9 @@ def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     for key in content:
         if key not in known:
-            raise SpecError(f"{where}: a recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(sorted(known))}")
+            raise SpecError(
+                f"{where}: a recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(sorted(known))}"
+            )
     made = {key: tuple(map(str, value)) if isinstance(value, list) else value for key, value in content.items()}
     for group in ("encoders", "tasks", "data", "attacks", "eps"):
         if group in made and not isinstance(made[group], tuple):

@@ -6,7 +6,7 @@ Success is told before and after rounding: at small radii the two differ.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,9 @@ def to_bytes(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """
     base = (x * LEVELS).round()
     if float((x * LEVELS - base).abs().max()) > 1e-3:
-        raise DataError("the clean images are not on the 8-bit grid, so no saved image can be said to lie within eps of them")
+        raise DataError(
+            "the clean images are not on the 8-bit grid, so no saved image can be said to lie within eps of them"
+        )
     delta = (x_adv - x) * LEVELS
 
     def rounded(scale: Tensor) -> Tensor:
@@ -69,6 +71,7 @@ def attack_folder(
     Returns what attack.json holds: a record an image, with sizes and how far the embedding moved, before and after rounding.
     """
     paths = list_images(source)
+    names = _names(paths, source)
     device = next(system.encoder.parameters()).device
     groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)
     records: list[dict[str, Any]] = []
@@ -79,7 +82,7 @@ def attack_folder(
         nonlocal done
         x = torch.stack([image for _, image in group]).to(device).float() / LEVELS
         rng = noise.generator("attack", seed, *[path.relative_to(source).as_posix() for path, _ in group])
-        records.extend(_attack_batch(system, attack, threat, x, rng, [path for path, _ in group], source, target))
+        records.extend(_attack_batch(system, attack, threat, x, rng, [path for path, _ in group], source, target, names))
         done += len(group)
         if tick:
             tick(done, len(paths))
@@ -112,7 +115,15 @@ def attack_folder(
 
 
 def _attack_batch(
-    system: System, attack: Attack, threat: Threat, x: Tensor, rng: torch.Generator, paths: list[Path], source: Path, target: Path
+    system: System,
+    attack: Attack,
+    threat: Threat,
+    x: Tensor,
+    rng: torch.Generator,
+    paths: list[Path],
+    source: Path,
+    target: Path,
+    names: dict[Path, Path],
 ) -> list[dict[str, Any]]:
     with torch.no_grad(), still(system.encoder, system.head):
         label = None if attack_is_blind(attack) else system.task.answer(system.output(x))
@@ -125,7 +136,7 @@ def _attack_batch(
         changed = None if label is None else [system.task.error(system.output(z), label) for z in (found, read_back)]
     records = []
     for place, path in enumerate(paths):
-        name = path.relative_to(source).with_suffix(".png")
+        name = names[path]
         buffer = io.BytesIO()
         Image.fromarray(saved[place].permute(1, 2, 0).cpu().numpy()).save(buffer, "PNG")
         write_bytes(target / name, buffer.getvalue())
@@ -141,6 +152,13 @@ def _attack_batch(
             record |= {"answer_changed": float(changed[0][place]), "answer_changed_saved": float(changed[1][place])}
         records.append(record)
     return records
+
+
+def _names(paths: list[Path], source: Path) -> dict[Path, Path]:
+    """What each image is saved as: its own name with .png; a.png and a.jpg of one folder become a.png.png and a.jpg.png."""
+    plain = {path: path.relative_to(source).with_suffix(".png") for path in paths}
+    often = Counter(plain.values())
+    return {path: name if often[name] == 1 else name.with_name(f"{path.name}.png") for path, name in plain.items()}
 
 
 def attack_is_blind(attack: Attack) -> bool:

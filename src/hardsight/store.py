@@ -42,7 +42,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-        raise StoreError(f"cannot write {path}: {reason}; what was written before is kept, run the same command again") from None
+        raise StoreError(
+            f"cannot write {path}: {reason}; what was written before is kept, run the same command again"
+        ) from None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -118,7 +120,9 @@ class Store:
                     "give another --store, or read it with the hardsight that wrote it"
                 )
         elif must_exist:
-            raise StoreError(f"{self.path} is not a store: it has no store.json; give the folder that 'hardsight bench' wrote")
+            raise StoreError(
+                f"{self.path} is not a store: it has no store.json; give the folder that 'hardsight bench' wrote"
+            )
         elif self.path.is_file():
             raise StoreError(f"{self.path} is a file; a store is a folder")
 

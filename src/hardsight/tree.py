@@ -36,7 +36,9 @@ def take(tree: Tree, index: Tensor) -> Tree:
     if isinstance(tree, dict):
         return {key: take(value, index) for key, value in tree.items()}
     if isinstance(tree, tuple):
-        return type(tree)(*(take(v, index) for v in tree)) if hasattr(tree, "_fields") else tuple(take(v, index) for v in tree)
+        return (
+            type(tree)(*(take(v, index) for v in tree)) if hasattr(tree, "_fields") else tuple(take(v, index) for v in tree)
+        )
     return tree
 
 

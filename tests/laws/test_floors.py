@@ -11,7 +11,7 @@ ROOT = Path(hardsight.__file__).parent
 FLOORS = [
     {"errors"},
     {"spec"},
-    {"catalog", "tree", "noise", "metrics", "watch"},
+    {"catalog", "tree", "noise", "metrics", "watch", "machine"},
     {"objective", "losses", "criteria", "encoders", "data", "store", "recipe"},
     {"tasks", "threats", "report"},
     {"search"},
@@ -19,7 +19,7 @@ FLOORS = [
     {"evaluate", "train", "presets", "saving"},
     {"probe"},
     {"bench"},
-    {"estimate"},
+    {"estimate", "listing"},
     {"cli"},
     {"__main__"},
 ]
@@ -56,7 +56,9 @@ def imports_of(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: a relative import"
-            found |= {node.module} | ({f"hardsight.{alias.name}" for alias in node.names} if node.module == "hardsight" else set())
+            found |= {node.module} | (
+                {f"hardsight.{alias.name}" for alias in node.names} if node.module == "hardsight" else set()
+            )
     return found
 
 
@@ -84,7 +86,7 @@ def test_nevers() -> None:
     for path in FILES:
         here = unit_of(path)
         for module in imports_of(path):
-            there = (module.split(".") + [""])[1] if module.startswith("hardsight") else ""
+            there = [*module.split("."), ""][1] if module.startswith("hardsight") else ""
             if there in NEVER.get(here, ()):
                 wrong.append(f"{path.relative_to(ROOT)} imports {module}")
             if here in WITHOUT_TORCH and module.split(".")[0] in ("torch", "torchvision", "timm"):
@@ -98,5 +100,7 @@ def test_files_are_read_in_one_sitting() -> None:
 
 
 def test_every_module_opens_with_its_idea() -> None:
-    silent = [str(p.relative_to(ROOT)) for p in [*FILES, ROOT / "__init__.py"] if not ast.get_docstring(ast.parse(p.read_text()))]
+    silent = [
+        str(p.relative_to(ROOT)) for p in [*FILES, ROOT / "__init__.py"] if not ast.get_docstring(ast.parse(p.read_text()))
+    ]
     assert not silent, silent

@@ -93,7 +93,9 @@ def test_linear_model_is_solved(spec: str) -> None:
     gain = build("pgd(100, 0.05)", "Search")(objective, x, threat, torch.Generator().manual_seed(0)).loss - objective(x).loss
     bound = threat.eps * threat.dual(w)
     if spec == "l1(5)":
-        bound = 0.5 * w.flatten(1).abs().topk(10).values.sum(1)  # the box lets each value move by 0.5, so ten of them share 5
+        bound = 0.5 * w.flatten(1).abs().topk(10).values.sum(
+            1
+        )  # the box lets each value move by 0.5, so ten of them share 5
     factor = 0.6 if spec == "l1(5)" else 0.99  # PGD spreads an L1 budget thinner than it should: what APGD-L1 is for
     assert (gain >= factor * bound).all(), gain / bound
     assert (gain <= bound * (1 + 1e-5)).all(), gain / bound

@@ -89,7 +89,10 @@ def test_l1_projection_is_the_nearest_point(x: torch.Tensor) -> None:
         assert ((there - near).flatten(1).norm(dim=1) <= (there - other).flatten(1).norm(dim=1) + 1e-5).all()
 
 
-@pytest.mark.parametrize(("spec", "told"), [("linf(-0.1)", "at least 0"), ("linf(8)", "8/255"), ("l2(-1)", "at least 0"), ("l1(3, share=2)", "share")])
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [("linf(-0.1)", "at least 0"), ("linf(8)", "8/255"), ("l2(-1)", "at least 0"), ("l1(3, share=2)", "share")],
+)
 def test_radii_that_cannot_be_meant(spec: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         build(spec, "Threat")

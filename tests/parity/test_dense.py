@@ -25,7 +25,7 @@ def mask() -> torch.Tensor:
     return toy_target(build("segment", "Task"), 3, SIZE)
 
 
-def by_hand(logits: torch.Tensor, mask: torch.Tensor, weight) -> list[float]:  # noqa: ANN001
+def by_hand(logits: torch.Tensor, mask: torch.Tensor, weight) -> list[float]:
     found = []
     for b in range(len(logits)):
         total, count = 0.0, 0
@@ -36,7 +36,7 @@ def by_hand(logits: torch.Tensor, mask: torch.Tensor, weight) -> list[float]:  #
                     continue
                 scores = [math.exp(float(v)) for v in logits[b, :, i, j]]
                 share = [s / sum(scores) for s in scores]
-                right = max(range(K), key=lambda k: share[k]) == label  # noqa: B023
+                right = max(range(K), key=lambda k: share[k]) == label
                 total += weight(share, label, right) * -math.log(share[label])
                 count += 1
         found.append(total / count)

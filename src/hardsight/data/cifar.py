@@ -37,7 +37,9 @@ def cifar10(root: str) -> Data:
     place = place / FOLDER if (place / FOLDER).is_dir() else place
     splits = {}
     for name, pattern in (("train", TRAIN), ("test", TEST)):
-        paths = sorted((path for path in place.iterdir() if pattern.fullmatch(path.name)), key=lambda path: natural(path.name))
+        paths = sorted(
+            (path for path in place.iterdir() if pattern.fullmatch(path.name)), key=lambda path: natural(path.name)
+        )
         if paths:
             parts = [read_batch(path) for path in paths]
             images, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
@@ -52,7 +54,9 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one file."""
     found = safe_pickle(path)
     if not isinstance(found, dict):
-        raise DataError(f"{path} is no CIFAR-10 file: it holds a {type(found).__name__}, not a dict with 'data' and 'labels'")
+        raise DataError(
+            f"{path} is no CIFAR-10 file: it holds a {type(found).__name__}, not a dict with 'data' and 'labels'"
+        )
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
     if missing := [key for key in ("data", "labels") if key not in named]:
         hint = "; it looks like CIFAR-100" if "fine_labels" in named else ""
@@ -61,6 +65,8 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     labels = _array(labels, path).tolist() if isinstance(labels, _Array) else labels
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
         raise DataError(f"{path}: 'data' is {images.dtype} {list(images.shape)}; CIFAR-10's is uint8 [N, 3072]")
+    if len(images) == 0:
+        raise DataError(f"{path} holds no image")
     if not isinstance(labels, list) or len(labels) != len(images):
         count = len(labels) if isinstance(labels, list) else "no list of"
         raise DataError(f"{path}: {count} labels for {len(images)} images")

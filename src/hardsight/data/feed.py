@@ -92,12 +92,14 @@ def pixels(batch_images: Tensor, device: torch.device | str) -> Tensor:
 
 
 def check_pixels(x: Tensor) -> None:
-    """`DataError` unless all values of x lie in [0, 1]; NaN does not."""
+    """`DataError` unless x is [B, 3, H, W] and all its values lie in [0, 1]; NaN does not."""
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise DataError(f"images are [B, 3, H, W]; these are {list(x.shape)}")
     if x.numel() == 0:
         return
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):
         raise DataError(
-            f"pixels lie in [0, 1], but these reach from {low:.4g} to {high:.4g}; pass images before normalization: "
-            "the encoder normalizes within"
+            f"pixels lie in [0, 1], but these reach from {low:.4g} to {high:.4g}; divide bytes by 255, and pass images before "
+            "normalization: the encoder normalizes within"
         )

@@ -44,7 +44,7 @@ def folder_at(path: str | Path, expected: str) -> Path:
     if not place.is_dir():
         raise DataError(f"{place} is a file, not a folder; expected {expected}")
     try:
-        if not any(not entry.name.startswith(".") for entry in os.scandir(place)):
+        if not any(not name.startswith(".") for name in os.listdir(place)):
             raise DataError(f"{place} is empty; expected {expected}")
     except PermissionError:
         raise DataError(f"{place} may not be read (no permission)") from None
@@ -53,14 +53,15 @@ def folder_at(path: str | Path, expected: str) -> Path:
 
 def contents(folder: Path, limit: int = 8) -> str:
     """What lies in a folder, for an error to tell."""
-    names = sorted((entry.name + "/" * entry.is_dir() for entry in os.scandir(folder)), key=natural)
+    names = sorted((path.name + "/" * path.is_dir() for path in folder.iterdir()), key=natural)
     names = [name for name in names if not name.startswith(".")]
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
 
 
 def natural(name: str) -> list[tuple[bool, int | str]]:
     """A key that sorts numbers by their value: img2 before img10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"([0-9]+)", name) if part]
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return [(False, int(part)) if "0" <= part[0] <= "9" else (True, part) for part in parts]
 
 
 def is_image(name: str) -> bool:
@@ -71,8 +72,12 @@ def is_image(name: str) -> bool:
 
 def image_names(root: Path) -> list[str]:
     """Posix paths, relative to root, of all images in it and below, in natural order; links to folders are followed once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} can't be listed: {error.strerror}")
+
     found, seen = [], set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
@@ -210,7 +215,9 @@ def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image
     except FileNotFoundError:
         raise DataError(f"{label}: there is no such file") from None
     except Image.UnidentifiedImageError:
-        raise DataError(f"{label} is not an image that can be read here ({', '.join(formats)}), or its head is broken") from None
+        raise DataError(
+            f"{label} is not an image that can be read here ({', '.join(formats)}), or its head is broken"
+        ) from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{label} is refused: {error}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on a broken head

@@ -53,7 +53,9 @@ class Files:
 class Arrays:
     """A split that is rows of an array of images, uint8 [N, 3, H, W], with a label each (or none); also has `batch`."""
 
-    def __init__(self, ids: Sequence[str], images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self, ids: Sequence[str], images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray | None = None
+    ) -> None:
         self.ids, self.images = list(ids), images
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         self.rows = np.arange(len(self.ids)) if rows is None else rows

@@ -7,11 +7,12 @@ through it and writes on the card what came out. Nothing here knows where a netw
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlparse
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hardsight.encoders.base import Card, Encoder, Seen
-from hardsight.errors import SpecError, WeightsError
+from hardsight.errors import SpecError, WeightsError, nearest
 
 HUGGING_FACE = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
 
@@ -33,6 +34,19 @@ def positions(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
         if not -depth <= layer < depth:
             raise SpecError(f"{name} has {depth} layers, 0 to {depth - 1} or -{depth} to -1; there is no layer {layer}")
     return tuple(layer % depth for layer in layers)
+
+
+def need_sides(name: str, *sides: int | None) -> None:
+    """Refuses a `size` or `resize` below one pixel with a `SpecError`; None is none given."""
+    if any(side is not None and side < 1 for side in sides):
+        raise SpecError(
+            f"{name}: size and resize are sides in pixels, at least 1, not {min(s for s in sides if s is not None)}"
+        )
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`errors.nearest` over the one most similar name alone: models' names differ much in length."""
+    return nearest(name, difflib.get_close_matches(name, list(known), n=1, cutoff=0.5))
 
 
 @contextlib.contextmanager
@@ -49,7 +63,7 @@ def weights_hash(module: nn.Module) -> str:
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -102,8 +116,7 @@ def finish(
     size: the side it was made for. known: further fields of the card. Raises `SpecError` for layers that it has not.
     """
     resize = known.pop("resize", None)
-    if min(size, resize if isinstance(resize, int) else size) < 1:
-        raise SpecError(f"{name}: size={size} and resize={resize} are sides in pixels, at least 1")
+    need_sides(name, size, resize)
     positions(layers, int(body.depth), name)
     count = sum(parameter.numel() for parameter in body.parameters())
     card = Card(name, arch, source, dim=0, dense_dim=0, stride=0, size=size, parameters=count, **known)  # type: ignore[arg-type]

@@ -85,6 +85,9 @@ class Encoder(nn.Module):
     dense_layers: the layers whose maps are joined (finest grid, bilinear) to `dense`; (-1,) is the last one alone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, body: nn.Module, card: Card, dense_layers: tuple[int, ...] = (-1,)) -> None:
         super().__init__()
         self.body: Any = body

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from hardsight.catalog import register
 from hardsight.encoders import timm_models, tv_models
-from hardsight.encoders.adapt import seeded
+from hardsight.encoders.adapt import closest, need_sides, seeded
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.small import ARCHES, wrap
 from hardsight.encoders.weights_file import State, read_weights, state_in
-from hardsight.errors import SpecError, WeightsError, nearest
+from hardsight.errors import SpecError, WeightsError
 
 # fmt: off
 PREFIXES = (
@@ -64,6 +65,7 @@ def file(
     `SpecError` (no such architecture).
     """
     place = Path(os.path.expandvars(path)).expanduser()
+    need_sides(arch, size, resize)
     plan = _plan(arch, dict(options or {}), size)
     stored, where = state_in(read_weights(place), place, key)
     with seeded(0):
@@ -113,7 +115,7 @@ def _plan(arch: str, options: dict[str, Any], size: int | None) -> Plan:
     if not timm.is_model(name.partition(".")[0]):
         known = [*ARCHES, *timm.list_models()]
         raise SpecError(
-            f"there is no architecture '{arch}'{nearest(name, known) or '; it is a timm name, tv:NAME or resnet20'}"
+            f"there is no architecture '{arch}'{closest(name, known) or '; it is a timm name, tv:NAME or resnet20'}"
         )
     fixed = 0
 
@@ -143,7 +145,9 @@ def _tv_plan(name: str, options: dict[str, Any], size: int | None) -> Plan:
 
     def make(classes: int | None) -> nn.Module:
         nonlocal native
-        net, native = tv_models.create(name, classes=classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element", UserWarning)
+            net, native = tv_models.create(name, classes=classes)
         return net
 
     def encode(net: nn.Module, layers: tuple[int, ...] | None, **known: Any) -> Encoder:

@@ -130,7 +130,7 @@ class HfBody(nn.Module):
             raise SpecError(f"hf:{self.name} has no pooler; use pooled='cls' or pooled='mean'")
         if how == "cls" and not front:
             raise SpecError(f"hf:{self.name} has no class token; use pooled='mean'")
-        return out.pooler_output if how == "pooler" else tokens[:, 0] if how == "cls" else tokens[:, front:].mean(1)
+        return out["pooler_output"] if how == "pooler" else tokens[:, 0] if how == "cls" else tokens[:, front:].mean(1)
 
 
 def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, Any], str]:

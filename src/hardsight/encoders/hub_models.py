@@ -72,7 +72,7 @@ class DinoBody(nn.Module):
         self.depth = int(getattr(model, "n_blocks", 0) or len(model.blocks))
         patch = getattr(model, "patch_size", None) or model.patch_embed.patch_size
         self.multiple = int(patch[0] if isinstance(patch, tuple | list) else patch)
-        self.maps = "reshape" in inspect.signature(model.get_intermediate_layers).parameters
+        self.maps = "return_class_token" in inspect.signature(model.get_intermediate_layers).parameters
 
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
         wanted = positions(layers, self.depth, self.name)
@@ -93,10 +93,10 @@ class DinoBody(nn.Module):
 
 
 def _adapted(model: Any, name: str) -> nn.Module:
-    if hasattr(model, "get_intermediate_layers") and hasattr(model, "patch_embed"):
-        return DinoBody(model, name)
     if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
         return TimmBody(model, name)
+    if hasattr(model, "get_intermediate_layers") and hasattr(model, "patch_embed"):
+        return DinoBody(model, name)
     try:
         return body_of(model, name)
     except SpecError as error:
@@ -137,14 +137,16 @@ def _load(repo: str, name: str, local: bool, options: Mapping[str, Any], seed: i
                 reason = " ".join(str(error).split())[:200]
                 raise WeightsError(f"{where} failed while its own code ran: {type(error).__name__}: {reason}") from error
         with downloading(where, "a local clone with hub:/FOLDER:NAME", "github.com"):
-            return torch.hub.load(repo, name, source=source, trust_repo=True, **options)
+            return torch.hub.load(repo, name, source=source, trust_repo=True, **options)  # pyright: ignore[reportArgumentType]
 
 
 def _entries(folder: str) -> list[str]:
-    """Public functions of a local repository's `hubconf.py`, found by reading it."""
+    """Public names of a local repository's `hubconf.py`, found by reading it; none where a star import hides some."""
     tree = ast.parse((Path(folder) / "hubconf.py").read_text(encoding="utf-8"))
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             found += [alias.asname or alias.name for alias in node.names]
-    return [name for name in found if not name.startswith("_")]
+        elif isinstance(node, ast.Assign):
+            found += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return [] if "*" in found else [name for name in found if not name.startswith("_")]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hardsight.catalog import register
-from hardsight.encoders.adapt import HUGGING_FACE, downloading, finish, need_side, positions, seeded
+from hardsight.encoders.adapt import HUGGING_FACE, closest, downloading, finish, need_side, need_sides, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
-from hardsight.errors import SpecError, WeightsError, nearest
+from hardsight.errors import SpecError, WeightsError
 
 USUAL = 224
 
@@ -40,6 +40,7 @@ def timm(
     Raises `SpecError` for an unknown name, layer or impossible size, `WeightsError` where weights cannot be had.
     """
     _known(name, pretrained)
+    need_sides(name, size, resize)
     with seeded(seed):
         if pretrained:
             with downloading(f"timm:{name}", "pretrained=False for random weights", HUGGING_FACE):
@@ -131,7 +132,12 @@ class TimmBody(nn.Module):
             need_side(pixels, self.fixed, self.name)
         wanted = positions(layers, self.depth, self.name)
         taken = sorted({*wanted} or {self.depth - 1})
-        final, maps = self.model.forward_intermediates(pixels, indices=taken, **self.extra)
+        try:
+            final, maps = self.model.forward_intermediates(pixels, indices=taken, **self.extra)
+        except AssertionError as error:
+            height, width = pixels.shape[-2:]
+            reason = str(error) or "its windows do not divide them"
+            raise SpecError(f"{self.name} cannot take {height}x{width} pixels: {reason}; give a size= or resize=") from error
         at = dict(zip(taken, maps, strict=True))
         pooled = self.model.forward_head(final, pre_logits=True) if self.has_pre_logits else at[taken[-1]].mean((2, 3))
         return Seen(pooled.flatten(1), tuple(at[layer] for layer in wanted), final if self.classes else None)
@@ -150,13 +156,15 @@ def _make(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 def _known(name: str, pretrained: bool) -> None:
     import timm as library
 
-    base, _, tag = name.partition(".")
+    base = name.partition(".")[0]
     if not library.is_model(base):
-        raise SpecError(f"timm has no model '{base}'{nearest(base, library.list_models())}")
-    if tag and library.get_pretrained_cfg(name, allow_unregistered=False) is None:
+        raise SpecError(f"timm has no model '{base}'{closest(base, library.list_models())}")
+    try:
+        library.get_pretrained_cfg(name)
+    except RuntimeError:
         tagged = library.list_pretrained(f"{base}.*")
         others = ", ".join(tagged) or "none"
-        raise SpecError(f"timm has no weights '{name}'{nearest(name, tagged) or f'; it has {others}'}")
+        raise SpecError(f"timm has no weights '{name}'{closest(name, tagged) or f'; it has {others}'}") from None
     if pretrained and not library.list_pretrained(f"{base}.*"):
         raise WeightsError(f"timm has no pretrained weights of '{base}'; use pretrained=False for random ones")
 

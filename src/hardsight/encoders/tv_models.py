@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardsight.catalog import register
-from hardsight.encoders.adapt import Staged, classes_of, downloading, finish, positions, seeded
+from hardsight.encoders.adapt import Staged, classes_of, closest, downloading, finish, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
-from hardsight.errors import SpecError, WeightsError, nearest
+from hardsight.errors import SpecError, WeightsError
 
 DRY = 64
 
@@ -49,12 +49,12 @@ def create(name: str, weights: str | None = None, seed: int = 0, classes: int | 
 
     known = models.list_models(module=models)
     if name not in known:
-        raise SpecError(f"torchvision has no classification model '{name}'{nearest(name, known)}")
+        raise SpecError(f"torchvision has no classification model '{name}'{closest(name, known)}")
     options: Any = models.get_model_weights(name)
     named = [one.name for one in options]
     if weights not in (None, "DEFAULT", *named):
         raise WeightsError(
-            f"torchvision has no weights '{weights}' of {name}{nearest(weights, named) or f'; it has {named}'}"
+            f"torchvision has no weights '{weights}' of {name}{closest(weights, named) or f'; it has {named}'}"
         )
     native = options.DEFAULT.transforms().crop_size[0] if named else 224
     extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -160,7 +160,7 @@ def _featured(model: Any, name: str) -> nn.Module | None:
     if channels_last:
         wrapped = [nn.Sequential(stages[0], First())] + [nn.Sequential(Last(), stage, First()) for stage in stages[1:]]
         stages = wrapped
-    return Staged(stages, nn.Sequential(*before, *parts[:-1]), parts[-1], name)
+    return Staged(stages, nn.Sequential(*[*before, *parts[:-1]]), parts[-1], name)
 
 
 def _by_scale(parts: list[nn.Module]) -> list[list[nn.Module]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def read_weights(place: Path) -> object:
 
             with numpy.load(place, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with torch.serialization.safe_globals([argparse.Namespace]):  # DINO's and MAE's files keep their arguments in one
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # DINO's and MAE's files keep their arguments in a Namespace; the warning is of pickles' protocol 4
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(place, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -18,7 +18,9 @@ def far_l2() -> Loss:
     """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        return (output - target).square().sum(1).flatten(1).mean(1) if output.dim() > 2 else (output - target).square().sum(1)
+        return (
+            (output - target).square().sum(1).flatten(1).mean(1) if output.dim() > 2 else (output - target).square().sum(1)
+        )
 
     return loss
 

@@ -60,4 +60,6 @@ def deacl(
 
     differs: the inner attack runs in eval mode with frozen batch norm, and touches no weight's gradient.
     """
-    return DeACL(teacher.eval().requires_grad_(False), search, threat, weight, Views(scale=(least, 1.0), jitter=jitter, grey=0.0))
+    return DeACL(
+        teacher.eval().requires_grad_(False), search, threat, weight, Views(scale=(least, 1.0), jitter=jitter, grey=0.0)
+    )

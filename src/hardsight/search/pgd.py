@@ -56,7 +56,9 @@ def pgd(
                 if not len(places):
                     return best.result()
             if momentum:
-                grad = velocity = momentum * velocity + grad / per_image(grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad)
+                grad = velocity = momentum * velocity + grad / per_image(
+                    grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad
+                )
             x_adv = threat.project(x_adv + step * threat.eps * threat.steepest(grad, x_adv), x)
         with torch.no_grad():
             reading = objective(x_adv)

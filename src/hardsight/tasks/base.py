@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,11 @@ class Task(Protocol):
     attack: the spec of its own attack (`--attack task`).
     """
 
-    name: str
-    target: str
-    reads: Literal["pooled", "dense"]
-    attack: str
-    training: Training
+    name: ClassVar[str]
+    target: ClassVar[str]
+    reads: ClassVar[Literal["pooled", "dense"]]
+    attack: ClassVar[str]
+    training: ClassVar[Training]
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         """A new head: `Features` -> output. Its weights are for the caller to seed."""

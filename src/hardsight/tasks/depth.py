@@ -59,7 +59,9 @@ class Depth:
         needs(data, "depth", "depth")
         high = self.high or data.max_depth or 10.0
         if high <= self.low:
-            raise SpecError(f"depth: the greatest depth is {high:g} m and the least {self.low:g} m; it must be the other way")
+            raise SpecError(
+                f"depth: the greatest depth is {high:g} m and the least {self.low:g} m; it must be the other way"
+            )
         return DepthHead(dense_dim(encoder.card, "depth") + encoder.card.dim, self.bins, self.low, high)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class Segment:
         classes = output.shape[1]
         valid = target != IGNORE
         if bool((target[valid] >= classes).any()):
-            raise DataError(f"a mask has the id {int(target[valid].max())}, but the ids of {classes} classes end at {classes - 1}")
+            raise DataError(
+                f"a mask has the id {int(target[valid].max())}, but the ids of {classes} classes end at {classes - 1}"
+            )
         mask = torch.where(valid, target, classes)
         seen = torch.where(valid, output.argmax(1), classes)
         both = torch.where(mask == seen, mask, classes)

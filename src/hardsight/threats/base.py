@@ -5,7 +5,7 @@ No search knows a norm. Everything is per image and includes the pixel box [0, 1
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,8 +17,10 @@ from hardsight.spec import eps_of
 class Threat(Protocol):
     """A set of allowed images around x [B, 3, H, W]; norm and eps name it in tables."""
 
-    eps: float
-    norm: str
+    norm: ClassVar[str]
+
+    @property
+    def eps(self) -> float: ...
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """An allowed point near x_adv: x_adv itself where that is allowed."""

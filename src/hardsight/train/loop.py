@@ -55,7 +55,9 @@ def read_recipe(name: str) -> TrainingRecipe:
     known = [f.name for f in fields(TrainingRecipe)]
     for key in content:
         if key not in known:
-            raise SpecError(f"{path}: a training recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(known)}")
+            raise SpecError(
+                f"{path}: a training recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(known)}"
+            )
     recipe = TrainingRecipe(**{"name": path.stem, **content})
     complete(recipe.encoder, "Encoder")
     complete(recipe.method, "Method")
@@ -86,7 +88,9 @@ def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Wat
         for epoch in range(first, recipe.epochs):
             logs = _epoch(epoch, recipe, encoder, parts, method, images, optimizer, schedule, bar, device)
             _checkpoint(folder / "last.pt", state, asdict(recipe), epoch + 1)
-            watch.note(f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items()))
+            watch.note(
+                f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items())
+            )
     return export(encoder, folder, recipe)
 
 
@@ -94,7 +98,7 @@ def export(encoder: Encoder, folder: Path, recipe: TrainingRecipe) -> Path:
     """Writes the body's weights as safetensors, and the recipe beside them."""
     path = folder / "encoder.safetensors"
     body = {name: value.detach().cpu().contiguous() for name, value in encoder.body.state_dict().items()}
-    write_bytes(path, save(body, metadata={"format": "pt", "recipe": json.dumps(asdict(recipe))}))
+    write_bytes(path, save(body, metadata={"format": "pt"}))
     write_json(folder / "recipe.json", asdict(recipe))
     return path
 
@@ -105,7 +109,8 @@ def _epoch(
 ) -> dict[str, float]:  # fmt: skip
     rng = noise.generator("epoch", recipe.seed, epoch)
     order = torch.randperm(len(images), generator=rng).tolist()
-    encoder.train(), parts.train()
+    encoder.train()
+    parts.train()
     totals: dict[str, float] = {}
     batches = len(images) // recipe.batch
     for place in range(batches):
@@ -128,12 +133,16 @@ def _epoch(
 
 def _cosine(steps: int, warmup: float) -> Any:
     rising = max(1, int(steps * warmup))
-    return lambda t: (t + 1) / rising if t < rising else 0.5 * (1 + math.cos(math.pi * (t - rising) / max(1, steps - rising)))
+    return lambda t: (
+        (t + 1) / rising if t < rising else 0.5 * (1 + math.cos(math.pi * (t - rising) / max(1, steps - rising)))
+    )
 
 
 def _checkpoint(path: Path, state: dict[str, Any], recipe: dict[str, Any], epochs: int) -> None:
     buffer = io.BytesIO()
-    torch.save({**{key: part.state_dict() for key, part in state.items()}, "recipe": json.dumps(recipe), "epochs": epochs}, buffer)
+    torch.save(
+        {**{key: part.state_dict() for key, part in state.items()}, "recipe": json.dumps(recipe), "epochs": epochs}, buffer
+    )
     write_bytes(path, buffer.getvalue())
 
 
@@ -147,5 +156,3 @@ def _resume(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> int:
     for key, part in state.items():
         part.load_state_dict(saved[key])
     return int(saved["epochs"])
-
-

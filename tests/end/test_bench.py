@@ -1,0 +1,301 @@
+"""The whole way, on made scenes: recipe -> probes -> attacks -> store -> report; killed, resumed, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hardsight.bench import Bench, plan
+from hardsight.cli import app
+from hardsight.recipe import Recipe
+from hardsight.store import Store
+
+SMALL = Recipe(
+    name="small",
+    encoders=("tiny",),
+    data=("made(size=32, train=48, test=24)",),
+    attacks=("clean", "embed(steps=2)", "task"),
+    eps=("8/255",),
+    probe="probe(epochs=2, images=48, batch=16)",
+    count=12,
+    chunk=5,
+    gallery=2,
+)
+FAST = [
+    "--set",
+    "chunk=4",
+    "--set",
+    "probe=probe(epochs=1, images=32, batch=16)",
+    "--data",
+    "made(size=32, train=32, test=40)",
+]
+
+
+def hardsight(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hardsight", *words], capture_output=True, text=True, env={**os.environ, **more}, check=False
+    )
+
+
+def rows_of(folder: Path) -> dict[str, bytes]:
+    """Every file that holds results, by its place in the store."""
+    names = [*folder.glob("cells/*/*.npz"), *folder.glob("cells/*/cell.json"), *folder.glob("heads/*.safetensors")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    Bench(plan(SMALL), Store(folder), gallery=2).run()
+    return folder
+
+
+def test_every_cell_is_measured_and_judged(measured: Path) -> None:
+    cells = Store(measured).cells()
+    assert [(c.what["task_name"], c.what["column"]) for c in cells][:3] == [
+        ("classify", "clean"),
+        ("classify", "EmbedAttack(2)"),
+        ("classify", "task"),
+    ]
+    assert len(cells) == 9
+    for cell in cells:
+        rows = cell.rows()
+        assert len(rows["id"]) == 12 == cell.done["images"]
+        assert ((rows["error"] >= 0) & (rows["error"] <= 1)).all()
+        assert (rows["size"] <= cell.what["eps"] + 1e-6).all()
+        gallery = cell.gallery()
+        assert gallery is not None
+        assert len(gallery["image"]) == 2
+        assert np.abs(gallery["delta"]).max() <= cell.what["eps"] + 1e-6
+
+
+def test_all_cells_of_a_task_see_the_same_images(measured: Path) -> None:
+    ids = {tuple(cell.rows()["id"]) for cell in Store(measured).cells()}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("attack", ["embed(steps=3)", "task", "pgd(3)"])
+def test_eps_zero_is_clean_for_every_task(tmp_path: Path, attack: str) -> None:
+    recipe = Recipe(**{**SMALL.__dict__, "attacks": ("clean", attack), "eps": ("0",)})
+    Bench(plan(recipe), Store(tmp_path)).run()
+    by_task: dict[str, list] = {}
+    for cell in Store(tmp_path).cells():
+        by_task.setdefault(cell.what["task_name"], []).append(cell.rows())
+    assert set(by_task) == {"classify", "segment", "depth"}
+    for clean, attacked in by_task.values():
+        for key in clean:
+            if key not in ("queries",):
+                assert np.array_equal(clean[key], attacked[key]), key
+
+
+def test_done_cells_are_not_done_again(measured: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in measured.rglob("*.npz")}
+    started = time.monotonic()
+    Bench(plan(SMALL), Store(measured)).run()
+    assert {path: path.stat().st_mtime_ns for path in measured.rglob("*.npz")} == before
+    assert time.monotonic() - started < 5
+
+
+def test_a_missing_chunk_is_made_again_byte_for_byte(measured: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(measured, copy)
+    cell = Store(copy).cells()[2]
+    (cell.path / "rows-00001.npz").unlink()
+    (cell.path / "done.json").unlink()
+    Bench(plan(SMALL), Store(copy), gallery=2).run()
+    assert rows_of(copy) == rows_of(measured)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    words = ["bench", "--encoder", "tiny", "--count", "40", "--eps", "4/255", "--set", "gallery=2", *FAST]
+    words += ["--attack", "embed(steps=2)", "--attack", "pgd(2)"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert hardsight(*words, "--store", str(whole)).returncode == 0
+    kills = 0
+    for wanted in (3, 25, 60):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hardsight", *words, "--store", str(broken)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and len(list(broken.glob("cells/*/rows-*.npz"))) < wanted:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 3
+    assert len(rows_of(broken)) < len(rows_of(whole))
+    assert hardsight(*words, "--store", str(broken)).returncode == 0
+    assert rows_of(broken) == rows_of(whole)
+
+
+def test_json_is_one_document_and_the_files_are_there(tmp_path: Path) -> None:
+    done = hardsight(
+        "bench",
+        "--encoder",
+        "tiny",
+        "--task",
+        "classify",
+        "--count",
+        "8",
+        "--eps",
+        "8/255",
+        "--json",
+        "--store",
+        str(tmp_path),
+        *FAST,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["results"]
+    for kind in ("html", "csv", "md", "tex", "json"):
+        assert (tmp_path / f"report.{kind}").stat().st_size > 100
+    again = hardsight("report", str(tmp_path), "--json")
+    assert json.loads(again.stdout) == document
+
+
+def test_dry_run_measures_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    done = hardsight("bench", "--encoder", "tiny", "--count", "8", "--dry-run", "--store", str(folder), *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "passes" in done.stdout
+    assert not folder.exists()
+
+
+BAD = [
+    (["bench", "--encoder", "tinny"], "did you mean 'tiny'"),
+    (["bench", "--encoder", "zoo:made_simclrr"], "did you mean 'made_simclr'"),
+    (["bench", "--recipe", "mad"], "did you mean 'made'"),
+    (["bench", "--task", "clasify"], "did you mean 'classify'"),
+    (["bench", "--attack", "segpdg"], "did you mean 'segpgd'"),
+    (["bench", "--attack", "pgd(stepz=3)"], "did you mean 'steps'"),
+    (["bench", "--eps", "8"], "did you mean '8/255'"),
+    (["bench", "--eps", "3%"], "percentage"),
+    (["bench", "--eps", "abc"], "not a number"),
+    (["bench", "--eps", "-1/255"], "negative"),
+    (["bench", "--norm", "linff"], "did you mean 'linf'"),
+    (["bench", "--count", "0"], "at least 1"),
+    (["bench", "--precision", "bf15"], "did you mean 'bf16'"),
+    (["bench", "--set", "probe.epoch=3"], "epoch"),
+    (["bench", "--set", "cuont=3"], "did you mean 'count'"),
+    (["bench", "--on-error", "go"], "--on-error"),
+    (["bench", "--data", "folder:/nowhere/at/all"], "/nowhere/at/all"),
+    (["bench", "--attack", "segpgd", "--task", "classify"], "nothing to measure"),
+    (["bench", "--device", "cuda:7", "--encoder", "tiny"], "no device"),
+    (["report", "/nowhere"], "not a store"),
+    (["list", "atacks"], "did you mean 'attacks'"),
+    (["show", "pdg"], "did you mean 'pgd'"),
+    (["attack", "--encoder", "tiny", "--images", "/nowhere", "--out", "out"], "/nowhere"),
+    (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--attack", "pgd"], "needs a head"),
+    (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--eps", "8"], "8/255"),
+    (["probe", "--encoder", "tiny", "--task", "deph"], "did you mean 'depth'"),
+    (["pretrain", "--recipe", "made-simcl"], "did you mean 'made-simclr'"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_plain_line(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    from hardsight import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hardsight", *words])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr()
+    assert caught.value.code == 2, said.err
+    assert told in said.err
+    assert said.err.startswith("hardsight: ")
+    assert len(said.err.strip().splitlines()) == 1
+    assert not said.out
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_unknown_option_has_exit_code_2() -> None:
+    assert hardsight("bench", "--encodr", "tiny").returncode == 2
+
+
+def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "store.json").write_text('{"version": 99}')
+    done = hardsight("bench", "--encoder", "tiny", "--store", str(tmp_path), *FAST)
+    assert done.returncode == 2
+    assert "version 99" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_two_runs_do_not_write_to_one_store(tmp_path: Path) -> None:
+    import fcntl
+
+    Store(tmp_path).create()
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = hardsight("bench", "--encoder", "tiny", "--count", "8", "--store", str(tmp_path), *FAST)
+    assert done.returncode == 2
+    assert "another run" in done.stderr
+
+
+def test_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
+    words = [
+        "bench",
+        "--encoder",
+        "tiny",
+        "--count",
+        "40",
+        "--eps",
+        "4/255",
+        "--store",
+        str(tmp_path),
+        *FAST,
+        "--attack",
+        "embed(steps=3)",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hardsight", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    while process.poll() is None and len(list(tmp_path.glob("cells/*/rows-*.npz"))) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in told.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_probe_verb_measures_clean(tmp_path: Path) -> None:
+    done = hardsight(
+        "probe", "--encoder", "tiny", "--task", "depth", "--data", "made(size=32, train=32, test=16)",
+        "--probe", "probe(epochs=1)", "--count", "8", "--store", str(tmp_path), "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("heads/*.safetensors"))) == 1
+    assert json.loads(done.stdout)["results"]
+
+
+def test_help_and_doctor_answer() -> None:
+    runner = CliRunner()
+    for words in (
+        ["--help"],
+        ["bench", "--help"],
+        ["doctor"],
+        ["doctor", "--json"],
+        ["--version"],
+        ["list", "tasks"],
+        ["list", "data", "--json"],
+    ):
+        found = runner.invoke(app, words)
+        assert found.exit_code == 0, (words, found.output)
+        assert found.output.strip()

@@ -1,0 +1,214 @@
+"""Laws of every task in the catalog, and of an attacked system."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hardsight.attack import Attack
+from hardsight.catalog import build, entries
+from hardsight.errors import DataError, SpecError
+from hardsight.evaluate import evaluate
+from hardsight.metrics import of
+from hardsight.tasks.base import Task
+from tests.conftest import CLASSES, MASKS, toy_card, toy_encoder, toy_images, toy_system, toy_target
+
+TASKS = [name for name, entry in entries().items() if entry.kind == "Task"]
+COUNT = 6
+
+
+@pytest.fixture(params=TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return build(request.param, "Task")
+
+
+def perfect(task: Task, target: Tensor) -> Tensor:
+    if task.name == "depth":
+        return torch.where(target > 0, target, 1.0)
+    classes = len(CLASSES if task.name == "classify" else MASKS)
+    hot = torch.nn.functional.one_hot(torch.where(target == 255, 0, target), classes).float()
+    return 20 * (hot if hot.dim() == 2 else hot.movedim(-1, 1))
+
+
+def numbers(counts: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {key: value.detach().numpy() for key, value in counts.items()}
+
+
+def test_a_perfect_output_has_no_error(task: Task) -> None:
+    target = toy_target(task, COUNT)
+    output = perfect(task, target)
+    assert not task.error(output, target).any()
+    metric = of(task.name)
+    found = metric.summary(numbers(task.counts(output, target)))
+    assert found[metric.headline] == pytest.approx(1.0 if metric.better == "higher" else 0.0, abs=1e-6)
+
+
+def test_losses_and_errors_are_per_image(task: Task) -> None:
+    system, target = toy_system(task), toy_target(task, COUNT)
+    output = system.output(toy_images(COUNT))
+    order = torch.tensor([5, 2, 0, 1, 4, 3])
+    for read in (task.loss, task.error):
+        whole = read(output, target)
+        assert whole.shape == (COUNT,)
+        assert torch.allclose(read(output[order], target[order]), whole[order], atol=1e-6)
+    assert ((task.error(output, target) >= 0) & (task.error(output, target) <= 1)).all()
+
+
+def test_counts_add(task: Task) -> None:
+    system, target = toy_system(task), toy_target(task, COUNT)
+    output = system.output(toy_images(COUNT))
+    whole, metric = numbers(task.counts(output, target)), of(task.name)
+    parts = [numbers(task.counts(output[i : i + 2], target[i : i + 2])) for i in (0, 2, 4)]
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in whole}
+    assert metric.summary(joined) == pytest.approx(metric.summary(whole))
+    low, high = metric.interval(whole)
+    assert low <= metric.summary(whole)[metric.headline] <= high
+
+
+def test_what_is_not_labelled_does_not_count(task: Task) -> None:
+    if task.name == "classify":
+        pytest.skip("a label is always there")
+    system, target = toy_system(task), toy_target(task, COUNT)
+    output = system.output(toy_images(COUNT))
+    changed = output.clone()
+    changed[
+        (target == (255 if task.name == "segment" else 0))[:, None].expand_as(output) if output.dim() == 4 else target == 0
+    ] = 7.0
+    for key, value in task.counts(output, target).items():
+        assert torch.equal(value, task.counts(changed, target)[key]), key
+    assert torch.equal(task.error(output, target), task.error(changed, target))
+    assert torch.allclose(task.loss(output, target), task.loss(changed, target))
+
+
+def test_data_without_the_target_are_refused(task: Task) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(DataError, match=f"needs data with a {task.target}"):
+        task.head(toy_encoder(), replace(toy_card(), targets=()))
+
+
+def test_padding_is_undone(task: Task) -> None:
+    """An image whose sides don't divide by the stride: the output has the image's own size."""
+    system = toy_system(task)
+    output = system.output(toy_images(2, 18))
+    if task.name != "classify":
+        assert output.shape[-2:] == (18, 18)
+
+
+ATTACKS = ["task", "embed(steps=4)", "embed(steps=4, distance=cosine)", "pgd(4)", "restarts(pgd(3), 2)"]
+
+
+def attack_of(task: Task, text: str) -> Attack:
+    return build(task.attack if text == "task" else text, "Attack")
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+@pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.6)", "l1(6)"])
+def test_attacks_do_harm_within_the_threat(task: Task, text: str, spec: str) -> None:
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    if task.name == "classify" or task.name == "segment":
+        target = system.output(x).argmax(1)
+    else:
+        target = system.output(x).detach()
+    threat = build(spec, "Threat")
+    rows, _ = evaluate(system, attack_of(task, text), threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0))
+    assert (rows["size"] <= threat.eps * (1 + 1e-4)).all()
+    assert rows["size"].min() > 0.2 * threat.eps
+    with torch.no_grad():
+        found = attack_of(task, text)(system, x, target, threat, torch.Generator().manual_seed(0))
+        noise = threat.surface(x, torch.Generator().manual_seed(3))
+        assert task.loss(system.output(found.x_adv), target).mean() > task.loss(system.output(noise), target).mean()
+
+
+def test_attacks_leave_no_trace(task: Task) -> None:
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    system.encoder.train()
+    system.encoder.body.requires_grad_(True)
+    before = {name: value.clone() for name, value in system.encoder.state_dict().items()}
+    attack_of(task, "task")(system, x, target, build("linf(8/255)", "Threat"))
+    assert system.encoder.training
+    assert all(p.requires_grad and p.grad is None for p in system.encoder.body.parameters())
+    for name, value in system.encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_results_do_not_depend_on_the_batch(task: Task) -> None:
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    threat = build("linf(8/255)", "Threat")
+    attack = build("pgd(5, start='clean')", "Attack")
+    whole = attack(system, x, target, threat).x_adv
+    parts = torch.cat([attack(system, x[i : i + 1], target[i : i + 1], threat).x_adv for i in range(COUNT)])
+    assert torch.allclose(whole, parts, atol=1e-6)
+
+
+def test_bf16_search_is_judged_in_float32(task: Task) -> None:
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    threat = build("linf(8/255)", "Threat")
+    rows, _ = evaluate(
+        system, attack_of(task, "task"), threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0), "bf16"
+    )
+    assert rows["error"].dtype == np.float32
+    assert (rows["size"] <= threat.eps + 1e-6).all()
+
+
+def test_cascade_keeps_the_worst(task: Task) -> None:
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    threat = build("linf(8/255)", "Threat")
+    one, two = build("pgd(3, start='clean')", "Attack"), build(task.attack, "Attack")
+    both = build(f"cascade([attack(pgd(3, start='clean')), {task.attack}])", "Attack")
+    rng = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    error = both(system, x, target, threat, rng()).error
+    for member in (one, two):
+        found = member(system, x, target, threat, rng())
+        assert (error >= task.error(system.output(found.x_adv), target) - 1e-6).float().mean() >= 0.8
+    assert both.passes >= one.passes + two.passes
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (torch.full((1, 3, 16, 16), 1.5), "pixels lie in"),
+        (torch.full((1, 3, 16, 16), -2.0), "normalization"),
+        (torch.full((1, 3, 16, 16), float("nan")), "pixels lie in"),
+        (torch.zeros(3, 16, 16), "[B, 3, H, W]"),
+    ],
+)
+def test_pixels_that_are_none(x: Tensor, told: str) -> None:
+    system = toy_system(build("classify", "Task"))
+    with pytest.raises(DataError) as caught:
+        build("pgd(1)", "Attack")(system, x, torch.zeros(1, dtype=torch.int64), build("linf(0.1)", "Threat"))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("attack(pgd, where=pooled)", "aim='itself'"),
+        ("attack(pgd, where=dense, aim=itself)", "needs a loss"),
+        ("best_of([])", "at least one search"),
+        ("cascade([])", "at least one attack"),
+        ("restarts(pgd(3, start='clean'), 2)", "repeat"),
+        ("restarts(pgd(3), 0)", "at least 1"),
+        ("pgd(-1)", "at least 0"),
+        ("probe(epochs=0)", "above 0"),
+        ("depth(bins=1)", "at least 2"),
+    ],
+)
+def test_compositions_that_mean_nothing(spec: str, told: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build(spec)
+    assert told in str(caught.value)
+
+
+def test_own_classifier_must_have_the_datas_classes() -> None:
+    with pytest.raises(DataError, match="0 classes"):
+        build("classify(head=own)", "Task").head(toy_encoder(), toy_card())
+
+
+def test_mask_ids_above_the_classes_are_named() -> None:
+    task = build("segment", "Task")
+    system, x = toy_system(task), toy_images(1)
+    with pytest.raises(DataError, match="id 9"):
+        task.counts(system.output(x), torch.full((1, 16, 16), 9))
