@@ -349,7 +349,10 @@ def _print_table(cells: list[StoredCell], as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console().print(terminal(table))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 110)
+    console.print(terminal(table))
 
 
 def _estimate(runner: Any, as_json: bool) -> None:

@@ -105,7 +105,11 @@ class Encoder(nn.Module):
         pixels = (pixels - self.mean) / self.std
         seen = self.body(pixels, (*self.dense_layers, *layers))
         count = len(self.dense_layers)
-        return Features(seen.pooled, _join(seen.maps[:count]), seen.maps[count:], seen.trunk, (height, width), covered)
+        dense = _join(seen.maps[:count])
+        if dense is not None and not self.card.resize:  # a strided convolution's last cells may reach past the image
+            grid = dense.shape[-2:]
+            covered = tuple(max(side, cells * self.card.stride) for side, cells in zip(covered, grid, strict=True))
+        return Features(seen.pooled, dense, seen.maps[count:], seen.trunk, (height, width), covered)
 
     def classify(self, features: Features) -> Tensor:
         """Logits [B, K] of the model's own classifier; `ValueError` where it has none."""

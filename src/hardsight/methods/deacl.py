@@ -44,7 +44,7 @@ class DeACL:
         clean, moved = encoder(torch.cat([x, x_adv])).pooled.chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
         firm = F.cosine_similarity(moved, clean).mean()
-        return Step(-near - self.weight * firm, {"near": float(near), "firm": float(firm)})
+        return Step(-near - self.weight * firm, {"near": float(near.detach()), "firm": float(firm.detach())})
 
 
 @register
