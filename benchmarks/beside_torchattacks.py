@@ -42,7 +42,10 @@ def main() -> None:
             mine, other = accuracy(system, found, y), accuracy(system, theirs, y)
             low, high = wilson(mine * len(x), len(x))
             interval = f"{100 * mine:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            print(f"| {name} | {over}/255 | {100 * clean:.1f} | {interval} | {100 * other:.1f} | {100 * (mine - other):+.1f} |", flush=True)
+            print(
+                f"| {name} | {over}/255 | {100 * clean:.1f} | {interval} | {100 * other:.1f} | {100 * (mine - other):+.1f} |",
+                flush=True,
+            )
 
 
 class Model(torch.nn.Module):

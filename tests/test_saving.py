@@ -14,7 +14,7 @@ from hardsight.catalog import build
 from hardsight.errors import DataError
 from hardsight.saving import attack_folder, to_bytes
 from tests.conftest import toy_images, toy_system
-from tests.end.test_bench import hardsight
+from tests.end.test_bench import inside
 
 
 @pytest.mark.parametrize("spec", ["linf(1/255)", "linf(1.5/255)", "linf(8/255)", "l2(0.25)", "l2(2)", "l1(2)", "l1(20)"])
@@ -73,10 +73,34 @@ def test_folder_is_attacked_and_read_back(photos: Path, tmp_path: Path, attack: 
 def test_command_writes_pngs_and_names_what_it_left_out(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_bytes(b"\x89PNG not really")
     words = ["attack", "--encoder", "tiny", "--images", str(photos), "--eps", "2/255", "--attack", "embed(steps=2)"]
-    stopped = hardsight(*words, "--out", str(tmp_path / "one"))
+    stopped = inside(*words, "--out", str(tmp_path / "one"))
     assert stopped.returncode == 2
     assert "broken.png" in stopped.stderr
-    skipped = hardsight(*words, "--out", str(tmp_path / "two"), "--on-error", "skip")
+    skipped = inside(*words, "--out", str(tmp_path / "two"), "--on-error", "skip")
     assert skipped.returncode == 0, skipped.stderr
     assert "broken.png" in skipped.stderr
     assert len(list((tmp_path / "two").rglob("*.png"))) == 3
+
+
+def test_command_attacks_a_probe_or_the_models_own_classifier(photos: Path, tmp_path: Path) -> None:
+    more = ["--images", str(photos), "--attack", "pgd(2)", "--json"]
+    head = inside(
+        "attack", "--encoder", "tiny", "--data", "made(size=16, train=32, test=8)", "--out", str(tmp_path / "a"), *more
+    )
+    assert head.returncode == 0, head.stderr
+    assert all("answer_changed_saved" in record for record in json.loads(head.stdout)["images"])
+    own = ["attack", "--task", "classify(head=own)", *more]
+    found = inside(*own, "--encoder", "tiny(classes=5)", "--out", str(tmp_path / "b"))
+    assert found.returncode == 0, found.stderr
+    none = inside(*own, "--encoder", "tiny", "--out", str(tmp_path / "c"))
+    assert none.returncode == 2
+    assert "no classifier of its own" in none.stderr
+
+
+def test_two_images_of_one_stem_keep_their_names(photos: Path, tmp_path: Path) -> None:
+    Image.open(photos / "a.png").save(photos / "a.jpg")
+    system = toy_system(build("classify", "Task"))
+    report = attack_folder(
+        system, build("embed(steps=1)", "Attack"), build("linf(4/255)", "Threat"), photos, tmp_path / "out"
+    )
+    assert {record["saved"] for record in report["images"]} == {"a.jpg.png", "a.png.png", "b.png", "more/c.png"}

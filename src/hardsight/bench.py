@@ -224,8 +224,9 @@ class Bench:
         self._finish(cell, stored, system.task, time.monotonic() - started, skipped)
 
     def _finish(self, cell: Cell, stored: StoredCell, task: Task, seconds: float, skipped: list[str]) -> None:
-        rows = stored.rows()
+        rows, metric = stored.rows(), of(task.name)
         counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
+        summary = metric.summary(counts)
         stored.finish(
             {
                 "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -233,11 +234,19 @@ class Bench:
                 "device": device_name(self.device),
                 "images": len(rows["id"]),
                 "queries": float(rows["queries"].mean()),
-                "summary": of(task.name).summary(counts),
+                "summary": summary,
                 "skipped": skipped,
                 "versions": versions(),
                 "git": revision(),
             }
+        )
+        low, high = metric.interval(counts)
+        scale = 100 if metric.unit == "%" else 1
+        value, low, high = (f"{scale * one:.{1 if scale == 100 else 3}f}" for one in (summary[metric.headline], low, high))
+        what = stored.what
+        self.watch.note(
+            f"{what['encoder_name']} · {task.name} on {what['data_name']} · {what['attack_name']} {cell.eps_text}".rstrip()
+            + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
         )
         for message in dict.fromkeys(skipped):
             self.watch.note(f"left out: {message}")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GREY = (0.299, 0.587, 0.114)
+TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Views:
     """How views are drawn.
 
     scale: least and greatest share of the image's area in a crop. jitter: greatest change of brightness, contrast and
-    saturation. grey: share of views without colour. flip: whether views are mirrored at random.
+    saturation. hue: greatest turn of all colours, as a share of the whole circle (0.5: any). grey: share of views without
+    colour. flip: whether views are mirrored at random.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: float = 0.4
+    hue: float = 0.0
     grey: float = 0.2
     flip: bool = True
 
@@ -52,6 +55,8 @@ class Views:
         x = x * bright
         mean = (x * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
         x = mean + (x - mean) * contrast
+        if self.hue:
+            x = _turn(x, self._draw(count, -self.hue, self.hue, rng).to(x))
         grey = (x * weights).sum(1, keepdim=True)
         drained = (self._draw(count, 0, 1, rng) < self.grey).to(x.device).view(-1, 1, 1, 1)
         return torch.where(drained, grey.expand_as(x), grey + (x - grey) * saturation)
@@ -59,3 +64,13 @@ class Views:
     @staticmethod
     def _draw(count: int, low: float, high: float, rng: torch.Generator) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=rng)
+
+
+def _turn(x: Tensor, share: Tensor) -> Tensor:
+    """Each image with its colours turned about the grey axis by `share` [B] of the circle, in YIQ (NTSC, 1953)."""
+    forth = torch.tensor(TO_YIQ, device=x.device, dtype=torch.float32)
+    angle = 2 * math.pi * share.float()
+    spin = torch.eye(3, device=x.device).repeat(len(x), 1, 1)
+    spin[:, 1, 1], spin[:, 1, 2], spin[:, 2, 1], spin[:, 2, 2] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+    mix = (torch.linalg.inv(forth) @ spin @ forth).to(x.dtype)
+    return torch.einsum("bij,bjhw->bihw", mix, x)

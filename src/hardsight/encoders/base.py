@@ -107,8 +107,8 @@ class Encoder(nn.Module):
         count = len(self.dense_layers)
         dense = _join(seen.maps[:count])
         if dense is not None and not self.card.resize:  # a strided convolution's last cells may reach past the image
-            grid = dense.shape[-2:]
-            covered = tuple(max(side, cells * self.card.stride) for side, cells in zip(covered, grid, strict=True))
+            rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
+            covered = max(covered[0], rows), max(covered[1], columns)
         return Features(seen.pooled, dense, seen.maps[count:], seen.trunk, (height, width), covered)
 
     def classify(self, features: Features) -> Tensor:

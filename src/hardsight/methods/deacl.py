@@ -37,11 +37,11 @@ class DeACL:
     def step(self, encoder: Encoder, parts: nn.Module, x: Tensor, label: Tensor, rng: torch.Generator) -> Step:
         x = self.views(x, rng)
         with torch.no_grad():
-            wanted = self.teacher(x).pooled
+            wanted = self.teacher(x).pooled.float()
         with still(encoder):
-            raised = against(lambda x: encoder(x).pooled, far_cosine(), target=wanted)
+            raised = against(lambda x: encoder(x).pooled.float(), far_cosine(), target=wanted)
             x_adv = self.search(raised, x, self.threat, rng).x_adv
-        clean, moved = encoder(torch.cat([x, x_adv])).pooled.chunk(2)
+        clean, moved = encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
         firm = F.cosine_similarity(moved, clean).mean()
         return Step(-near - self.weight * firm, {"near": float(near.detach()), "firm": float(firm.detach())})

@@ -31,6 +31,17 @@ class SimCLR:
 
 
 @register
-def simclr(temperature: float = 0.2, width: int = 256, least: float = 0.2, jitter: float = 0.4) -> Method:
-    """SimCLR (Chen et al., ICML 2020); least: the least share of the area in a crop, jitter: the greatest change of colour."""
-    return SimCLR(temperature, width, Views(scale=(least, 1.0), jitter=jitter))
+def simclr(
+    temperature: float = 0.2,
+    width: int = 256,
+    least: float = 0.2,
+    jitter: float = 0.4,
+    hue: float = 0.1,
+    grey: float = 0.2,
+) -> Method:
+    """SimCLR (Chen et al., ICML 2020).
+
+    least: the least share of the area in a crop. jitter: the greatest change of brightness, contrast and saturation; hue: of
+    the colours' angle, as a share of the circle. grey: the share of views without colour. differs: no blur.
+    """
+    return SimCLR(temperature, width, Views(scale=(least, 1.0), jitter=jitter, hue=hue, grey=grey))
