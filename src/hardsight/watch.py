@@ -44,7 +44,7 @@ class Watch:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, what: str, total: int) -> Bar:
         return Bar(self, what, total)
