@@ -22,20 +22,23 @@ from hardsight.tasks.base import Task, Training, dense_dim, needs, to_pixels
 
 
 class DepthHead(nn.Module):
-    """Features -> depth [B, H, W] in metres, within [low, high]."""
+    """Features -> depth [B, H, W] in metres, within [low, high].
 
-    def __init__(self, dim: int, bins: int, low: float, high: float) -> None:
+    One linear layer on dense and pooled features side by side, taken as the sum of two: the pooled part is the same at every
+    place of the grid, so it is computed once.
+    """
+
+    def __init__(self, dense: int, pooled: int, bins: int, low: float, high: float) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(dim)
-        self.linear = nn.Conv2d(dim, bins or 1, 1)
+        self.norm, self.norm_pooled = nn.BatchNorm2d(dense), nn.BatchNorm1d(pooled)
+        self.linear, self.linear_pooled = nn.Conv2d(dense, bins or 1, 1), nn.Linear(pooled, bins or 1, bias=False)
         self.bins, self.low, self.high = bins, low, high
         self.register_buffer("centres", torch.linspace(low, high, max(bins, 1)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
-        dense = features.dense
-        assert dense is not None
-        pooled = features.pooled[:, :, None, None].expand(-1, -1, *dense.shape[-2:])
-        raw = self.linear(self.norm(torch.cat([dense, pooled], 1)))
+        assert features.dense is not None
+        everywhere = self.linear_pooled(self.norm_pooled(features.pooled))[:, :, None, None]
+        raw = self.linear(self.norm(features.dense)) + everywhere
         if self.bins:
             share = raw.relu() + 0.1
             grid = (share * self.centres).sum(1, keepdim=True) / share.sum(1, keepdim=True)
@@ -62,7 +65,7 @@ class Depth:
             raise SpecError(
                 f"depth: the greatest depth is {high:g} m and the least {self.low:g} m; it must be the other way"
             )
-        return DepthHead(dense_dim(encoder.card, "depth") + encoder.card.dim, self.bins, self.low, high)
+        return DepthHead(dense_dim(encoder.card, "depth"), encoder.card.dim, self.bins, self.low, high)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return silog(output, target) + 0.5 * gradient_gap(output, target)
