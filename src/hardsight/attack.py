@@ -17,9 +17,10 @@ from hardsight import tree
 from hardsight.catalog import register
 from hardsight.data.feed import check_pixels
 from hardsight.errors import SpecError
-from hardsight.losses.base import Loss, fits
+from hardsight.losses.base import EMBEDDING, Loss, fits
 from hardsight.objective import AttackResult, Objective, Reading, against, still
 from hardsight.search.base import Best, Search
+from hardsight.spec import calls_in
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
 
@@ -46,7 +47,7 @@ class Attack:
 
     def fits(self, task: Task) -> bool:
         """Whether its loss can be raised at this task."""
-        return self.where != "output" or self.loss is None or fits(self.loss, task.target)
+        return self.loss is None or fits(self.loss, task.target if self.where == "output" else EMBEDDING)
 
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
         """What the search raises on images x with targets y; y may be None where the aim is the model's own reading."""
@@ -122,6 +123,14 @@ def attack(
     """Any search with any loss; the task's own loss at its output unless said otherwise."""
     if where != "output" and aim == "label":
         raise SpecError(f"an embedding has no label to compare with: attack(..., where='{where}', aim='itself')")
+    if where != "output" and loss is not None and not fits(loss, EMBEDDING):
+        raise SpecError(f"this loss reads a task's output, not an embedding; use far_l2 or far_cosine with where='{where}'")
+    if aim == "itself" and where == "output":
+        raise SpecError("aim='itself' compares embeddings, so it needs where='embedding', 'pooled' or 'dense'")
+    if aim == "itself" and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
+        raise SpecError(
+            "at the clean image an embedding's distance to itself has no gradient; let the search start 'inside'"
+        )
     if where != "output" and loss is None:
         raise SpecError(
             f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')"

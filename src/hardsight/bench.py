@@ -5,109 +5,32 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save
 
 from hardsight import noise
 from hardsight.attack import Attack
-from hardsight.catalog import build, complete, find, fingerprint, minimal
-from hardsight.data import Data, open_data
+from hardsight.catalog import build
+from hardsight.data import Data
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
-from hardsight.errors import DataError, SpecError, StoreError
+from hardsight.errors import StoreError
 from hardsight.evaluate import evaluate
 from hardsight.machine import device_name, pick_device, revision, versions
 from hardsight.metrics import of
+from hardsight.plan import Cell, Plan, attack_name
 from hardsight.probe import Bank, fit_probe, head_identity
-from hardsight.recipe import Recipe
-from hardsight.spec import read, show
+from hardsight.spec import read
 from hardsight.store import Store, StoredCell, chunks, write_arrays, write_bytes, write_json
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
 from hardsight.watch import Bar, Watch
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number to measure, by the specs that fix it; texts are minimal specs."""
-
-    encoder: str
-    task: str
-    data: str
-    attack: str
-    threat: str
-    probe: str
-    split: str
-    count: int
-    chunk: int
-    seed: int
-    precision: str
-    column: str
-    eps_text: str
-
-    @property
-    def id(self) -> str:
-        """The fingerprint of what fixes the number; names that tables print are not among it."""
-        specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
-        rest = (self.split, self.count, self.chunk, self.seed, self.precision, _file_stamp(self.encoder))
-        return hashlib.sha256(repr((fingerprint(*specs), rest)).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why)."""
-
-    cells: tuple[Cell, ...]
-    data: dict[str, Data]
-    left_out: tuple[str, ...]
-
-    def passes(self, cell: Cell) -> int:
-        """Images x readings, at most."""
-        return cell.count * build(cell.attack, "Attack").passes
-
-
-def plan(recipe: Recipe) -> Plan:
-    """Opens the data and lists the cells: clean once, each attack at each eps, tasks only on data that carry their target."""
-    recipe.check()
-    data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
-    cells, left_out = [], []
-    for data_text, opened in data.items():
-        count = min(recipe.count, len(opened.split(recipe.split)))
-        for encoder in recipe.encoders:
-            for task_text in recipe.tasks:
-                task: Task = build(task_text, "Task")
-                if task.target not in opened.card.targets:
-                    left_out.append(f"{task.name} on {opened.card.name}: it has no {task.target}")
-                    continue
-                for column, attack, threat, eps_text in _attacks(recipe, task, left_out):
-                    cells.append(
-                        Cell(
-                            encoder=show(minimal(complete(encoder, "Encoder"))),
-                            task=show(minimal(task_text)),
-                            data=data_text,
-                            attack=attack,
-                            threat=threat,
-                            probe=show(minimal(recipe.probe)),
-                            split=recipe.split,
-                            count=count,
-                            chunk=recipe.chunk,
-                            seed=recipe.seed,
-                            precision=recipe.precision,
-                            column=column,
-                            eps_text=eps_text,
-                        )
-                    )
-    if all(cell.column == "clean" for cell in cells) and (left_out or not cells) and set(recipe.attacks) != {"clean"}:
-        raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
-    return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)))
 
 
 class Bench:
@@ -126,6 +49,7 @@ class Bench:
         self.on_error: Literal["stop", "skip"] = on_error
         self.device = pick_device(device)
         self.watch = watch or Watch(quiet=True)
+        self._told: set[str] = set()
         self._encoders: dict[str, Encoder] = {}
         self._banks: dict[tuple[Any, ...], Bank] = {}
         self._systems: dict[tuple[Any, ...], System] = {}
@@ -135,7 +59,7 @@ class Bench:
         missing = [cell for cell in self.plan.cells if not self._is_done(cell)]
         for cell in reversed(missing):  # all of them once, before anything is written: a misspelt one is told at once
             self._forget_others(cell)
-            self._encoder(cell)
+            self._check(cell)
         if missing:
             self.store.create()
         with self._alone(), self.watch, self.watch.bar("measuring", sum(map(self.plan.passes, missing))) as bar:
@@ -144,6 +68,12 @@ class Bench:
                 bar.say(f"{_short(cell.encoder)} · {cell.task} · {cell.column} {cell.eps_text}".rstrip())
                 self._measure(cell, bar)
         return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def _check(self, cell: Cell) -> None:
+        """Raises what would be raised later: the encoder can be had, the task's head fits it, and there is data to train on."""
+        data, encoder = self.plan.data[cell.data], self._encoder(cell)
+        if build(cell.task, "Task").head(encoder, data.card).state_dict():
+            data.split("train")
 
     def system(self, cell: Cell) -> System:
         """The cell's encoder with its head: from memory, from the store, or trained now and stored."""
@@ -159,7 +89,12 @@ class Bench:
         head = task.head(encoder, data.card)
         if not head.state_dict():
             return System(encoder, head.eval(), task)
-        identity = head_identity(encoder, {"task": cell.task, "data": cell.data, "probe": cell.probe}, cell.seed)
+        identity = head_identity(
+            encoder,
+            {"encoder": cell.encoder, "task": cell.task, "data": cell.data, "probe": cell.probe},
+            cell.seed,
+            cell.stamp,
+        )
         path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
         if path.exists():
             try:
@@ -209,10 +144,9 @@ class Bench:
         for place, span in chunks(cell.count, cell.chunk):
             if not stored.has(place):
                 batch = load(images, [places[one] for one in span], self.on_error, skipped)
-                if not batch.ids:
-                    raise DataError(
-                        f"none of the images {span.start}-{span.stop - 1} of {data.card.name} could be read: {skipped[-1]}"
-                    )
+                if not batch.ids:  # none of them could be read: an empty chunk, so that the cell can be finished
+                    stored.write_chunk(place, {})
+                    continue
                 rng = noise.generator(cell.id, place)
                 x, y = pixels(batch.images, self.device), batch.target[system.task.target].to(self.device)
                 keep = self.gallery if place == 0 else 0
@@ -248,8 +182,11 @@ class Bench:
             f"{what['encoder_name']} · {task.name} on {what['data_name']} · {what['attack_name']} {cell.eps_text}".rstrip()
             + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
         )
-        for message in dict.fromkeys(skipped):
-            self.watch.note(f"left out: {message}")
+        bank = next((one for key, one in self._banks.items() if key[:2] == (cell.encoder, cell.data)), None)
+        for message in [*skipped, *(bank.skipped if bank else [])]:
+            if message not in self._told:
+                self._told.add(message)
+                self.watch.note(f"left out: {message}")
 
     def _what(self, cell: Cell, encoder: Encoder, data: Data, threat: Threat) -> dict[str, Any]:
         task: Task = build(cell.task, "Task")
@@ -268,7 +205,8 @@ class Bench:
 
     def _is_done(self, cell: Cell) -> bool:
         stored = self.store.cell(cell.id)
-        return stored is not None and stored.done is not None
+        whole = stored is not None and all(stored.has(place) for place, _ in chunks(cell.count, cell.chunk))
+        return whole and stored is not None and stored.done is not None
 
     def _forget_others(self, cell: Cell) -> None:
         """Drops what another encoder or data set needed: one encoder and its features in memory at a time."""
@@ -293,40 +231,6 @@ class Bench:
                     f"another run is writing to {self.store.path}; wait for it, or give another --store"
                 ) from None
             yield
-
-
-def attack_name(spec: str) -> str:
-    """What tables call an attack: its title, with the arguments that are not the defaults."""
-    call = minimal(spec)
-    if call.name == "attack" and len(call.arguments) == 1:
-        return show(call.arguments[0][1])
-    text = show(call)
-    return find(call.name).title + text[len(call.name) :]
-
-
-def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[str, str, str, str]]:
-    """(column, attack, threat, eps as written) for a task."""
-    for text in recipe.attacks:
-        attack_text = task.attack if text == "task" else text
-        spec = show(minimal(complete(attack_text, "Attack")))
-        if not build(spec, "Attack").fits(task):
-            left_out.append(f"{attack_name(spec)} on {task.name}: its loss reads another target")
-            continue
-        if spec == "clean":
-            yield "clean", spec, show(minimal(f"{read(recipe.norm).name}(0)")), ""
-            continue
-        for threat, eps_text in recipe.threats():
-            column = text if text in ("task", "embed") else attack_name(spec)
-            yield column, spec, show(minimal(threat)), eps_text
-
-
-def _file_stamp(encoder: str) -> str:
-    """The sha256 of the checkpoint behind a `file:` encoder: another file under the same name is another encoder."""
-    call = complete(encoder, "Encoder")
-    if call.name != "file":
-        return ""
-    path = Path(os.path.expandvars(os.path.expanduser(call["path"])))
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _short(encoder: str) -> str:

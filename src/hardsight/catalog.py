@@ -182,8 +182,17 @@ def minimal(call: Call | str) -> Call:
 
 def fingerprint(*calls: Call | str) -> str:
     """16 hexadecimal digits that stand for what the calls mean: defaults, argument order and spelling don't count."""
-    text = "\n".join(show(minimal(call)) for call in calls)
+    text = "\n".join(show(_bare(minimal(call))) for call in calls)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bare(value: Value) -> Value:
+    """The value with every number as the float it is: how it was written doesn't count."""
+    if isinstance(value, Call):
+        return Call(value.name, tuple((name, _bare(part)) for name, part in value.arguments))
+    if isinstance(value, tuple):
+        return tuple(_bare(part) for part in value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _written(value: Any) -> Value:
@@ -229,7 +238,10 @@ def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
             raise SpecError(f"{owner}: '{parameter.name}' is {text}, not '{show(value)}'")
         return complete(value, wanted[0])
     if wanted and isinstance(value, tuple):
-        return tuple(complete(part, wanted[0]) if isinstance(part, Call) else part for part in value)
+        for part in value:
+            if not isinstance(part, Call):
+                raise SpecError(f"{owner}: '{parameter.name}' is {ast.unparse(parameter.annotation)}, not '{show(value)}'")
+        return tuple(complete(part, wanted[0]) for part in value)
     if not _fits(value, parameter.annotation):
         raise SpecError(f"{owner}: '{parameter.name}' is {ast.unparse(parameter.annotation)}, not '{show(value)}'")
     return value
@@ -275,7 +287,10 @@ def _sources() -> list[tuple[str, Path]]:
             parts = path.relative_to(root.parent).with_suffix("").parts
             sources.append((".".join(part for part in parts if part != "__init__"), path))
     for point in importlib.metadata.entry_points(group="hardsight.plugins"):
-        located = importlib.util.find_spec(point.module)
+        try:
+            located = importlib.util.find_spec(point.module)
+        except ImportError:
+            located = None  # a plug-in that is no longer whole must not end every command
         if located and located.origin:
             sources.append((point.module, Path(located.origin)))
     return [(module, path) for module, path in sources if path.exists()]

@@ -91,7 +91,8 @@ def bench(
     _one_of(on_error, ("stop", "skip"), "--on-error")
     chosen.check()
 
-    from hardsight.bench import Bench, plan
+    from hardsight.bench import Bench
+    from hardsight.plan import plan
     from hardsight.store import Store
     from hardsight.watch import Watch
 
@@ -148,6 +149,8 @@ def attack(
     where = pick_device(device)
     loaded = load_encoder(encoder, device=where)
     built, what = build(attack, "Attack"), build(task, "Task")
+    if not built.fits(what):
+        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss reads another target")
     if attack_is_blind(built):
         system = System(loaded, nn.Identity(), what)
     elif data is not None:
@@ -312,9 +315,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(f"{error.filename or 'a file'}: {error.strerror}; what was written before is kept", 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail("the device is out of memory; what was finished is kept; try fewer images at once: --set chunk=8", 2)
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from hardsight.bench import Bench, Cell
+from hardsight.bench import Bench
 from hardsight.encoders import load_encoder
 from hardsight.objective import against, loss_and_grad, still
+from hardsight.plan import Cell
 
 
 def estimate(runner: Bench) -> dict[str, Any]:

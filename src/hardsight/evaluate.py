@@ -12,7 +12,7 @@ from torch import Tensor
 from hardsight import tree
 from hardsight.attack import Attack
 from hardsight.data.feed import check_pixels
-from hardsight.objective import still
+from hardsight.objective import AttackResult, still
 from hardsight.store import Rows
 from hardsight.tasks.base import System
 from hardsight.threats.base import Threat
@@ -41,6 +41,8 @@ def evaluate(
     search = torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with search:
         found = attack(system, x, y, threat, rng)
+        if precision == "bf16" and found.error is not None:
+            found = _look_again(found, system, attack, threat, x, y, rng)
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
         size = threat.size(x_adv - x)
@@ -58,6 +60,23 @@ def evaluate(
         rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
         seen = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
     return rows, seen if gallery else None
+
+
+def _look_again(
+    found: AttackResult, system: System, attack: Attack, threat: Threat, x: Tensor, y: Any, rng: torch.Generator | None
+) -> AttackResult:
+    """Images that fell in bf16 but stand in float32 left the search too early: they are attacked again, in float32."""
+    with torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), still(system.encoder, system.head):
+            judged = system.task.error(system.output(threat.project(found.x_adv.to(x.dtype), x)), y)
+        doubtful = ((found.error >= 1) & (judged < 1)).nonzero().flatten()  # type: ignore[operator]
+        if not len(doubtful):
+            return found
+        again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
+    x_adv, queries = found.x_adv.to(x.dtype), found.queries.clone()
+    x_adv[doubtful] = again.x_adv
+    queries[doubtful] += again.queries
+    return found._replace(x_adv=x_adv, queries=queries)
 
 
 def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids: list[str]) -> Rows:

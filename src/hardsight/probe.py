@@ -22,6 +22,11 @@ from hardsight.tasks.base import System, Task, seeded
 CACHE_BYTES = 3 * 2**30
 """Features of a split beyond this many bytes are not kept but computed anew in every epoch."""
 
+OUTPUTS = 2**27
+"""Numbers that a head may make of one batch: 150 classes at 512x512 are trained 3 images at once, not 32."""
+TRAINER = 1
+"""Raised when a change of this code changes the heads that it trains."""
+
 Tick = Callable[[int, int], None]
 """(done, total) images, called as the work goes on."""
 
@@ -49,6 +54,10 @@ def probe(
     for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr)):
         if value is not None and value <= 0:
             raise SpecError(f"probe: {name} is {value:g}; it must be above 0")
+    if batch == 1 or images == 1:
+        raise SpecError("probe: batch norm needs at least 2 images at once")
+    if weight_decay is not None and weight_decay < 0:
+        raise SpecError(f"probe: weight_decay is {weight_decay:g}; it is at least 0")
     return Probe(epochs, lr, weight_decay, batch, images)
 
 
@@ -74,8 +83,7 @@ class Bank:
             found = self._visit(places[start : start + 64])
             if found is None:
                 continue
-            kept = found[0].dense
-            size += 0 if kept is None else kept.numel() * kept.element_size()
+            size += sum(part.numel() * part.element_size() for part in found[0][:2] if part is not None)
             if size * len(places) / (start + len(found[0].pooled)) > CACHE_BYTES:
                 self.kept = None
                 break
@@ -108,7 +116,10 @@ class Bank:
             return None
         with torch.no_grad(), still(self.encoder):
             features = self.encoder(pixels(batch.images, self.device))
-        keep = features._replace(layers=(), trunk=None, dense=features.dense if self.dense else None)
+        dense = features.dense.clone() if self.dense and features.dense is not None else None
+        keep = features._replace(
+            pooled=features.pooled.clone(), layers=(), trunk=None, dense=dense
+        )  # views would keep all tokens
         return (tree.move(keep, "cpu") if self.kept is not None else keep), batch.target
 
 
@@ -136,7 +147,7 @@ def fit_probe(
         return System(encoder, head.eval(), at)
     if bank is None:
         images = data.split("train")
-        bank = Bank(encoder, images, choose(images, how.images, seed), at.reads == "dense", device)
+        bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device)
     if not len(bank):
         raise DataError(f"{data.card.name} has no training images")
     head = seeded(head, noise.generator("head", seed)).to(device)
@@ -144,15 +155,19 @@ def fit_probe(
     return System(encoder, head.eval().requires_grad_(False), at)
 
 
-def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int) -> dict[str, Any]:
+def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int, stamp: str = "") -> dict[str, Any]:
     """All that makes a head: its fingerprint is the name it is stored under."""
     texts = {name: show(complete(spec)) for name, spec in specs.items()}
-    return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "trainer": 1}
+    return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "stamp": stamp, "trainer": TRAINER}
 
 
 def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> None:
     usual = task.training
     epochs, size = how.epochs or usual.epochs, min(how.batch or usual.batch, len(bank))
+    if not how.batch:
+        size = max(2, min(size, OUTPUTS // _outputs(head, bank)))
+    if not how.epochs:
+        epochs = max(epochs, -(-usual.steps // (len(bank) // size)))
     decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
     for part in head.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
@@ -168,7 +183,7 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
             loss = task.loss(head(features), target[task.target].to(features.pooled.device)).mean()
             if not torch.isfinite(loss):
                 raise DataError(
-                    f"the {task.name} head's loss became {float(loss)} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)"
+                    f"the {task.name} head's loss became {float(loss.detach())} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)"
                 )
             optimizer.zero_grad()
             loss.backward()
@@ -176,6 +191,12 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
             schedule.step()
         if tick:
             tick((epoch + 1) * len(bank), epochs * len(bank))
+
+
+def _outputs(head: nn.Module, bank: Bank) -> int:
+    """How many numbers the head makes of one image."""
+    with torch.no_grad(), still(head):
+        return head(bank.batch(torch.zeros(1, dtype=torch.int64))[0]).numel()
 
 
 def _joined(parts: list[Features]) -> Features:

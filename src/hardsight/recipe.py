@@ -6,6 +6,7 @@ the command, the cost and what to expect.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hardsight.catalog import complete, find
 from hardsight.errors import SpecError, nearest
 from hardsight.spec import Call, eps_of, override, read, read_number, read_value, show
 
+GROUPS = ("tasks", "data", "attacks", "eps")
 SHIPPED = Path(__file__).parent / "recipes"
 Precision = Literal["float32", "bf16"]
 
@@ -58,6 +60,13 @@ class Recipe:
 
     def check(self) -> Recipe:
         """Itself, with every spec and number looked at; `SpecError` says which one is wrong and what would be right."""
+        check_name(self.name)
+        for group in GROUPS:
+            if not getattr(self, group):
+                raise SpecError(f"no {group} to measure with; the recipe or the option names none")
+        for name in ("norm", "probe", "split", "title"):
+            if not isinstance(getattr(self, name), str):
+                raise SpecError(f"{name} is {getattr(self, name)!r}; it is text")
         if not self.encoders:
             raise SpecError(
                 "no encoder to measure; give --encoder, such as 'timm:vit_tiny_patch16_224' (see: hardsight list encoders)"
@@ -75,7 +84,7 @@ class Recipe:
             raise SpecError(
                 f"precision '{self.precision}' is unknown{nearest(self.precision, get_args(Precision)) or '; float32 or bf16'}"
             )
-        for name, least in (("count", 1), ("chunk", 1), ("gallery", 0)):
+        for name, least in (("count", 1), ("chunk", 1), ("gallery", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name} is {value!r}; it is a whole number of at least {least}")
@@ -121,6 +130,12 @@ def split_list(text: str) -> tuple[str, ...]:
             continue
         part += mark
     return tuple(one for one in (*parts, part.strip()) if one)
+
+
+def check_name(name: object) -> None:
+    """`SpecError` unless it can name a folder within runs/."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or len(name) > 100:
+        raise SpecError(f"a recipe's name is {name!r}; it names a folder, so it has letters, digits, '.', '_' and '-' alone")
 
 
 def load(name: str) -> Recipe:

@@ -15,16 +15,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import hardsight
 from hardsight import noise
 from hardsight.attack import Attack
+from hardsight.catalog import minimal
 from hardsight.data.images import list_images, open_image
 from hardsight.errors import DataError
 from hardsight.objective import still
+from hardsight.spec import show
 from hardsight.store import write_bytes, write_json
 from hardsight.tasks.base import System
 from hardsight.threats.base import Threat, per_image
 
 LEVELS = 255
+HELD = 256
+"""Images of various sizes that wait for others of their size, at most."""
 
 
 def to_bytes(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
@@ -71,6 +76,10 @@ def attack_folder(
     Returns what attack.json holds: a record an image, with sizes and how far the embedding moved, before and after rounding.
     """
     paths = list_images(source)
+    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
+        raise DataError(
+            f"{target} lies within {source}: adversarial images would stand among the clean ones; give another --out"
+        )
     names = _names(paths, source)
     device = next(system.encoder.parameters()).device
     groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)
@@ -97,13 +106,17 @@ def attack_folder(
             continue
         group = groups[tuple(image.shape)]
         group.append((path, image))
-        if len(group) == batch:
-            flush(groups.pop(tuple(image.shape)))
+        if len(group) == batch or sum(len(one) for one in groups.values()) > HELD:
+            flush(groups.pop(max(groups, key=lambda shape: len(groups[shape]))))
     for group in groups.values():
         flush(group)
     report = {
         "encoder": system.encoder.card.name,
         "encoder_sha256": system.encoder.card.sha256,
+        "attack": written(attack),
+        "task": written(system.task),
+        "batch": batch,
+        "hardsight": hardsight.__version__,
         "norm": threat.norm,
         "eps": float(threat.eps),
         "seed": seed,
@@ -156,11 +169,20 @@ def _attack_batch(
 
 def _names(paths: list[Path], source: Path) -> dict[Path, Path]:
     """What each image is saved as: its own name with .png; a.png and a.jpg of one folder become a.png.png and a.jpg.png."""
-    plain = {path: path.relative_to(source).with_suffix(".png") for path in paths}
-    often = Counter(plain.values())
-    return {path: name if often[name] == 1 else name.with_name(f"{path.name}.png") for path, name in plain.items()}
+    names = {path: path.relative_to(source).with_suffix(".png") for path in paths}
+    often = Counter(names.values())
+    names = {path: name if often[name] == 1 else name.with_name(f"{path.name}.png") for path, name in names.items()}
+    if len(set(names.values())) < len(names):
+        return {path: Path(f"{path.relative_to(source)}.png") for path in paths}
+    return names
+
+
+def written(thing: object) -> str:
+    """A thing's spec as text; empty where it has none."""
+    spec = getattr(thing, "spec", None)
+    return show(minimal(spec)) if spec is not None else ""
 
 
 def attack_is_blind(attack: Attack) -> bool:
-    """Whether the attack needs no label."""
-    return getattr(attack, "aim", "label") == "itself"
+    """Whether the attack needs no label, and no head."""
+    return getattr(attack, "where", "output") != "output"

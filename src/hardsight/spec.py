@@ -38,7 +38,7 @@ class Ratio(float):
 
     def __new__(cls, over: float, under: float) -> Ratio:
         self = super().__new__(cls, over / under)
-        self.text = f"{over:g}/{under:g}"
+        self.text = f"{_short(over)}/{_short(under)}"
         return self
 
     def __repr__(self) -> str:
@@ -47,6 +47,11 @@ class Ratio(float):
     def __getnewargs__(self) -> tuple[float, float]:
         over, under = self.text.split("/")
         return float(over), float(under)
+
+
+def _short(number: float) -> str:
+    """The number in full, without a needless `.0`."""
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,8 @@ def _opening(text: str) -> int:
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
+    except (RecursionError, MemoryError, ValueError):
+        raise SpecError(f"'{text[:40]}...' is no spec that can be read") from None
     except SyntaxError as error:
         place = f" at character {error.offset}" if error.offset else ""
         raise SpecError(f"'{text}' is not a spec{place}: {error.msg}; write a call such as 'pgd(steps=10)'") from None
@@ -201,12 +208,14 @@ def _value(node: ast.expr, text: str) -> Value:
             over, under = _number(left, text), _number(right, text)
             if isinstance(op, ast.Pow) and (abs(over) > 1e6 or abs(under) > 64):
                 raise SpecError(f"'{text}' raises to a power that is too large")
-            return ARITHMETIC[type(op)](over, under)
+            try:
+                return ARITHMETIC[type(op)](over, under)
+            except (ArithmeticError, ValueError) as error:
+                raise SpecError(f"'{text}' cannot be worked out: {error}") from None
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return tuple(_value(part, text) for part in parts)
-        case ast.Dict(keys=keys, values=values):
-            pairs = zip(keys, values, strict=True)
-            return {k.value: _value(v, text) for k, v in pairs if isinstance(k, ast.Constant)}
+        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
+            return {k.value: _value(v, text) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             if any(isinstance(a, ast.Starred) for a in args) or any(k.arg is None for k in keywords):
                 raise SpecError(f"'{text}' unpacks with a star; write the arguments out")

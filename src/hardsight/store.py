@@ -12,6 +12,7 @@ Kill the process anywhere: what is there is whole, and the first missing chunk i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -41,7 +42,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
         raise StoreError(
             f"cannot write {path}: {reason}; what was written before is kept, run the same command again"
@@ -94,7 +96,7 @@ class StoredCell:
 
     def rows(self) -> Rows:
         """All rows there are, in order: "id", "error", "size", "queries" and "counts.<key>", images leading."""
-        chunks = [read_arrays(path) for path in sorted(self.path.glob("rows-*.npz"))]
+        chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
         if not chunks:
             return {}
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -175,6 +177,9 @@ def chunks(count: int, size: int) -> Iterator[tuple[int, range]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no table")
+        return found
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path}: {error}") from None

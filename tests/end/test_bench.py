@@ -17,8 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hardsight import cli
-from hardsight.bench import Bench, plan
+from hardsight.bench import Bench
 from hardsight.cli import app
+from hardsight.plan import plan
 from hardsight.recipe import Recipe
 from hardsight.store import Store
 

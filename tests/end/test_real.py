@@ -9,7 +9,8 @@ import torch
 import torchattacks
 
 import hardsight as hs
-from hardsight.bench import Bench, plan
+from hardsight.bench import Bench
+from hardsight.plan import plan
 from hardsight.recipe import load
 from hardsight.store import Store
 
@@ -40,11 +41,15 @@ def test_published_classifier_falls_as_under_torchattacks(real_data: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "metric", "least", "most"), [("camvid", "miou", 0.2, 1.0), ("rgbd", "rmse", 0.0, 0.7)])
-def test_dense_recipes_run_on_real_data(real_data: Path, tmp_path: Path, name: str, metric: str, least: float, most: float) -> None:
+def test_dense_recipes_run_on_real_data(
+    real_data: Path, tmp_path: Path, name: str, metric: str, least: float, most: float
+) -> None:
     from dataclasses import replace
 
     recipe = load(str(ROOT / "benchmarks" / f"{name}.toml"))
-    small = replace(recipe, encoders=recipe.encoders[:1], count=4, chunk=4, eps=("8/255",), attacks=("clean", "task"), gallery=1)
+    small = replace(
+        recipe, encoders=recipe.encoders[:1], count=4, chunk=4, eps=("8/255",), attacks=("clean", "task"), gallery=1
+    )
     small = small.with_set("probe=probe(epochs=5)").with_set("attacks=clean,pgd(3)")
     cells = Bench(plan(small), Store(tmp_path), gallery=1).run()
     clean, attacked = (cell.done["summary"][metric] for cell in cells)

@@ -18,6 +18,7 @@ FLOORS = [
     {"attack", "methods"},
     {"evaluate", "train", "presets", "saving"},
     {"probe"},
+    {"plan"},
     {"bench"},
     {"estimate", "listing"},
     {"cli"},

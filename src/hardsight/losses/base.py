@@ -11,6 +11,10 @@ IGNORE = 255
 """The mask value of a pixel without a class."""
 
 
+EMBEDDING = "embedding"
+"""The target of losses on features, as "label", "mask" and "depth" are those of losses on a task's output."""
+
+
 class Loss(Protocol):
     """(output, target, progress in [0, 1]) -> [B]; greater is worse for the model."""
 
@@ -18,7 +22,7 @@ class Loss(Protocol):
 
 
 def fits(loss: Any, target: str) -> bool:
-    """Whether a loss can be raised against this target ("label", "mask", "depth"); one that says nothing fits any."""
+    """Whether a loss can be raised against this target ("label", "mask", "depth", "embedding"); one that says nothing fits any."""
     return target in getattr(loss, "targets", (target,))
 
 

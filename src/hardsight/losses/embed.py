@@ -1,4 +1,7 @@
-"""Label-free losses: how far an image's embedding is from where it was; pooled [B, D] or dense [B, D, h, w]."""
+"""Label-free losses: how far an image's embedding is from where it was; pooled [B, D] or dense [B, D, h, w].
+
+Always in float32: at small radii two embeddings are nearly equal, and a difference of halves loses what there is.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.catalog import register
-from hardsight.losses.base import Loss
+from hardsight.losses.base import EMBEDDING, Loss, only_for
 
 
 @register
@@ -18,11 +21,9 @@ def far_l2() -> Loss:
     """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        return (
-            (output - target).square().sum(1).flatten(1).mean(1) if output.dim() > 2 else (output - target).square().sum(1)
-        )
+        return _per_image((output.float() - target.float()).square().sum(1))
 
-    return loss
+    return only_for(loss, EMBEDDING)
 
 
 @register
@@ -30,7 +31,10 @@ def far_cosine() -> Loss:
     """One less the cosine of embeddings; for dense ones the mean over the grid."""
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        away = 1 - F.cosine_similarity(output, target, dim=1)
-        return away if away.dim() == 1 else away.flatten(1).mean(1)
+        return _per_image(1 - F.cosine_similarity(output.float(), target.float(), dim=1))
 
-    return loss
+    return only_for(loss, EMBEDDING)
+
+
+def _per_image(away: Tensor) -> Tensor:
+    return away if away.dim() == 1 else away.flatten(1).mean(1)

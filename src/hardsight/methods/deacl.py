@@ -12,6 +12,7 @@ from hardsight.catalog import register
 from hardsight.data.base import DataCard
 from hardsight.data.views import Views
 from hardsight.encoders.base import Encoder
+from hardsight.errors import SpecError
 from hardsight.losses.embed import far_cosine
 from hardsight.methods.base import Method, Step
 from hardsight.objective import against, still
@@ -31,6 +32,11 @@ class DeACL:
 
     def parts(self, encoder: Encoder, data: DataCard) -> nn.Module:
         """Nothing trains beside the student, which starts as a copy of the teacher."""
+        if self.teacher.card.arch != encoder.card.arch:
+            raise SpecError(
+                f"deacl: the student is {encoder.card.arch} and its teacher {self.teacher.card.arch}; they must be alike"
+            )
+        self.teacher.to(next(encoder.parameters()).device)
         encoder.load_state_dict(self.teacher.state_dict())
         return nn.Identity()
 

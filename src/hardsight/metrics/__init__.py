@@ -25,16 +25,14 @@ METRICS = ("classify", "segment", "depth")
 class Metric:
     """What a task's counts mean.
 
-    labels: key -> (label, unit, "higher" or "lower" is better). shares: the headline is a share of images (Wilson interval);
-    other headlines get a percentile bootstrap over images. worse: how much an image's counts harm the headline, [n]; None:
-    its error says so.
+    labels: key -> (label, unit, "higher" or "lower" is better). shares: every figure is a share of images (Wilson's interval); the
+    others get a percentile bootstrap over images.
     """
 
     headline: str
     labels: dict[str, tuple[str, str, str]]
     totals: Callable[[Counts], dict[str, np.ndarray]]
     shares: bool = False
-    worse: Callable[[Counts], np.ndarray] | None = None
 
     @property
     def label(self) -> str:
@@ -53,15 +51,11 @@ class Metric:
         sums = {key: value.sum(0, keepdims=True) for key, value in counts.items()}
         return {key: float(value[0]) for key, value in self.totals(sums).items()}
 
-    def harm(self, error: np.ndarray, counts: Counts) -> np.ndarray:
-        """[n]: how badly each image fared, for choosing the worst of several attacks image by image."""
-        return error if self.worse is None else self.worse(counts)
-
     def interval(self, counts: Counts, key: str | None = None) -> tuple[float, float]:
         """The 95% interval of the headline or another figure: Wilson's for a share of images, else a bootstrap over images."""
         key = key or self.headline
         n = len(next(iter(counts.values())))
-        if self.shares and key == self.headline:
+        if self.shares:
             return wilson(self.summary(counts)[key] * n, n)
         return bootstrap(counts, lambda sums: self.totals(sums)[key])
 

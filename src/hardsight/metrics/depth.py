@@ -34,5 +34,4 @@ METRIC = Metric(
         "delta3": ("delta < 1.25³", "%", "higher"),
     },
     totals=totals,
-    worse=lambda counts: counts["squared"] / np.maximum(counts["pixels"], 1),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +23,12 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
+@functools.lru_cache(maxsize=2)
+def _picks(n: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of n images is drawn, [draws, n]."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+
+
 def bootstrap(
     counts: dict[str, np.ndarray],
     figure: Callable[[dict[str, np.ndarray]], np.ndarray],
@@ -32,8 +39,7 @@ def bootstrap(
 
     figure: sums, each [draws, ...] -> [draws]. Works for figures that are no means of images, such as mIoU.
     """
-    n = len(next(iter(counts.values())))
-    picks = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    picks = _picks(len(next(iter(counts.values()))), draws, seed)
     sums = {key: np.tensordot(picks, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
     values = figure(sums)
     values = values[np.isfinite(values)]

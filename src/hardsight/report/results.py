@@ -20,7 +20,7 @@ CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
 RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, WORST: 4}
 TASKS = ("classify", "segment", "depth")
-SETTINGS = ("probe", "count", "chunk", "seed", "precision")
+SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision")
 """What two cells must share, besides encoder, task and data, to stand in one row."""
 LEAST_EPS = 3
 """An area under the curve wants at least so many attacked eps."""
@@ -233,7 +233,7 @@ def _worst(metric: Any, attacks: Sequence[dict[str, np.ndarray]]) -> tuple[int, 
     if not shared:
         return 0, {}
     parts = [{key: value[pick] for key, value in rows.items()} for rows, pick in zip(attacks, picks, strict=True)]
-    harms = np.stack([np.nan_to_num(metric.harm(part["error"], _counts(part, "")), nan=-1.0) for part in parts])
+    harms = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
     winner = harms.argmax(axis=0)
     mixed = {key: np.stack([part[key] for part in parts])[winner, np.arange(len(shared))] for key in parts[0]}
     sign = 1 if metric.better == "higher" else -1

@@ -9,6 +9,7 @@ from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, Reading
 from hardsight.search.base import Best, Search
+from hardsight.spec import calls_in
 from hardsight.threats.base import Threat
 
 
@@ -68,7 +69,6 @@ def restarts(search: Search, count: int = 5) -> Search:
     """
     if count < 1:
         raise SpecError(f"restarts: count is {count}, but at least 1 run is needed")
-    spec = getattr(search, "spec", None)
-    if count > 1 and spec is not None and spec.get("start") == "clean":
+    if count > 1 and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
         raise SpecError("restarts of a search that starts at the clean image repeat it; let it start 'inside'")
     return best_of((search,) * count)

@@ -33,6 +33,8 @@ def pgd(
     """
     if steps < 0 or step <= 0:
         raise SpecError(f"pgd: steps is {steps} and step is {step:g}; steps is at least 0 and step above 0")
+    if keep == "last" and early_exit:
+        raise SpecError("pgd: keep='last' and early_exit=True exclude each other: what leaves the batch has no last point")
     where = start
 
     def search(
@@ -63,7 +65,7 @@ def pgd(
         with torch.no_grad():
             reading = objective(x_adv)
         best.see(x_adv, reading, places)
-        if keep == "last" and not early_exit:
+        if keep == "last":
             return AttackResult(x_adv, reading.loss, reading.error, best.x_best_loss, best.queries)
         return best.result()
 

@@ -16,9 +16,13 @@ from hardsight.errors import DataError
 
 @dataclass(frozen=True)
 class Training:
-    """How a head of this task is usually trained on fixed features; `probe` may say otherwise."""
+    """How a head of this task is usually trained on fixed features; `probe` may say otherwise.
+
+    epochs: unless that is fewer than `steps` optimizer steps, as with few images: then as many epochs as make those.
+    """
 
     epochs: int
+    steps: int
     lr: float
     weight_decay: float
     batch: int

@@ -46,7 +46,7 @@ class Classify:
     target: ClassVar[str] = "label"
     reads: ClassVar[Literal["pooled", "dense"]] = "pooled"
     attack: ClassVar[str] = "classpgd"
-    training: ClassVar[Training] = Training(epochs=50, lr=1e-2, weight_decay=1e-3, batch=256)
+    training: ClassVar[Training] = Training(epochs=50, steps=300, lr=1e-2, weight_decay=1e-3, batch=256)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         needs(data, "classify", "label", data.classes)
@@ -63,15 +63,15 @@ class Classify:
         return cross_entropy(output, target)
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """1 where the greatest logit is another class's."""
-        return (output.argmax(1) != target).float()
+        """1 where the greatest logit is another class's, or where one is not finite."""
+        return ((output.argmax(1) != target) | ~torch.isfinite(output).all(1)).float()
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        best = output.topk(min(5, output.shape[1]), dim=1).indices
-        hit = best == target[:, None]
-        counts = {"hits": hit[:, 0].int(), "images": torch.ones_like(hit[:, 0]).int()}
+        hits = 1 - self.error(output, target).int()
+        counts = {"hits": hits, "images": torch.ones_like(hits)}
         if output.shape[1] > 10:
-            counts["hits5"] = hit.any(1).int()
+            above = (output > output.gather(1, target[:, None])).sum(1)
+            counts["hits5"] = ((above < 5) & torch.isfinite(output).all(1)).int()
         return counts
 
     def answer(self, output: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder, Features
 from hardsight.errors import SpecError
 from hardsight.losses.base import mean_where
-from hardsight.losses.depth import gradient_gap, silog
+from hardsight.losses.depth import TINY, gradient_gap, silog
 from hardsight.tasks.base import Task, Training, dense_dim, needs, to_pixels
 
 
@@ -56,7 +56,7 @@ class Depth:
     target: ClassVar[str] = "depth"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
     attack: ClassVar[str] = "depthpgd"
-    training: ClassVar[Training] = Training(epochs=30, lr=1e-2, weight_decay=1e-2, batch=32)
+    training: ClassVar[Training] = Training(epochs=10, steps=300, lr=1e-2, weight_decay=1e-2, batch=32)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         needs(data, "depth", "depth")
@@ -71,8 +71,14 @@ class Depth:
         return silog(output, target) + 0.5 * gradient_gap(output, target)
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """The share of measured pixels off by a factor of 1.25 or more: 1 - delta1."""
-        return mean_where((_ratio(output, target) >= 1.25).float(), target > 0)
+        """RMSE / (RMSE + mean depth) over the image's measured pixels, and 1 where the output is not finite.
+
+        It rises with the image's RMSE, so that an attack keeps the point that harms the headline most.
+        """
+        valid = target > 0
+        rmse = mean_where((output - target).square(), valid).sqrt()
+        error = rmse / (rmse + mean_where(target, valid)).clamp_min(TINY)
+        return torch.where(torch.isfinite(error), error, torch.ones_like(error))
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sums over the measured pixels of an image, each [B], float64."""

@@ -40,7 +40,7 @@ class Segment:
     target: ClassVar[str] = "mask"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
     attack: ClassVar[str] = "segpgd"
-    training: ClassVar[Training] = Training(epochs=30, lr=1e-2, weight_decay=1e-4, batch=32)
+    training: ClassVar[Training] = Training(epochs=10, steps=300, lr=1e-2, weight_decay=1e-4, batch=32)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         needs(data, "segment", "mask", data.mask_classes)

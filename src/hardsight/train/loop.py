@@ -21,6 +21,7 @@ from hardsight.data.feed import load, pixels
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
 from hardsight.errors import SpecError, StoreError, nearest
+from hardsight.recipe import check_name
 from hardsight.store import write_bytes, write_json
 from hardsight.watch import Watch
 
@@ -51,14 +52,29 @@ def read_recipe(name: str) -> TrainingRecipe:
     if not path.exists():
         shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
         raise SpecError(f"there is no recipe '{name}'{nearest(name, shipped) or '; shipped: ' + ', '.join(shipped)}")
-    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not TOML: {error}") from None
     known = [f.name for f in fields(TrainingRecipe)]
     for key in content:
         if key not in known:
             raise SpecError(
                 f"{path}: a training recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(known)}"
             )
+    for key in ("encoder", "method", "data"):
+        if not isinstance(content.get(key), str):
+            raise SpecError(
+                f"{path}: a training recipe needs '{key}', a spec; a recipe to measure goes to 'hardsight bench'"
+            )
     recipe = TrainingRecipe(**{"name": path.stem, **content})
+    for key, kind, least in (("epochs", int, 1), ("batch", int, 2), ("lr", float, 0), ("seed", int, 0)):
+        value = getattr(recipe, key)
+        if not isinstance(value, kind | int) or value < least:
+            raise SpecError(f"{path}: {key} is {value!r}; it is a number of at least {least}")
+    if recipe.precision not in ("float32", "bf16"):
+        raise SpecError(f"{path}: precision is '{recipe.precision}'; it is float32 or bf16")
+    check_name(recipe.name)
     complete(recipe.encoder, "Encoder")
     complete(recipe.method, "Method")
     complete(recipe.data, "Data")
@@ -80,6 +96,10 @@ def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Wat
     weights = [*encoder.parameters(), *parts.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     batches = len(images) // recipe.batch
+    if not batches:
+        raise SpecError(
+            f"{recipe.name}: batch is {recipe.batch}, and {data.card.name} has only {len(images)} training images"
+        )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(recipe.epochs * batches, recipe.warmup))
     state = {"encoder": encoder, "parts": parts, "optimizer": optimizer, "schedule": schedule}
     first = _resume(folder / "last.pt", state, asdict(recipe))
@@ -108,6 +128,9 @@ def _epoch(
     optimizer: torch.optim.Optimizer, schedule: Any, bar: Any, device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
     rng = noise.generator("epoch", recipe.seed, epoch)
+    torch.manual_seed(
+        noise.seed_of("epoch", recipe.seed, epoch)
+    )  # for dropout and stochastic depth, which take no generator
     order = torch.randperm(len(images), generator=rng).tolist()
     encoder.train()
     parts.train()
@@ -150,9 +173,12 @@ def _resume(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> int:
     """Loads what an earlier run left; returns how many epochs are finished."""
     if not path.exists():
         return 0
-    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     if saved["recipe"] != json.dumps(recipe):
         raise StoreError(f"{path.parent} holds a run of another recipe; give another --out, or delete that folder")
-    for key, part in state.items():
-        part.load_state_dict(saved[key])
+    try:
+        for key, part in state.items():
+            part.load_state_dict(saved[key])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{path} does not fit this recipe's networks ({error}); delete that folder to start anew") from None
     return int(saved["epochs"])

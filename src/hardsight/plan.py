@@ -1,0 +1,148 @@
+"""What a recipe asks for, cell by cell: one number each, named by all that fixes it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardsight.catalog import build, complete, find, fingerprint, minimal
+from hardsight.data import Data, open_data
+from hardsight.encoders.zoo import known
+from hardsight.errors import SpecError
+from hardsight.recipe import Recipe
+from hardsight.spec import read, show
+from hardsight.tasks.base import Task
+
+MEASURE = 1
+"""Raised when a change of this code changes what cells measure: what older code measured is then not taken for it."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number to measure, by the specs that fix it; texts are minimal specs."""
+
+    encoder: str
+    task: str
+    data: str
+    attack: str
+    threat: str
+    probe: str
+    split: str
+    count: int
+    chunk: int
+    seed: int
+    precision: str
+    stamp: str
+    column: str
+    eps_text: str
+
+    @property
+    def id(self) -> str:
+        """The fingerprint of what fixes the number; names that tables print are not among it."""
+        specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
+        rest = (MEASURE, self.split, self.count, self.chunk, self.seed, self.precision, self.stamp)
+        return hashlib.sha256(repr((fingerprint(*specs), rest)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why)."""
+
+    cells: tuple[Cell, ...]
+    data: dict[str, Data]
+    left_out: tuple[str, ...]
+
+    def passes(self, cell: Cell) -> int:
+        """Images x readings, at most."""
+        return cell.count * build(cell.attack, "Attack").passes
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Opens the data and lists the cells: clean once, each attack at each eps, tasks only on data that carry their target."""
+    recipe.check()
+    data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
+    encoders = {show(minimal(complete(text, "Encoder"))): stamp(text, "Encoder") for text in recipe.encoders}
+    cells, left_out = [], []
+    for data_text, opened in data.items():
+        data_stamp = stamp(data_text, "Data")
+        count = min(recipe.count, len(opened.split(recipe.split)))
+        for encoder, encoder_stamp in encoders.items():
+            for task_text in recipe.tasks:
+                task: Task = build(task_text, "Task")
+                if task.target not in opened.card.targets:
+                    left_out.append(f"{task.name} on {opened.card.name}: it has no {task.target}")
+                    continue
+                for column, attack, threat, eps_text in _attacks(recipe, task, left_out):
+                    cells.append(
+                        Cell(
+                            encoder=encoder,
+                            task=show(minimal(task_text)),
+                            data=data_text,
+                            attack=attack,
+                            threat=threat,
+                            probe=show(minimal(recipe.probe)),
+                            split=recipe.split,
+                            count=count,
+                            chunk=recipe.chunk,
+                            seed=recipe.seed,
+                            precision=recipe.precision,
+                            stamp=f"{encoder_stamp}:{data_stamp}",
+                            column=column,
+                            eps_text=eps_text,
+                        )
+                    )
+    if all(cell.column == "clean" for cell in cells) and (left_out or not cells) and set(recipe.attacks) != {"clean"}:
+        raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
+    cells = list({cell.id: cell for cell in reversed(cells)}.values())[::-1]  # the same number asked for twice is one cell
+    return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)))
+
+
+def attack_name(spec: str) -> str:
+    """What tables call an attack: its title, with the arguments that are not the defaults."""
+    call = minimal(spec)
+    if call.name == "attack" and len(call.arguments) == 1:
+        return show(call.arguments[0][1])
+    text = show(call)
+    return find(call.name).title + text[len(call.name) :]
+
+
+def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """(column, attack, threat, eps as written) for a task."""
+    for text in recipe.attacks:
+        attack_text = task.attack if text == "task" else text
+        spec = show(minimal(complete(attack_text, "Attack")))
+        if not build(spec, "Attack").fits(task):
+            left_out.append(f"{attack_name(spec)} on {task.name}: its loss reads another target")
+            continue
+        if spec == "clean":
+            yield "clean", spec, "linf(0)", ""
+            continue
+        for threat, eps_text in recipe.threats():
+            column = text if text in ("task", "embed") else attack_name(spec)
+            yield column, spec, show(minimal(threat)), eps_text
+
+
+def stamp(spec: str, kind: str) -> str:
+    """What lies behind a spec on this disk, as a hash: other files under the same name make another cell.
+
+    Of a checkpoint its bytes, of an embedded encoder the listed hash, of a data folder the names and sizes of its files;
+    empty where a spec says it all.
+    """
+    call = complete(spec, kind)
+    place = call.get("path") if call.name == "file" else call.get("root")
+    if call.name == "zoo":
+        return next((entry.get("sha256", "") for entry in known() if entry["name"] == call["name"]), "")[:16]
+    if not isinstance(place, str):
+        return ""
+    path, digest = Path(os.path.expandvars(os.path.expanduser(place))), hashlib.sha256()
+    if path.is_file() and kind == "Encoder":
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for one in files:
+        if one.is_file():
+            digest.update(f"{one.relative_to(path).as_posix()}\0{one.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
