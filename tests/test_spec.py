@@ -64,6 +64,10 @@ def test_short_form_is_a_call() -> None:
         ("pgd(step=1/0)", "zero"),
         ("pgd(step=9**9**9)", "power"),
         ("pgd(step='a'*3)", "not a number"),
+        ("pgd(steps=0**-1)", "cannot be worked out"),
+        ("pgd(steps=1e6**64)", "cannot be worked out"),
+        ("pgd(" + "-" * 5000 + "1)", "no spec that can be read"),
+        ("file(path='x', options={a: 1, 'b': 2})", "outside"),
     ],
 )
 def test_what_is_outside_the_language(text: str, told: str) -> None:
@@ -108,6 +112,9 @@ def test_a_search_is_an_attack_where_one_is_wanted() -> None:
 
 def test_fingerprint_is_of_the_meaning() -> None:
     assert fingerprint("pgd") == fingerprint("pgd(steps=20)") == fingerprint("pgd(step=0.25, steps=20)")
+    assert fingerprint("l2(1)") == fingerprint("l2(1.0)") == fingerprint("l2(2/2)")
+    assert fingerprint("linf(0.12345678/255)") != fingerprint("linf(0.12345679/255)")
+    assert fingerprint("linf(8/255)") == fingerprint("linf(16/510)")
     assert fingerprint("pgd(21)") != fingerprint("pgd")
     assert fingerprint("linf(8/255)") == fingerprint(f"linf({8 / 255!r})")
     assert show(minimal("attack(pgd(20), where='output', loss=ce())")) == "attack(pgd, loss=ce)"

@@ -75,11 +75,11 @@ def attack_folder(
     Images keep their own size. An attack that needs labels is aimed away from the system's own clean answer.
     Returns what attack.json holds: a record an image, with sizes and how far the embedding moved, before and after rounding.
     """
-    paths = list_images(source)
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise DataError(
             f"{target} lies within {source}: adversarial images would stand among the clean ones; give another --out"
         )
+    paths = list_images(source)
     names = _names(paths, source)
     device = next(system.encoder.parameters()).device
     groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)

@@ -6,14 +6,17 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from hardsight import cli
@@ -103,6 +106,61 @@ def test_all_cells_of_a_task_see_the_same_images(measured: Path) -> None:
     assert len(ids) == 1
 
 
+def test_a_lost_chunk_of_a_done_cell_is_made_again(measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured, tmp_path / "copy")
+    cell = Store(tmp_path / "copy").cells()[4]
+    (cell.path / "rows-00001.npz").unlink()
+    Bench(plan(SMALL), Store(tmp_path / "copy"), gallery=2).run()
+    assert rows_of(tmp_path / "copy") == rows_of(measured)
+
+
+def test_encoders_that_share_weights_do_not_share_heads(tmp_path: Path) -> None:
+    """Other layers of the same weights are other features: each gets a head of its own."""
+    recipe = replace(SMALL, encoders=("tiny(layers=(1,))", "tiny(layers=(2,))"), tasks=("depth",), attacks=("clean",))
+    recipe = replace(
+        recipe, encoders=("timm:test_vit(pretrained=False, layers=(0,))", "timm:test_vit(pretrained=False, layers=(1,))")
+    )
+    Bench(plan(recipe), Store(tmp_path)).run()
+    assert len(list(tmp_path.glob("heads/*.safetensors"))) == 2
+
+
+def test_other_images_behind_the_same_folder_are_another_cell(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for n in range(4):
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                    tmp_path / "data" / split / label / f"{n}.png"
+                )
+    recipe = replace(SMALL, data=(f"folder:{tmp_path / 'data'}",), attacks=("clean",), tasks=("classify",))
+    before = plan(recipe).cells[0].id
+    assert plan(recipe).cells[0].id == before
+    Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(tmp_path / "data" / "test" / "a" / "0.png")
+    assert plan(recipe).cells[0].id != before
+
+
+def test_the_same_number_twice_is_one_cell() -> None:
+    assert len(plan(replace(SMALL, eps=("8/255", "8/255"))).cells) == len(plan(SMALL).cells)
+
+
+def test_unreadable_images_are_left_out_even_if_they_fill_a_chunk(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for n in range(4):
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+                    tmp_path / "data" / split / label / f"{n}.png"
+                )
+    for n in range(4):
+        (tmp_path / "data" / "test" / "a" / f"{n}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    recipe = replace(SMALL, data=(f"folder:{tmp_path / 'data'}(size=16)",), attacks=("clean",), tasks=("classify",), chunk=1)
+    cells = Bench(plan(recipe), Store(tmp_path / "store"), on_error="skip").run()
+    assert cells[0].done["images"] == 4
+    assert len(cells[0].done["skipped"]) == 4
+
+
 @pytest.mark.parametrize("attack", ["embed(steps=3)", "task", "pgd(3)"])
 def test_eps_zero_is_clean_for_every_task(tmp_path: Path, attack: str) -> None:
     recipe = Recipe(**{**SMALL.__dict__, "attacks": ("clean", attack), "eps": ("0",)})
@@ -126,8 +184,6 @@ def test_done_cells_are_not_done_again(measured: Path) -> None:
 
 
 def test_a_missing_chunk_is_made_again_byte_for_byte(measured: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(measured, copy)
     cell = Store(copy).cells()[2]
@@ -205,6 +261,13 @@ BAD = [
     (["bench", "--eps", "8"], "did you mean '8/255'"),
     (["bench", "--eps", "3%"], "percentage"),
     (["bench", "--eps", "abc"], "not a number"),
+    (["bench", "--eps", ""], "no eps"),
+    (["bench", "--set", "seed=abc"], "seed is"),
+    (["bench", "--set", "name=../../out"], "letters, digits"),
+    (["bench", "--set", "split=foo", "--encoder", "tiny"], "no 'foo' part"),
+    (["bench", "--encoder", "tiny", "--task", "depth(high=0.05)"], "other way"),
+    (["attack", "--encoder", "tiny", "--images", ".", "--out", "./adv"], "lies within"),
+    (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--attack", "depthpgd"], "does not fit"),
     (["bench", "--eps", "-1/255"], "negative"),
     (["bench", "--norm", "linff"], "did you mean 'linf'"),
     (["bench", "--count", "0"], "at least 1"),

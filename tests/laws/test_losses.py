@@ -73,7 +73,8 @@ def test_pixels_without_a_class_do_not_count(name: str) -> None:
 def test_losses_say_which_targets_they_fit() -> None:
     assert fits(build("segpgd_ce", "Loss"), "mask")
     assert not fits(build("segpgd_ce", "Loss"), "label")
-    assert fits(build("far_l2", "Loss"), "label")
+    assert fits(build("far_l2", "Loss"), "embedding")
+    assert not fits(build("far_l2", "Loss"), "label")
 
 
 def test_class_255_is_a_class_among_labels() -> None:

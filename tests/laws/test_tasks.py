@@ -187,6 +187,16 @@ def test_pixels_that_are_none(x: Tensor, told: str) -> None:
     [
         ("attack(pgd, where=pooled)", "aim='itself'"),
         ("attack(pgd, where=dense, aim=itself)", "needs a loss"),
+        ("attack(pgd, loss=ce, where=pooled, aim=itself)", "not an embedding"),
+        ("attack(pgd, aim=itself)", "needs where"),
+        ("attack(pgd(start='clean'), loss=far_l2, where=embedding, aim=itself)", "has no gradient"),
+        ("attack(best_of([pgd(start='clean')]), loss=far_l2, where=embedding, aim=itself)", "has no gradient"),
+        ("restarts(best_of([pgd(3, start='clean')]), 2)", "repeat"),
+        ("pgd(3, keep='last', early_exit=True)", "exclude each other"),
+        ("best_of([1, 2])", "'searches' is"),
+        ("cascade(['x'])", "'members' is"),
+        ("probe(batch=1)", "at least 2"),
+        ("probe(weight_decay=-1.0)", "at least 0"),
         ("best_of([])", "at least one search"),
         ("cascade([])", "at least one attack"),
         ("restarts(pgd(3, start='clean'), 2)", "repeat"),
@@ -200,6 +210,61 @@ def test_compositions_that_mean_nothing(spec: str, told: str) -> None:
     with pytest.raises(SpecError) as caught:
         build(spec)
     assert told in str(caught.value)
+
+
+def test_a_saturated_or_broken_output_is_no_hit(task: Task) -> None:
+    """Ties fall as `error` says, and what is not finite is wrong."""
+    target = toy_target(task, COUNT)
+    output = perfect(task, target)
+    broken = output.clone().fill_(float("nan"))
+    assert (task.error(broken, target) == 1).all() or task.name == "segment"
+    if task.name == "classify":
+        same = torch.zeros_like(output)
+        hits = task.counts(same, target)["hits"]
+        assert torch.equal(hits, 1 - task.error(same, target).int())
+        assert not task.counts(broken, target)["hits"].any()
+
+
+def test_depth_attack_keeps_the_point_that_harms_the_headline_most() -> None:
+    task = build("depth", "Task")
+    system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
+    threat = build("linf(16/255)", "Threat")
+    rmse = []
+    for keep in ("best", "last"):
+        found = build(f"attack(pgd(15, keep='{keep}'), loss=depth_loss)", "Attack")(
+            system, x, target, threat, torch.Generator().manual_seed(0)
+        )
+        counts = task.counts(system.output(found.x_adv), target)
+        rmse.append((counts["squared"] / counts["pixels"]).detach())
+    assert (rmse[0] >= rmse[1] - 1e-9).all()
+
+
+def test_images_that_fell_only_in_bf16_are_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that a coarse search takes for broken leaves it early; float32 then finds it standing: it gets its due."""
+    from hardsight.objective import AttackResult
+    from hardsight.search.base import Best
+
+    system = toy_system(build("classify", "Task"))
+    x = toy_images(COUNT)
+    target, threat = system.output(x).argmax(1), build("linf(64/255)", "Threat")
+    honest, calls = build("classpgd(steps=20)", "Attack"), []
+
+    class Hasty:
+        fits, passes = honest.fits, honest.passes
+
+        def __call__(self, system, x, y, threat, rng=None) -> AttackResult:
+            calls.append(len(x))
+            if len(calls) > 1:
+                return honest(system, x, y, threat, rng)
+            best = Best(x)
+            return AttackResult(
+                x, best.loss, torch.ones(len(x)), x, best.queries
+            )  # says that all have fallen, and moved none
+
+    rows, _ = evaluate(system, Hasty(), threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0), "bf16")  # type: ignore[arg-type]
+    alone, _ = evaluate(system, honest, threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0))
+    assert calls == [COUNT, COUNT]
+    assert rows["error"].mean() == alone["error"].mean() > 0
 
 
 def test_own_classifier_must_have_the_datas_classes() -> None:
