@@ -20,7 +20,7 @@ CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
 RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, WORST: 4}
 TASKS = ("classify", "segment", "depth")
-SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision")
+SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp")
 """What two cells must share, besides encoder, task and data, to stand in one row."""
 LEAST_EPS = 3
 """An area under the curve wants at least so many attacked eps."""
