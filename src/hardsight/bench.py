@@ -20,7 +20,7 @@ from hardsight.data import Data
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
-from hardsight.errors import StoreError
+from hardsight.errors import DataError, StoreError
 from hardsight.evaluate import evaluate
 from hardsight.machine import device_name, pick_device, revision, versions
 from hardsight.metrics import of
@@ -146,11 +146,12 @@ class Bench:
                 batch = load(images, [places[one] for one in span], self.on_error, skipped)
                 if not batch.ids:  # none of them could be read: an empty chunk, so that the cell can be finished
                     stored.write_chunk(place, {})
+                    bar.advance(len(span) * attack.passes)
                     continue
                 rng = noise.generator(cell.id, place)
                 x, y = pixels(batch.images, self.device), batch.target[system.task.target].to(self.device)
                 keep = self.gallery if place == 0 else 0
-                rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)  # type: ignore[arg-type]
+                rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
                     write_arrays(stored.path / "gallery.npz", seen)
                 stored.write_chunk(place, rows)
@@ -159,6 +160,10 @@ class Bench:
 
     def _finish(self, cell: Cell, stored: StoredCell, task: Task, seconds: float, skipped: list[str]) -> None:
         rows, metric = stored.rows(), of(task.name)
+        if not rows:
+            raise DataError(
+                f"none of the {cell.count} images of {cell.data} could be read" + (f": {skipped[0]}" if skipped else "")
+            )
         counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
         summary = metric.summary(counts)
         stored.finish(

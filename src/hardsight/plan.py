@@ -12,7 +12,7 @@ from hardsight.catalog import build, complete, find, fingerprint, minimal
 from hardsight.data import Data, open_data
 from hardsight.encoders.zoo import known
 from hardsight.errors import SpecError
-from hardsight.recipe import Recipe
+from hardsight.recipe import Precision, Recipe
 from hardsight.spec import read, show
 from hardsight.tasks.base import Task
 
@@ -34,7 +34,7 @@ class Cell:
     count: int
     chunk: int
     seed: int
-    precision: str
+    precision: Precision
     stamp: str
     column: str
     eps_text: str

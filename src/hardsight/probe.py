@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from hardsight import noise, tree
 from hardsight.catalog import build, complete, register
 from hardsight.data import Data, Images, open_data
-from hardsight.data.feed import choose, load, pixels
+from hardsight.data.base import IGNORE
+from hardsight.data.feed import Batch, choose, load, pixels, readable
 from hardsight.encoders.base import Encoder, Features
 from hardsight.errors import DataError, SpecError
 from hardsight.objective import still
 from hardsight.spec import Call, show
 from hardsight.tasks.base import System, Task, seeded
 
+BATCH = 64
+"""Images whose features are computed at once."""
 CACHE_BYTES = 3 * 2**30
-"""Features of a split beyond this many bytes are not kept but computed anew in every epoch."""
+"""Dense features and pixel targets of a split beyond this many bytes are not kept but computed anew in every epoch."""
 
 OUTPUTS = 2**27
 """Numbers that a head may make of one batch: 150 classes at 512x512 are trained 3 images at once, not 32."""
@@ -62,7 +65,11 @@ def probe(
 
 
 class Bank:
-    """Features of one split's images under one encoder, with the targets beside them: kept, or computed on every visit."""
+    """Features of one split's readable images under one encoder, with the targets beside them.
+
+    Pooled features and labels are always kept. Dense features, masks and depth maps are kept while they fit in `CACHE_BYTES`;
+    where they don't, each visit computes them anew.
+    """
 
     def __init__(
         self,
@@ -74,53 +81,50 @@ class Bank:
         on_error: Literal["stop", "skip"] = "stop",
         tick: Tick | None = None,
     ) -> None:
-        self.encoder, self.images, self.places, self.dense, self.device = encoder, images, places, dense, device
-        self.on_error: Literal["stop", "skip"] = on_error
+        self.encoder, self.images, self.device = encoder, images, device
         self.skipped: list[str] = []
-        self.kept: list[tuple[Features, dict[str, Tensor]]] | None = []
+        self.places: list[int] = []
+        slim: list[tuple[Features, dict[str, Tensor]]] = []
+        wide: list[tuple[Features, dict[str, Tensor]]] | None = [] if dense else None
         size = 0
-        for start in range(0, len(places), 64):
-            found = self._visit(places[start : start + 64])
-            if found is None:
-                continue
-            size += sum(part.numel() * part.element_size() for part in found[0][:2] if part is not None)
-            if size * len(places) / (start + len(found[0].pooled)) > CACHE_BYTES:
-                self.kept = None
-                break
-            self.kept.append(found)
+        for start in range(0, len(places), BATCH):
+            part = places[start : start + BATCH]
+            batch, good = readable(images, part, on_error, self.skipped)
+            if good:
+                features, target = self._look(batch, dense=wide is not None)
+                self.places += good
+                slim.append((features._replace(dense=None), {key: t for key, t in target.items() if t.dim() == 1}))
+                if wide is not None:
+                    wide.append((features, {key: _small(t) for key, t in target.items()}))
+                    size += sum(
+                        t.numel() * t.element_size() for t in (features.dense, *wide[-1][1].values()) if t is not None
+                    )
+                    wide = wide if size * len(places) <= CACHE_BYTES * len(self.places) else None
             if tick:
-                tick(min(start + 64, len(places)), len(places))
-        if self.kept:
-            self._features = _joined([features for features, _ in self.kept])
-            self._target = {key: torch.cat([t[key] for _, t in self.kept]) for key in self.kept[0][1]}
-            del self.kept[1:]
+                tick(start + len(part), len(places))
+        self.slim = _joined(slim) if slim else None
+        self.wide = _joined(wide) if wide else None
 
     def __len__(self) -> int:
-        if self.kept is None:
-            return len(self.places)
-        return len(self._features.pooled) if self.kept else 0
+        return len(self.places)
 
-    def batch(self, index: Tensor) -> tuple[Features, dict[str, Tensor]]:
-        """Features and targets of the images at these places of the bank, on its device."""
-        if self.kept is None:
-            found = self._visit([self.places[int(place)] for place in index])
-            if found is None:
-                raise DataError(f"a whole batch of training images could not be read: {self.skipped[-1]}")
-            return found
-        return tree.move(tree.take(self._features, index), self.device), tree.take(self._target, index)
+    def batch(self, index: Tensor, dense: bool) -> tuple[Features, dict[str, Tensor]]:
+        """Features (with dense ones or without) and targets of the images at these places of the bank, on its device."""
+        kept = self.wide if dense else self.slim
+        if kept is None:
+            features, target = self._look(load(self.images, [self.places[int(place)] for place in index]), dense)
+        else:
+            features, target = tree.take(kept[0], index), tree.take(kept[1], index)
+        target = {key: t.long() if t.dtype == torch.uint8 else t for key, t in target.items()}
+        return tree.move(features, self.device), tree.move(target, self.device)
 
-    def _visit(self, places: list[int]) -> tuple[Features, dict[str, Tensor]] | None:
-        """Features and targets of the images at these places; None where none of them could be read."""
-        batch = load(self.images, places, self.on_error, self.skipped)
-        if not batch.ids:
-            return None
+    def _look(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Tensor]]:
+        """On the CPU; copies, as views of a transformer's tokens would keep them all."""
         with torch.no_grad(), still(self.encoder):
-            features = self.encoder(pixels(batch.images, self.device))
-        dense = features.dense.clone() if self.dense and features.dense is not None else None
-        keep = features._replace(
-            pooled=features.pooled.clone(), layers=(), trunk=None, dense=dense
-        )  # views would keep all tokens
-        return (tree.move(keep, "cpu") if self.kept is not None else keep), batch.target
+            found = self.encoder(pixels(batch.images, self.device))
+        maps = found.dense.clone() if dense and found.dense is not None else None
+        features = found._replace(pooled=found.pooled.clone(), dense=maps, layers=(), trunk=None)
+        return tree.move(features, "cpu"), batch.target
 
 
 def fit_probe(
@@ -148,8 +152,9 @@ def fit_probe(
     if bank is None:
         images = data.split("train")
         bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device)
-    if not len(bank):
-        raise DataError(f"{data.card.name} has no training images")
+    if len(bank) < 2:
+        told = f"; the first that could not be read: {bank.skipped[0]}" if bank.skipped else ""
+        raise DataError(f"{data.card.name} has {len(bank)} readable training images, and a head needs at least 2{told}")
     head = seeded(head, noise.generator("head", seed)).to(device)
     _train(head, at, bank, how, seed, tick)
     return System(encoder, head.eval().requires_grad_(False), at)
@@ -165,7 +170,7 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
     usual = task.training
     epochs, size = how.epochs or usual.epochs, min(how.batch or usual.batch, len(bank))
     if not how.batch:
-        size = max(2, min(size, OUTPUTS // _outputs(head, bank)))
+        size = max(2, min(size, OUTPUTS // _outputs(head, bank, task.reads == "dense")))
     if not how.epochs:
         epochs = max(epochs, -(-usual.steps // (len(bank) // size)))
     decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
@@ -179,8 +184,8 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
     for epoch in range(epochs):
         order = torch.randperm(len(bank), generator=rng)
         for start in range(0, len(bank) - size + 1, size):
-            features, target = bank.batch(order[start : start + size])
-            loss = task.loss(head(features), target[task.target].to(features.pooled.device)).mean()
+            features, target = bank.batch(order[start : start + size], task.reads == "dense")
+            loss = task.loss(head(features), target[task.target]).mean()
             if not torch.isfinite(loss):
                 raise DataError(
                     f"the {task.name} head's loss became {float(loss.detach())} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)"
@@ -193,12 +198,20 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
             tick((epoch + 1) * len(bank), epochs * len(bank))
 
 
-def _outputs(head: nn.Module, bank: Bank) -> int:
+def _outputs(head: nn.Module, bank: Bank, dense: bool) -> int:
     """How many numbers the head makes of one image."""
     with torch.no_grad(), still(head):
-        return head(bank.batch(torch.zeros(1, dtype=torch.int64))[0]).numel()
+        return head(bank.batch(torch.zeros(1, dtype=torch.int64), dense)[0]).numel()
 
 
-def _joined(parts: list[Features]) -> Features:
-    dense = None if parts[0].dense is None else torch.cat([part.dense for part in parts if part.dense is not None])
-    return parts[0]._replace(pooled=torch.cat([part.pooled for part in parts]), dense=dense)
+def _small(target: Tensor) -> Tensor:
+    """Masks as bytes, an eighth of their size: ids are at most `IGNORE`, 255."""
+    whole = target.dtype == torch.int64 and target.dim() > 1 and int(target.min()) >= 0 and int(target.max()) <= IGNORE
+    return target.to(torch.uint8) if whole else target
+
+
+def _joined(parts: list[tuple[Features, dict[str, Tensor]]]) -> tuple[Features, dict[str, Tensor]]:
+    first, dense = parts[0][0], [features.dense for features, _ in parts if features.dense is not None]
+    pooled = torch.cat([features.pooled for features, _ in parts])
+    target = {key: torch.cat([t[key] for _, t in parts]) for key in parts[0][1]}
+    return first._replace(pooled=pooled, dense=torch.cat(dense) if dense else None), target

@@ -102,9 +102,16 @@ class Recipe:
         old = getattr(self, first)
         if rest:
             texts = old if isinstance(old, tuple) else (old,)
-            new = tuple(_changed(one, rest, text) for one in texts)
+            new, refused = [], []
+            for one in texts:
+                try:
+                    new.append(_changed(one, rest, text))
+                except SpecError as error:
+                    new.append(one)
+                    refused.append(str(error))
+            new = tuple(new)
             if new == texts:
-                raise SpecError(f"--set {path}: nothing in {first} has '{rest}'")
+                raise SpecError(f"--set {path}: {refused[0] if refused else f'nothing in {first} has {rest!r}'}")
             return replace(self, **{first: new if isinstance(old, tuple) else new[0]})
         if isinstance(old, tuple):
             return replace(self, **{first: split_list(text)})
@@ -168,15 +175,12 @@ def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
 
 
 def _changed(spec: str, path: str, text: str) -> str:
-    """The spec with the argument at `path` changed, where its thing has one of that name; itself otherwise."""
+    """The spec with the argument at `path` changed; `SpecError` where its thing has none of that name, or not of that type."""
     if spec == "task":
         return spec
-    try:
-        changed = override(read(spec), path, _eps(read_value(text)))
-        complete(changed)
-        return show(changed)
-    except SpecError:
-        return spec
+    changed = override(read(spec), path, _eps(read_value(text)))
+    complete(changed)
+    return show(changed)
 
 
 def _eps(value: Any) -> Any:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from hardsight import cli
 from hardsight.bench import Bench
 from hardsight.cli import app
+from hardsight.errors import DataError
 from hardsight.plan import plan
 from hardsight.recipe import Recipe
 from hardsight.store import Store
@@ -106,10 +107,12 @@ def test_all_cells_of_a_task_see_the_same_images(measured: Path) -> None:
     assert len(ids) == 1
 
 
-def test_a_lost_chunk_of_a_done_cell_is_made_again(measured: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [["rows-00001.npz"], ["rows-00001.npz", "done.json"], ["rows-00000.npz", "gallery.npz"]])
+def test_what_is_lost_of_a_cell_is_made_again_byte_for_byte(measured: Path, tmp_path: Path, lost: list[str]) -> None:
     shutil.copytree(measured, tmp_path / "copy")
-    cell = Store(tmp_path / "copy").cells()[4]
-    (cell.path / "rows-00001.npz").unlink()
+    cell = Store(tmp_path / "copy").cells()[2]
+    for name in lost:
+        (cell.path / name).unlink()
     Bench(plan(SMALL), Store(tmp_path / "copy"), gallery=2).run()
     assert rows_of(tmp_path / "copy") == rows_of(measured)
 
@@ -124,19 +127,22 @@ def test_encoders_that_share_weights_do_not_share_heads(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("heads/*.safetensors"))) == 2
 
 
-def test_other_images_behind_the_same_folder_are_another_cell(tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """An image folder of two classes, four noise images each, in train/ and test/."""
     rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            (tmp_path / "data" / split / label).mkdir(parents=True)
-            for n in range(4):
-                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
-                    tmp_path / "data" / split / label / f"{n}.png"
-                )
-    recipe = replace(SMALL, data=(f"folder:{tmp_path / 'data'}",), attacks=("clean",), tasks=("classify",))
+    for part in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for n in range(4):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "data" / part / f"{n}.png")
+    return tmp_path / "data"
+
+
+def test_other_images_behind_the_same_folder_are_another_cell(pictures: Path) -> None:
+    recipe = replace(SMALL, data=(f"folder:{pictures}",), attacks=("clean",), tasks=("classify",))
     before = plan(recipe).cells[0].id
     assert plan(recipe).cells[0].id == before
-    Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(tmp_path / "data" / "test" / "a" / "0.png")
+    Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(pictures / "test" / "a" / "0.png")
     assert plan(recipe).cells[0].id != before
 
 
@@ -144,21 +150,38 @@ def test_the_same_number_twice_is_one_cell() -> None:
     assert len(plan(replace(SMALL, eps=("8/255", "8/255"))).cells) == len(plan(SMALL).cells)
 
 
-def test_unreadable_images_are_left_out_even_if_they_fill_a_chunk(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label in ("a", "b"):
-            (tmp_path / "data" / split / label).mkdir(parents=True)
-            for n in range(4):
-                Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
-                    tmp_path / "data" / split / label / f"{n}.png"
-                )
+def test_unreadable_images_are_left_out_even_if_they_fill_a_chunk(pictures: Path, tmp_path: Path) -> None:
     for n in range(4):
-        (tmp_path / "data" / "test" / "a" / f"{n}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    recipe = replace(SMALL, data=(f"folder:{tmp_path / 'data'}(size=16)",), attacks=("clean",), tasks=("classify",), chunk=1)
+        (pictures / "test" / "a" / f"{n}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    recipe = replace(SMALL, data=(f"folder:{pictures}(size=16)",), attacks=("clean",), tasks=("classify",), chunk=1)
     cells = Bench(plan(recipe), Store(tmp_path / "store"), on_error="skip").run()
     assert cells[0].done["images"] == 4
     assert len(cells[0].done["skipped"]) == 4
+
+
+def test_nothing_readable_is_told(pictures: Path, tmp_path: Path) -> None:
+    recipe = replace(SMALL, data=(f"folder:{pictures}(size=16)",), attacks=("clean",), tasks=("classify",))
+    for path in pictures.glob("test/*/*.png"):
+        path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    for _ in range(2):
+        with pytest.raises(DataError, match="none of the 8 images"):
+            Bench(plan(recipe), Store(tmp_path / "store"), on_error="skip").run()
+    for path in list(pictures.glob("train/*/*.png"))[1:]:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(DataError, match="1 readable training image"):
+        Bench(plan(recipe), Store(tmp_path / "other"), on_error="skip").run()
+
+
+def test_features_that_are_not_kept_train_the_same_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where dense features don't fit in memory they are computed anew at each visit: slower, and the same numbers."""
+    from hardsight import probe
+
+    recipe = replace(SMALL, attacks=("clean",))
+    Bench(plan(recipe), Store(tmp_path / "kept")).run()
+    monkeypatch.setattr(probe, "CACHE_BYTES", 0)
+    Bench(plan(recipe), Store(tmp_path / "anew")).run()
+    for one, two in zip(Store(tmp_path / "kept").cells(), Store(tmp_path / "anew").cells(), strict=True):
+        assert one.done["summary"] == pytest.approx(two.done["summary"], rel=1e-4)
 
 
 @pytest.mark.parametrize("attack", ["embed(steps=3)", "task", "pgd(3)"])
@@ -171,7 +194,10 @@ def test_eps_zero_is_clean_for_every_task(tmp_path: Path, attack: str) -> None:
     assert set(by_task) == {"classify", "segment", "depth"}
     for clean, attacked in by_task.values():
         for key in clean:
-            if key not in ("queries",):
+            if key not in (
+                "queries",
+                "flat",
+            ):
                 assert np.array_equal(clean[key], attacked[key]), key
 
 
@@ -181,16 +207,6 @@ def test_done_cells_are_not_done_again(measured: Path) -> None:
     Bench(plan(SMALL), Store(measured)).run()
     assert {path: path.stat().st_mtime_ns for path in measured.rglob("*.npz")} == before
     assert time.monotonic() - started < 5
-
-
-def test_a_missing_chunk_is_made_again_byte_for_byte(measured: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(measured, copy)
-    cell = Store(copy).cells()[2]
-    (cell.path / "rows-00001.npz").unlink()
-    (cell.path / "done.json").unlink()
-    Bench(plan(SMALL), Store(copy), gallery=2).run()
-    assert rows_of(copy) == rows_of(measured)
 
 
 @pytest.mark.slow

@@ -67,6 +67,22 @@ def load(
     return stack(samples)
 
 
+def readable(
+    images: Images, places: Sequence[int], on_error: Literal["stop", "skip"], skipped: list[str]
+) -> tuple[Batch, list[int]]:
+    """Like `load`, and the places of those that could be read."""
+    batch = load(images, places, on_error, [])
+    if len(batch.ids) == len(places):
+        return batch, list(places)
+    good = []
+    for place in places:
+        before = len(skipped)
+        load(images, [place], "skip", skipped)
+        if len(skipped) == before:
+            good.append(place)
+    return batch, good
+
+
 def stack(samples: Sequence[Sample]) -> Batch:
     """Samples of one size as a batch; boxes are left out. `DataError`, with the sample's id, where one is unlike the first."""
     if not samples:
