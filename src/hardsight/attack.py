@@ -1,24 +1,26 @@
 """An attack is four independent things: a search, a threat, a loss and an aim. Here three are joined; the threat comes last.
 
 attack(pgd(steps=50), loss=cospgd_ce)                             any search with any loss, at the task's output
-attack(pgd(), loss=far_l2, where="embedding", aim="itself")       label-free, in the embedding
+attack(pgd(), loss=far_l2, where="embedding", aim=itself)         label-free, in the embedding
+attack(apgd(100), loss=dlr_to, aim=rival(3))                      targeted: at the third likeliest wrong class
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from hardsight import tree
+from hardsight.aim import Aim, label
 from hardsight.catalog import register
 from hardsight.data.feed import check_pixels
 from hardsight.errors import SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
-from hardsight.objective import AttackResult, Objective, Reading, against, still
+from hardsight.objective import AttackResult, Objective, against, still
 from hardsight.search.base import Best, Search
 from hardsight.spec import calls_in
 from hardsight.tasks.base import System, Task
@@ -27,51 +29,91 @@ from hardsight.threats.base import Threat
 Where = Literal["output", "pooled", "dense", "embedding"]
 
 
+class Attack(Protocol):
+    """What is run against a system: one search, or several in turn.
+
+    passes: how many forward passes an image is in at most (those of a search but the last carry a backward pass too).
+    """
+
+    @property
+    def passes(self) -> int: ...
+
+    def fits(self, task: Task) -> bool:
+        """Whether its losses can be raised at this task."""
+        ...
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights and gradients stay as they were."""
+        ...
+
+
 @dataclass(frozen=True)
-class Attack:
+class Single:
     """A search, the loss it raises, where that loss reads the system, and what it compares with.
 
     loss: None is the task's own training loss. where: the task's output, or the encoder's pooled or dense features;
-    "embedding" is whichever of the two the task reads. aim: "label", or "itself", the model's own clean reading.
+    "embedding" is whichever of the two the task reads.
     """
 
     search: Search
     loss: Loss | None = None
     where: Where = "output"
-    aim: Literal["label", "itself"] = "label"
+    aim: Aim = field(default_factory=label)
+
+    def __post_init__(self) -> None:
+        where, aim, loss = self.where, self.aim, self.loss
+        if where != "output":
+            if not aim.embedding:
+                raise SpecError(f"an embedding has no label to compare with: attack(..., where='{where}', aim=itself)")
+            if loss is None:
+                raise SpecError(
+                    f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')"
+                )
+            if not fits(loss, EMBEDDING):
+                raise SpecError(
+                    f"{name_of(loss)} reads a task's output, not an embedding; use far_l2 or far_cosine with where='{where}'"
+                )
+        elif aim.embedding:
+            raise SpecError(
+                "aim=itself and aim=partner compare embeddings, so they need where='embedding', 'pooled' or 'dense'"
+            )
+        if aim.pair != getattr(loss, "pair", False):
+            raise SpecError(
+                f"{name_of(loss)} is targeted, so it needs aim=rival(k) or aim=towards(class)"
+                if not aim.pair
+                else f"{name_of(loss)} compares with the label alone; a targeted aim needs a targeted loss, such as ce_to or dlr_to"
+            )
+        if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
+            raise SpecError(
+                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss)} is not; "
+                "use gap_to with aim=rival(k), or margin"
+            )
+        begins = getattr(self.aim, "spec", None)
+        if begins is not None and begins.name == "itself" and _starts_clean(self.search):
+            raise SpecError(
+                "at the clean image an embedding's distance to itself has no gradient; let the search start 'inside'"
+            )
 
     @property
     def passes(self) -> int:
-        """How many forward passes an image is in at most (those of a search but the last carry a backward pass too)."""
-        return self.search.passes + (self.aim == "itself")
+        return self.search.passes + self.aim.passes
 
     def fits(self, task: Task) -> bool:
-        """Whether its loss can be raised at this task."""
         return self.loss is None or fits(self.loss, task.target if self.where == "output" else EMBEDDING)
 
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
-        """What the search raises on images x with targets y; y may be None where the aim is the model's own reading."""
+        """What the search raises on images x with targets y; y may be None where the aim needs no label."""
         where = system.task.reads if self.where == "embedding" else self.where
         read: Callable[[Tensor], Any] = {"output": system.output, "pooled": system.pooled, "dense": system.dense}[where]
-        target = y
-        if self.aim == "itself":
-            with torch.no_grad():
-                target = tree.each(read(x), Tensor.detach)
-        elif y is None:
-            raise SpecError("this attack needs the images' labels; without them use one with aim='itself', such as embed")
-        loss = self.loss or (lambda output, target, progress: system.task.loss(output, target))
-        judged = system.task.error if where == "output" and self.aim == "label" else None
-        return against(read, loss, judged, target)
+        loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
+        judged = system.task.error if where == "output" and self.aim.label else None
+        return against(read, loss, judged, self.aim(read, x, y), y)
 
     def __call__(
-        self,
-        system: System,
-        x: Tensor,
-        y: Any,
-        threat: Threat,
-        rng: torch.Generator | None = None,
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights and gradients stay as they were."""
         check_pixels(x)
         with still(system.encoder, system.head):
             return self.search(self.objective(system, x, y), x, threat, rng)
@@ -79,9 +121,23 @@ class Attack:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Attacks in turn, each on the images that still stand (error below 1 at the task's output); the best point of all."""
+    """Attacks in turn, each on the images that still stand (error below 1 at the task's output); the best point of all.
 
-    members: tuple[Attack | Cascade, ...]
+    keep: whether the result has each member's own points too, for a data set's worst case.
+    """
+
+    members: tuple[Attack, ...]
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise SpecError("cascade needs at least one attack: cascade([pgd(20), segpgd])")
+        for member in self.members:
+            if getattr(getattr(member, "loss", None), "coupled", False):
+                raise SpecError(
+                    f"{name_of(member.loss)} couples the images of a batch, so it cannot be one of a cascade, "  # type: ignore[attr-defined]
+                    "whose members see the images that still stand; run it alone"
+                )
 
     @property
     def passes(self) -> int:
@@ -94,11 +150,10 @@ class Cascade:
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
         check_pixels(x)
-        best = Best(x)
-        queries = torch.zeros_like(best.queries)
+        best, members = Best(x), []
         places = torch.arange(len(x), device=x.device)
         with still(system.encoder, system.head):
-            for member in self.members:
+            for place, member in enumerate(self.members):
                 if best.error is not None:
                     places = (best.error < 1).nonzero().flatten()
                 if not len(places):
@@ -107,10 +162,29 @@ class Cascade:
                 found = member(system, x[places], part, threat, rng)
                 with torch.no_grad():
                     output = system.output(found.x_adv)
-                    judged = Reading(system.task.loss(output, part), system.task.error(output, part))
-                best.see(found.x_adv, judged, places)
-                queries[places] += found.queries + 1
-        return best.result()._replace(queries=queries)
+                    judged = found._replace(
+                        loss=system.task.loss(output, part), error=system.task.error(output, part), queries=found.queries + 1
+                    )
+                best.add(judged, places)
+                if self.keep:
+                    points = best.x_adv.clone()
+                    points[places] = found.x_adv.to(points.dtype)
+                    members.append((f"{place} {name_of(getattr(member, 'loss', None) or member)}", points))
+        return best.result()._replace(members=tuple(members))
+
+
+def name_of(thing: Any) -> str:
+    """The name it was registered under, or what Python calls it."""
+    return getattr(getattr(thing, "spec", None), "name", None) or getattr(thing, "__name__", type(thing).__name__)
+
+
+def _named(loss: Any, name: str) -> Any:
+    loss.name = f"the {name} task's own loss"
+    return loss
+
+
+def _starts_clean(search: Search) -> bool:
+    return any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None)))
 
 
 @register
@@ -118,29 +192,16 @@ def attack(
     search: Search,
     loss: Loss | None = None,
     where: Literal["output", "pooled", "dense", "embedding"] = "output",
-    aim: Literal["label", "itself"] = "label",
+    aim: Aim = label(),
 ) -> Attack:
     """Any search with any loss; the task's own loss at its output unless said otherwise."""
-    if where != "output" and aim == "label":
-        raise SpecError(f"an embedding has no label to compare with: attack(..., where='{where}', aim='itself')")
-    if where != "output" and loss is not None and not fits(loss, EMBEDDING):
-        raise SpecError(f"this loss reads a task's output, not an embedding; use far_l2 or far_cosine with where='{where}'")
-    if aim == "itself" and where == "output":
-        raise SpecError("aim='itself' compares embeddings, so it needs where='embedding', 'pooled' or 'dense'")
-    if aim == "itself" and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
-        raise SpecError(
-            "at the clean image an embedding's distance to itself has no gradient; let the search start 'inside'"
-        )
-    if where != "output" and loss is None:
-        raise SpecError(
-            f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')"
-        )
-    return Attack(search, loss, where, aim)
+    return Single(search, loss, where, aim)
 
 
 @register
-def cascade(members: tuple[Attack, ...]) -> Attack:
-    """Attacks in turn, each on the images that still stand, and the best point of all."""
-    if not members:
-        raise SpecError("cascade needs at least one attack: cascade([pgd(20), segpgd])")
-    return Cascade(members)  # type: ignore[return-value]
+def cascade(members: tuple[Attack, ...], keep: bool = False) -> Attack:
+    """Attacks in turn, each on the images that still stand, and the best point of all.
+
+    keep: also store each member's own outcome, so that a data set's worst case (mIoU) can be put together from them.
+    """
+    return Cascade(members, keep)

@@ -22,6 +22,10 @@ class DataError(HardsightError, ValueError):
     """A folder, an image, a mask or a depth map that is not what its format says."""
 
 
+class ShapeError(HardsightError, ValueError):
+    """A model, a head or a loss that answers in another shape than what it reads calls for."""
+
+
 class WeightsError(HardsightError, ValueError):
     """Weights that are missing, do not fit the architecture, or would run code when read."""
 

@@ -33,8 +33,9 @@ def evaluate(
 ) -> tuple[Rows, Rows | None]:
     """Attacks images x [B, 3, H, W] in [0, 1] with targets y, and judges what came of it.
 
-    Returns the rows ("id", "error", "size", "queries", "counts.<key>", each [B, ...]) and, of the first `gallery` images,
-    what a person would look at. The search may run in bf16; what it found is projected again, read again in float32, and
+    Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...], and
+    "members.<name>.<key>" where a suite keeps each member's outcome) and, of the first `gallery` images, what a person would
+    look at. The search may run in bf16; what it found is projected again, read again in float32, and
     only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
     """
     check_pixels(x)
@@ -56,8 +57,13 @@ def evaluate(
             "error": _numpy(system.task.error(output, y)),
             "size": _numpy(size),
             "queries": _numpy(found.queries),
+            "flat": _numpy(found.flat),
+            "halted": _numpy(found.halted),
         }
         rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
+        for name, points in found.members:
+            told = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
+            rows |= {f"members.{name}.{key}": _numpy(value) for key, value in told.items()}
         seen = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
     return rows, seen if gallery else None
 

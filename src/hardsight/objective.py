@@ -15,13 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from hardsight import tree
+from hardsight.errors import ShapeError, SpecError
 
 
 class Reading(NamedTuple):
-    """One look at a batch: loss [B], raised by a search; error [B] in [0, 1], 1 = broken, None where no label tells."""
+    """One look at a batch: loss [B], raised by a search; error [B] in [0, 1], 1 = broken, None where no label tells.
+
+    slope [B], where a gradient was taken: its greatest absolute value; 0 tells a gradient that points nowhere, NaN or Inf
+    one that cannot be followed.
+    """
 
     loss: Tensor
     error: Tensor | None = None
+    slope: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -30,21 +36,30 @@ class Objective:
 
     read: (x [B, 3, H, W], target, progress in [0, 1]) -> Reading. target: a tree that is indexed with the images.
     coupled: images of a batch depend on one another (NT-Xent, coding rate), so it may not be indexed.
-    signed: the loss is zero on the decision boundary.
+    signed: the loss is zero on the decision boundary. name: of the loss, for messages.
     """
 
     read: Callable[[Tensor, Any, float], Reading]
     target: Any = None
     coupled: bool = False
     signed: bool = False
+    name: str = "this objective"
 
     def __call__(self, x: Tensor, progress: float = 1.0) -> Reading:
-        return self.read(x, self.target, progress)
+        """Raises `ShapeError` where it does not answer one number an image."""
+        reading = self.read(x, self.target, progress)
+        for what, part in (("loss", reading.loss), ("error", reading.error)):
+            if part is not None and part.shape != (len(x),):
+                raise ShapeError(
+                    f"{self.name}: the {what} has shape {list(part.shape)} for images {list(x.shape)}; "
+                    f"it is one number an image, [{len(x)}]"
+                )
+        return reading
 
     def __getitem__(self, index: Tensor) -> Objective:
-        """The objective of the images that `index` (a mask [B] or positions) selects; `ValueError` if coupled."""
+        """The objective of the images that `index` (a mask [B] or positions) selects; `SpecError` if coupled."""
         if self.coupled:
-            raise ValueError("this objective couples the images of a batch, so no part of the batch can be taken alone")
+            raise SpecError(f"{self.name} couples the images of a batch, so no part of the batch can be taken alone")
         return replace(self, target=tree.take(self.target, index))
 
 
@@ -52,7 +67,9 @@ class AttackResult(NamedTuple):
     """What a search found, per image.
 
     x_adv [B, 3, H, W]; loss [B] and error [B] (or None) of it; x_best_loss: the point of greatest loss, where that is
-    another one; queries [B]: how many readings each image was in.
+    another one; queries [B]: how many readings each image was in; flat [B]: at how many of them the gradient was zero;
+    halted [B]: whether a loss or gradient was not finite, which ends that image's search. members: what each attack of a
+    suite found, by name, where a data set's worst case is to be put together from them.
     """
 
     x_adv: Tensor
@@ -60,6 +77,9 @@ class AttackResult(NamedTuple):
     error: Tensor | None
     x_best_loss: Tensor
     queries: Tensor
+    flat: Tensor
+    halted: Tensor
+    members: tuple[tuple[str, Tensor], ...] = ()
 
 
 def against(
@@ -67,24 +87,31 @@ def against(
     loss: Callable[[Any, Any, float], Tensor],
     error: Callable[[Any, Any], Tensor] | None = None,
     target: Any = None,
+    truth: Any = None,
 ) -> Objective:
-    """The objective "raise `loss(model(x), target, progress)`", judged by `error(model(x), target)`, both [B]."""
+    """The objective "raise `loss(model(x), target, progress)`", judged by `error(model(x), truth)`, both [B].
 
-    def read(x: Tensor, target: Any, progress: float) -> Reading:
+    truth: the target itself where it is None.
+    """
+
+    def read(x: Tensor, pair: tuple[Any, Any], progress: float) -> Reading:
         output = model(x)
+        target, truth = pair
         judged = None
         if error is not None:
             with torch.no_grad():
-                judged = error(output, target)
+                judged = error(output, target if truth is None else truth)
         return Reading(loss(output, target, progress), judged)
 
-    return Objective(read, target)
+    name = getattr(getattr(loss, "spec", None), "name", None) or getattr(loss, "name", "the loss")
+    return Objective(read, (target, truth), getattr(loss, "coupled", False), getattr(loss, "signed", False), name)
 
 
 def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tuple[Reading, Tensor]:
     """The reading at x and the gradient of the summed loss to x alone; no parameter's `.grad` is touched.
 
-    A loss that does not depend on x has gradient zero: the audit's business, not an exception in the middle of a run.
+    A loss that does not depend on x has gradient zero: the audit's business, not an exception in the middle of a run. Where
+    loss or gradient are not finite the gradient is zero too, and the reading's slope tells.
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
@@ -92,7 +119,12 @@ def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tup
         total = reading.loss.sum()
         grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
     error = None if reading.error is None else reading.error.detach()
-    return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
+    loss = reading.loss.detach()
+    grad = torch.zeros_like(x) if grad is None else grad.detach()
+    slope = grad.abs().flatten(1).amax(1) if grad[0].numel() else torch.zeros_like(loss)
+    slope = torch.where(torch.isfinite(loss), slope, torch.nan)
+    grad = torch.where(torch.isfinite(slope).view(-1, *[1] * (x.dim() - 1)), grad, 0.0)
+    return Reading(loss, error, slope), grad
 
 
 def averaged(objective: Objective, draws: int) -> Objective:

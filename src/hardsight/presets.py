@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hardsight.attack import Attack
+from hardsight.aim import itself
+from hardsight.attack import Attack, Single
 from hardsight.catalog import register
 from hardsight.losses.classify import ce
 from hardsight.losses.dense import cospgd_ce, segpgd_ce
@@ -17,41 +18,41 @@ from hardsight.search.pgd import pgd
 @register
 def clean() -> Attack:
     """clean: no attack, the images as they are."""
-    return Attack(stay())
+    return Single(stay())
 
 
 @register
 def fgsm() -> Attack:
     """FGSM: one step of length eps from the clean image (Goodfellow et al., ICLR 2015)."""
-    return Attack(pgd(steps=1, step=1.0, start="clean", keep="last"))
+    return Single(pgd(steps=1, step=1.0, start="clean", keep="last"))
 
 
 @register
 def embed(steps: int = 20, step: float = 0.25, distance: Literal["l2", "cosine"] = "l2") -> Attack:
     """EmbedAttack: moves the embedding away from where it was, without a label (paper 002); pooled or dense, as the task reads."""
     loss = far_l2() if distance == "l2" else far_cosine()
-    return Attack(pgd(steps, step), loss, where="embedding", aim="itself")
+    return Single(pgd(steps, step), loss, where="embedding", aim=itself())
 
 
 @register
 def classpgd(steps: int = 20, step: float = 0.25) -> Attack:
     """PGD: on the classifier's cross-entropy; images that have fallen leave the batch."""
-    return Attack(pgd(steps, step, early_exit=True), ce())
+    return Single(pgd(steps, step, early_exit=True), ce())
 
 
 @register
 def segpgd(steps: int = 20, step: float = 0.25) -> Attack:
     """SegPGD: on the segmenter's pixels (Gu et al., ECCV 2022)."""
-    return Attack(pgd(steps, step), segpgd_ce())
+    return Single(pgd(steps, step), segpgd_ce())
 
 
 @register
 def cospgd(steps: int = 20, step: float = 0.25) -> Attack:
     """CosPGD: on the segmenter's pixels (Agnihotri et al., ICML 2024)."""
-    return Attack(pgd(steps, step), cospgd_ce())
+    return Single(pgd(steps, step), cospgd_ce())
 
 
 @register
 def depthpgd(steps: int = 20, step: float = 0.25) -> Attack:
     """DepthPGD: PGD on the depth head's training loss (paper 002)."""
-    return Attack(pgd(steps, step), depth_loss())
+    return Single(pgd(steps, step), depth_loss())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hardsight
 from hardsight import noise
-from hardsight.attack import Attack
+from hardsight.attack import Attack, Single
 from hardsight.catalog import minimal
 from hardsight.data.images import list_images, open_image
 from hardsight.errors import DataError
@@ -185,4 +185,4 @@ def written(thing: object) -> str:
 
 def attack_is_blind(attack: Attack) -> bool:
     """Whether the attack needs no label, and no head."""
-    return getattr(attack, "where", "output") != "output"
+    return isinstance(attack, Single) and not attack.aim.label

@@ -14,7 +14,7 @@ FLOORS = [
     {"catalog", "tree", "noise", "metrics", "watch", "machine"},
     {"objective", "losses", "criteria", "encoders", "data", "store", "recipe"},
     {"tasks", "threats", "report"},
-    {"search"},
+    {"search", "aim"},
     {"attack", "methods"},
     {"evaluate", "train", "presets", "saving"},
     {"probe"},

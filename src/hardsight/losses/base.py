@@ -32,6 +32,18 @@ def only_for(loss: Any, *targets: str) -> Loss:
     return loss
 
 
+def aimed(loss: Any) -> Loss:
+    """The loss, marked as one whose target is a pair, (label, other): targeted, with aim=rival(k), towards(k) or partner."""
+    loss.pair = True
+    return loss
+
+
+def signed(loss: Any) -> Loss:
+    """The loss, marked as one that is zero exactly on the decision boundary, and positive where the model is wrong."""
+    loss.signed = True
+    return loss
+
+
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
     """Per image the mean of `values` [B, ...] over the pixels where `valid` holds; 0 where none does."""
     values = torch.where(valid, values, torch.zeros_like(values)).flatten(1)

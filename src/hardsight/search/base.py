@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -30,16 +31,26 @@ class Search(Protocol):
     ) -> AttackResult: ...
 
 
+def counted(walk: Callable[..., AttackResult], passes: int) -> Search:
+    """The function as a `Search` of that many passes."""
+    walk.passes = passes  # type: ignore[attr-defined]
+    return walk  # type: ignore[return-value]
+
+
 def better(new: Reading, old: Reading) -> Tensor:
-    """Mask [B]: where `new` has the greater error or, at equal error, the greater loss. A loss that is NaN is never better."""
-    louder = new.loss > old.loss
+    """Mask [B]: where `new` has the greater error or, at equal error, the greater loss. A loss that is not finite never wins."""
+    finite = torch.isfinite(new.loss)
+    louder = (new.loss > old.loss) & finite
     if new.error is None or old.error is None:
         return louder
-    return (new.error > old.error) | ((new.error == old.error) & louder)
+    return ((new.error > old.error) & finite) | ((new.error == old.error) & louder)
 
 
 class Best:
-    """The best point seen of each of B images, and the point of greatest loss, over any number of `see`s."""
+    """The best point seen of each of B images, and the point of greatest loss, over any number of `see`s.
+
+    It also counts: readings, gradients that were zero, and images whose loss or gradient was not finite.
+    """
 
     def __init__(self, x: Tensor) -> None:
         self.x_adv = x.detach().clone()
@@ -48,25 +59,38 @@ class Best:
         self.greatest = self.loss.clone()
         self.error: Tensor | None = None
         self.queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.flat = torch.zeros_like(self.queries)
+        self.halted = torch.zeros_like(self.queries, dtype=torch.bool)
 
-    def see(self, x_adv: Tensor, reading: Reading, places: Tensor | None = None) -> None:
-        """Takes note of a reading at x_adv, of all images or of those at `places`."""
-        if places is None:
-            places = torch.arange(len(self.loss), device=self.loss.device)
+    def see(self, x_adv: Tensor, reading: Reading, places: Tensor | None = None, queries: int | Tensor = 1) -> None:
+        """Takes note of a reading at x_adv, of all images or of those at `places`; queries: how many readings it stands for."""
+        at = slice(None) if places is None else places
         loss = reading.loss.detach().to(self.loss.dtype)
         if reading.error is not None and self.error is None:
             self.error = torch.full_like(self.loss, -1.0)
         error = None if reading.error is None else reading.error.to(self.loss.dtype)
-        old = Reading(self.loss[places], None if self.error is None else self.error[places])
+        old = Reading(self.loss[at], None if self.error is None else self.error[at])
         wins = better(Reading(loss, error), old)
-        self.x_adv[places] = tree.where(wins, x_adv, self.x_adv[places])
-        self.loss[places] = torch.where(wins, loss, old.loss)
+        self.x_adv[at] = tree.where(wins, x_adv, self.x_adv[at])
         if error is not None and self.error is not None and old.error is not None:
-            self.error[places] = torch.where(wins, error, old.error)
-        louder = loss > self.greatest[places]
-        self.x_best_loss[places] = tree.where(louder, x_adv, self.x_best_loss[places])
-        self.greatest[places] = torch.where(louder, loss, self.greatest[places])
-        self.queries[places] += 1
+            self.error[at] = torch.where(wins, error, old.error)
+        self.loss[at] = torch.where(wins, loss, old.loss)
+        louder = torch.isfinite(loss) & (loss > self.greatest[at])
+        self.x_best_loss[at] = tree.where(louder, x_adv, self.x_best_loss[at])
+        self.greatest[at] = torch.where(louder, loss, self.greatest[at])
+        self.queries[at] += queries
+        self.halted[at] |= ~torch.isfinite(loss)
+        if reading.slope is not None:
+            self.halted[at] |= ~torch.isfinite(reading.slope)
+            self.flat[at] += reading.slope == 0
+
+    def add(self, found: AttackResult, places: Tensor | None = None) -> None:
+        """Takes note of what another search found, of all images or of those at `places`, with its counts."""
+        self.see(found.x_adv, Reading(found.loss, found.error), places, found.queries)
+        at = slice(None) if places is None else places
+        self.flat[at] += found.flat
+        self.halted[at] |= found.halted
 
     def result(self) -> AttackResult:
-        return AttackResult(self.x_adv, self.loss, self.error, self.x_best_loss, self.queries)
+        error = None if self.error is None else self.error.clamp_min(0)
+        return AttackResult(self.x_adv, self.loss, error, self.x_best_loss, self.queries, self.flat, self.halted)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.objective import AttackResult, Objective, Reading
-from hardsight.search.base import Best, Search
+from hardsight.objective import AttackResult, Objective
+from hardsight.search.base import Best, Search, counted
 from hardsight.spec import calls_in
 from hardsight.threats.base import Threat
 
@@ -25,8 +25,7 @@ def stay() -> Search:
             best.see(x, objective(x))
         return best.result()
 
-    search.passes = 1  # type: ignore[attr-defined]
-    return search  # type: ignore[return-value]
+    return counted(search, 1)
 
 
 @register
@@ -42,7 +41,6 @@ def best_of(searches: tuple[Search, ...]) -> Search:
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
         best = Best(x)
-        queries = torch.zeros_like(best.queries)
         places = torch.arange(len(x), device=x.device)
         for member in searches:
             if best.error is not None and not objective.coupled:
@@ -53,12 +51,10 @@ def best_of(searches: tuple[Search, ...]) -> Search:
             part = objective if everything else objective[places]
             begin = start if start is None or everything else start[places]
             found = member(part, x[places], threat, rng, begin)
-            best.see(found.x_adv, Reading(found.loss, found.error), places)
-            queries[places] += found.queries
-        return best.result()._replace(queries=queries)
+            best.add(found, places)
+        return best.result()
 
-    search.passes = sum(member.passes for member in searches)  # type: ignore[attr-defined]
-    return search  # type: ignore[return-value]
+    return counted(search, sum(member.passes for member in searches))
 
 
 @register

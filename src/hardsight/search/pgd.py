@@ -10,7 +10,7 @@ from torch import Tensor
 from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, loss_and_grad
-from hardsight.search.base import Best, Search
+from hardsight.search.base import Best, Search, counted
 from hardsight.threats.base import Threat, per_image
 
 
@@ -66,11 +66,10 @@ def pgd(
             reading = objective(x_adv)
         best.see(x_adv, reading, places)
         if keep == "last":
-            return AttackResult(x_adv, reading.loss, reading.error, best.x_best_loss, best.queries)
+            return best.result()._replace(x_adv=x_adv, loss=reading.loss, error=reading.error)
         return best.result()
 
-    search.passes = steps + 1  # type: ignore[attr-defined]
-    return search  # type: ignore[return-value]
+    return counted(search, steps + 1)
 
 
 def _first(where: str, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
