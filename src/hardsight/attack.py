@@ -7,8 +7,8 @@ attack(apgd(100), loss=dlr_to, aim=rival(3))                      targeted: at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -22,11 +22,12 @@ from hardsight.errors import SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
 from hardsight.objective import AttackResult, Objective, against, still
 from hardsight.search.base import Best, Search
+from hardsight.search.compose import in_each
 from hardsight.spec import calls_in
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
 
-Where = Literal["output", "pooled", "dense", "embedding"]
+Where = Literal["output", "pooled", "dense", "embedding"] | int
 
 
 class Attack(Protocol):
@@ -50,11 +51,32 @@ class Attack(Protocol):
 
 
 @dataclass(frozen=True)
+class Lab:
+    """What an attack may be prepared with, beside the images it will attack.
+
+    train: (images, batch, epoch) -> batches (x, y) of that many training images, shuffled anew in every epoch. other: the
+    system of another encoder, by its spec, at the same task.
+    """
+
+    system: System
+    threat: Threat
+    train: Callable[[int, int, int], Iterator[tuple[Tensor, Any]]]
+    other: Callable[[str], System]
+    rng: torch.Generator
+
+
+def prepared(attack: Attack, lab: Lab) -> Attack:
+    """The attack, ready to be run: what it must know beforehand is found now."""
+    prepare = getattr(attack, "prepare", None)
+    return attack if prepare is None else prepare(lab)
+
+
+@dataclass(frozen=True)
 class Single:
     """A search, the loss it raises, where that loss reads the system, and what it compares with.
 
     loss: None is the task's own training loss. where: the task's output, or the encoder's pooled or dense features;
-    "embedding" is whichever of the two the task reads.
+    "embedding" is whichever of the two the task reads, and a number is the map of that layer (-1: the last).
     """
 
     search: Search
@@ -65,25 +87,29 @@ class Single:
     def __post_init__(self) -> None:
         where, aim, loss = self.where, self.aim, self.loss
         if where != "output":
-            if not aim.embedding:
-                raise SpecError(f"an embedding has no label to compare with: attack(..., where='{where}', aim=itself)")
+            if not aim.clean:
+                raise SpecError(f"an embedding has no label to compare with: attack(..., where={where!r}, aim=itself)")
             if loss is None:
                 raise SpecError(
-                    f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where='{where}')"
+                    f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where={where!r})"
                 )
             if not fits(loss, EMBEDDING):
                 raise SpecError(
-                    f"{name_of(loss)} reads a task's output, not an embedding; use far_l2 or far_cosine with where='{where}'"
+                    f"{name_of(loss)} reads a task's output, not an embedding; use far_l2 or far_cosine with where={where!r}"
                 )
-        elif aim.embedding:
+        elif aim.clean != getattr(loss, "clean", False):
             raise SpecError(
-                "aim=itself and aim=partner compare embeddings, so they need where='embedding', 'pooled' or 'dense'"
+                "aim=itself and aim=partner compare what a model makes of images, so they need where='embedding', 'pooled' or "
+                "'dense'; at the output there is aim=itself with loss=kl"
+                if aim.clean
+                else f"{name_of(loss)} compares with the model's own clean output: attack(..., loss={name_of(loss)}, aim=itself)"
             )
         if aim.pair != getattr(loss, "pair", False):
             raise SpecError(
-                f"{name_of(loss)} is targeted, so it needs aim=rival(k) or aim=towards(class)"
+                f"{name_of(loss)} is targeted, so it needs aim={'partner' if aim.clean else 'rival(k) or aim=towards(class)'}"
                 if not aim.pair
-                else f"{name_of(loss)} compares with the label alone; a targeted aim needs a targeted loss, such as ce_to or dlr_to"
+                else f"{name_of(loss)} only leads away; a targeted aim needs a loss that leads somewhere, such as "
+                f"{'near_l2' if aim.clean else 'ce_to or dlr_to'}"
             )
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
             raise SpecError(
@@ -93,7 +119,7 @@ class Single:
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):
             raise SpecError(
-                "at the clean image an embedding's distance to itself has no gradient; let the search start 'inside'"
+                "at the clean image the distance to itself has no gradient; let the search start 'inside'"
             )
 
     @property
@@ -106,7 +132,11 @@ class Single:
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
         """What the search raises on images x with targets y; y may be None where the aim needs no label."""
         where = system.task.reads if self.where == "embedding" else self.where
-        read: Callable[[Tensor], Any] = {"output": system.output, "pooled": system.pooled, "dense": system.dense}[where]
+        read: Callable[[Tensor], Any]
+        if isinstance(where, int):
+            read = lambda x: system.encoder(x, (where,)).layers[0]  # noqa: E731
+        else:
+            read = {"output": system.output, "pooled": system.pooled, "dense": system.dense}[where]
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
         judged = system.task.error if where == "output" and self.aim.label else None
         return against(read, loss, judged, self.aim(read, x, y), y)
@@ -116,7 +146,7 @@ class Single:
     ) -> AttackResult:
         check_pixels(x)
         with still(system.encoder, system.head):
-            return self.search(self.objective(system, x, y), x, threat, rng)
+            return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng)
 
 
 @dataclass(frozen=True)
@@ -142,6 +172,9 @@ class Cascade:
     @property
     def passes(self) -> int:
         return sum(member.passes + 1 for member in self.members)
+
+    def prepare(self, lab: Lab) -> Cascade:
+        return replace(self, members=tuple(prepared(member, lab) for member in self.members))
 
     def fits(self, task: Task) -> bool:
         return all(member.fits(task) for member in self.members)
@@ -191,10 +224,13 @@ def _starts_clean(search: Search) -> bool:
 def attack(
     search: Search,
     loss: Loss | None = None,
-    where: Literal["output", "pooled", "dense", "embedding"] = "output",
+    where: Literal["output", "pooled", "dense", "embedding"] | int = "output",
     aim: Aim = label(),
 ) -> Attack:
-    """Any search with any loss; the task's own loss at its output unless said otherwise."""
+    """Any search with any loss; the task's own loss at its output unless said otherwise.
+
+    where: what the loss reads; "embedding" is the features the task reads, and a number is the map of that layer.
+    """
     return Single(search, loss, where, aim)
 
 

@@ -8,14 +8,16 @@ import hashlib
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from hardsight import noise
-from hardsight.attack import Attack
-from hardsight.catalog import build
+from hardsight.attack import Attack, Lab, prepared
+from hardsight.catalog import build, complete, minimal
 from hardsight.data import Data
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders import load_encoder
@@ -24,9 +26,9 @@ from hardsight.errors import DataError, StoreError
 from hardsight.evaluate import evaluate
 from hardsight.machine import device_name, pick_device, revision, versions
 from hardsight.metrics import of
-from hardsight.plan import Cell, Plan, attack_name
+from hardsight.plan import Cell, Plan, attack_name, stamp
 from hardsight.probe import Bank, fit_probe, head_identity
-from hardsight.spec import read
+from hardsight.spec import read, show
 from hardsight.store import Store, StoredCell, chunks, write_arrays, write_bytes, write_json
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
@@ -140,6 +142,7 @@ class Bench:
         data = self.plan.data[cell.data]
         images = data.split(cell.split)
         stored = self.store.open(cell.id, self._what(cell, system.encoder, data, threat))
+        attack = prepared(attack, self._lab(cell, system, threat))
         places, started, skipped = choose(images, cell.count), time.monotonic(), []
         for place, span in chunks(cell.count, cell.chunk):
             if not stored.has(place):
@@ -157,6 +160,23 @@ class Bench:
                 stored.write_chunk(place, rows)
             bar.advance(len(span) * attack.passes, len(span))
         self._finish(cell, stored, system.task, time.monotonic() - started, skipped)
+
+    def _lab(self, cell: Cell, system: System, threat: Threat) -> Lab:
+        images = self.plan.data[cell.data].split("train")
+
+        def train(count: int, batch: int, epoch: int) -> Iterator[tuple[Tensor, Any]]:
+            places = choose(images, count)
+            order = torch.randperm(len(places), generator=noise.generator(cell.id, "epoch", epoch)).tolist()
+            for start in range(0, len(places), batch):
+                part = load(images, [places[one] for one in order[start : start + batch]], self.on_error, [])
+                if part.ids:
+                    yield pixels(part.images, self.device), part.target[system.task.target].to(self.device)
+
+        def other(spec: str) -> System:
+            encoder, rest = show(minimal(complete(spec, "Encoder"))), cell.stamp.partition(":")[2]
+            return self.system(replace(cell, encoder=encoder, stamp=f"{stamp(encoder, 'Encoder')}:{rest}"))
+
+        return Lab(system, threat, train, other, noise.generator(cell.id, "lab"))
 
     def _finish(self, cell: Cell, stored: StoredCell, task: Task, seconds: float, skipped: list[str]) -> None:
         rows, metric = stored.rows(), of(task.name)

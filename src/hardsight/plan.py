@@ -13,7 +13,7 @@ from hardsight.data import Data, open_data
 from hardsight.encoders.zoo import known
 from hardsight.errors import SpecError
 from hardsight.recipe import Precision, Recipe
-from hardsight.spec import read, show
+from hardsight.spec import calls_in, read, show
 from hardsight.tasks.base import Task
 
 MEASURE = 1
@@ -36,6 +36,7 @@ class Cell:
     seed: int
     precision: Precision
     stamp: str
+    beside: str
     column: str
     eps_text: str
 
@@ -43,7 +44,16 @@ class Cell:
     def id(self) -> str:
         """The fingerprint of what fixes the number; names that tables print are not among it."""
         specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
-        rest = (MEASURE, self.split, self.count, self.chunk, self.seed, self.precision, self.stamp)
+        rest = (
+            MEASURE,
+            self.split,
+            self.count,
+            self.chunk,
+            self.seed,
+            self.precision,
+            self.stamp,
+            *filter(None, [self.beside]),
+        )
         return hashlib.sha256(repr((fingerprint(*specs), rest)).encode()).hexdigest()[:16]
 
 
@@ -57,7 +67,8 @@ class Plan:
 
     def passes(self, cell: Cell) -> int:
         """Images x readings, at most."""
-        return cell.count * build(cell.attack, "Attack").passes
+        parts = getattr(build(cell.threat, "Threat"), "parts", ()) or (None,)
+        return cell.count * build(cell.attack, "Attack").passes * len(parts)
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -90,6 +101,7 @@ def plan(recipe: Recipe) -> Plan:
                             seed=recipe.seed,
                             precision=recipe.precision,
                             stamp=f"{encoder_stamp}:{data_stamp}",
+                            beside=",".join(stamp(source, "Encoder") for source in sources(attack)),
                             column=column,
                             eps_text=eps_text,
                         )
@@ -123,6 +135,11 @@ def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[
         for threat, eps_text in recipe.threats():
             column = text if text in ("task", "embed") else attack_name(spec)
             yield column, spec, show(minimal(threat)), eps_text
+
+
+def sources(attack: str) -> list[str]:
+    """The other encoders that an attack's spec names: those it is transferred from."""
+    return [str(call.get("source")) for call in calls_in(complete(attack)) if call.name == "transfer"]
 
 
 def stamp(spec: str, kind: str) -> str:

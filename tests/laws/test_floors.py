@@ -16,7 +16,7 @@ FLOORS = [
     {"tasks", "threats", "report"},
     {"search", "aim"},
     {"attack", "methods"},
-    {"evaluate", "train", "presets", "saving"},
+    {"evaluate", "train", "presets", "beyond", "saving"},
     {"probe"},
     {"plan"},
     {"bench"},

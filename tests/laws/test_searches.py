@@ -11,7 +11,7 @@ from hardsight.objective import Objective, Reading, against
 from hardsight.search.base import Search
 from tests.conftest import toy_images, toy_system, toy_target
 
-MADE = {"best_of": "best_of([pgd(3), pgd(3, momentum=1)])", "restarts": "restarts(pgd(3), 2)"}
+MADE = {"best_of": "best_of([pgd(3), pgd(3, momentum=1)])", "restarts": "restarts(pgd(3), 2)", "eot": "eot(pgd(3), 2)"}
 SEARCHES = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
 EXTRA = ["pgd(4, early_exit=True)", "pgd(4, momentum=1, start='clean')", "pgd(4, start='surface', keep='last')"]
 THREATS = ["linf(8/255)", "l2(0.5)", "l1(5)"]

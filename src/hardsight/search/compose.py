@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.objective import AttackResult, Objective
+from hardsight.objective import AttackResult, Objective, averaged
 from hardsight.search.base import Best, Search, counted
 from hardsight.spec import calls_in
 from hardsight.threats.base import Threat
@@ -40,19 +40,7 @@ def best_of(searches: tuple[Search, ...]) -> Search:
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
-        best = Best(x)
-        places = torch.arange(len(x), device=x.device)
-        for member in searches:
-            if best.error is not None and not objective.coupled:
-                places = (best.error < 1).nonzero().flatten()
-            if not len(places):
-                break
-            everything = len(places) == len(x)
-            part = objective if everything else objective[places]
-            begin = start if start is None or everything else start[places]
-            found = member(part, x[places], threat, rng, begin)
-            best.add(found, places)
-        return best.result()
+        return _in_turn([(member, threat) for member in searches], objective, x, rng, start)
 
     return counted(search, sum(member.passes for member in searches))
 
@@ -68,3 +56,53 @@ def restarts(search: Search, count: int = 5) -> Search:
     if count > 1 and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
         raise SpecError("restarts of a search that starts at the clean image repeat it; let it start 'inside'")
     return best_of((search,) * count)
+
+
+@register
+def eot(search: Search, draws: int = 10) -> Search:
+    """The search on the mean of `draws` readings at every look: for models that draw random numbers themselves.
+
+    Source: Athalye et al., ICML 2018 (expectation over transformation).
+    """
+    if draws < 1:
+        raise SpecError(f"eot: draws is {draws}, but at least 1 reading is needed")
+
+    def walk(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        found = search(averaged(objective, draws), x, threat, rng, start)
+        return found._replace(queries=found.queries * draws)
+
+    return counted(walk, search.passes * draws)
+
+
+def in_each(search: Search, threat: Threat) -> Search:
+    """The search, or for a union of threats the search in each of them in turn: the worst case of each image."""
+    parts = getattr(threat, "parts", ())
+    if not parts:
+        return search
+
+    def walk(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        return _in_turn([(search, part) for part in parts], objective, x, rng, start)
+
+    return counted(walk, search.passes * len(parts))
+
+
+def _in_turn(
+    pairs: list[tuple[Search, Threat]], objective: Objective, x: Tensor, rng: torch.Generator | None, start: Tensor | None
+) -> AttackResult:
+    """Each search in its threat, on the images that still stand; the best point of all."""
+    best = Best(x)
+    places = torch.arange(len(x), device=x.device)
+    for search, threat in pairs:
+        if best.error is not None and not objective.coupled:
+            places = (best.error < 1).nonzero().flatten()
+        if not len(places):
+            break
+        everything = len(places) == len(x)
+        part = objective if everything else objective[places]
+        begin = start if start is None or everything else start[places]
+        best.add(search(part, x[places], threat, rng, begin), places)
+    return best.result()
