@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hardsight import noise
+from hardsight import noise, tree
 from hardsight.attack import Attack, Lab, prepared
+from hardsight.audit import audit
 from hardsight.catalog import build, complete, minimal
+from hardsight.checks.base import Case
 from hardsight.data import Data
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders import load_encoder
@@ -29,7 +32,7 @@ from hardsight.metrics import of
 from hardsight.plan import Cell, Plan, attack_name, stamp
 from hardsight.probe import Bank, fit_probe, head_identity
 from hardsight.spec import read, show
-from hardsight.store import Store, StoredCell, chunks, write_arrays, write_bytes, write_json
+from hardsight.store import Store, StoredCell, chunks, read_arrays, write_arrays, write_bytes, write_json
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
 from hardsight.watch import Bar, Watch
@@ -59,16 +62,25 @@ class Bench:
     def run(self) -> list[StoredCell]:
         """Every cell of the plan, measured now or before. What is written stays, whenever this is interrupted."""
         missing = [cell for cell in self.plan.cells if not self._is_done(cell)]
+        unaudited = [
+            cell for cell in self.plan.audited() if (stored := self.store.cell(cell.id)) is None or not stored.audit
+        ]
         for cell in reversed(missing):  # all of them once, before anything is written: a misspelt one is told at once
             self._forget_others(cell)
             self._check(cell)
         if missing:
             self.store.create()
         with self._alone(), self.watch, self.watch.bar("measuring", sum(map(self.plan.passes, missing))) as bar:
-            for cell in missing:
+            for cell in self.plan.cells:
+                if cell not in missing and cell not in unaudited:
+                    continue
                 self._forget_others(cell)
                 bar.say(f"{_short(cell.encoder)} · {cell.task} · {cell.column} {cell.eps_text}".rstrip())
-                self._measure(cell, bar)
+                if cell in missing:
+                    self._measure(cell, bar)
+                if cell in unaudited:
+                    bar.say(f"{_short(cell.encoder)} · {cell.task} · audit")
+                    self._audit(cell)
         return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
 
     def _check(self, cell: Cell) -> None:
@@ -152,7 +164,7 @@ class Bench:
                     bar.advance(len(span) * attack.passes)
                     continue
                 rng = noise.generator(cell.id, place)
-                x, y = pixels(batch.images, self.device), batch.target[system.task.target].to(self.device)
+                x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
                 keep = self.gallery if place == 0 else 0
                 rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
@@ -160,6 +172,42 @@ class Bench:
                 stored.write_chunk(place, rows)
             bar.advance(len(span) * attack.passes, len(span))
         self._finish(cell, stored, system.task, time.monotonic() - started, skipped)
+
+    def _audit(self, cell: Cell) -> None:
+        """Asks every check about the cell's number, on the first few of its images, and stores what they say."""
+        system, threat = self.system(cell), build(cell.threat, "Threat")
+        images, stored = self.plan.data[cell.data].split(cell.split), self.store.cell(cell.id)
+        assert stored is not None
+        count = (
+            min(self.plan.audit, cell.count) if system.task.target == "label" else min(-(-self.plan.audit // 2), cell.count)
+        )
+        batch = load(images, choose(images, cell.count)[:count], self.on_error, [])
+        if not batch.ids:
+            return
+        x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
+        case = Case(system, build(cell.attack, "Attack"), threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
+        found = audit(case)
+        write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
+        write_json(stored.path / "audit.json", found)
+        name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"
+        self.watch.note(f"{name} · audit: {found['verdict']}, {len(found['checks'])} checks, {found['seconds']} s")
+        for one in found["checks"]:
+            if one["verdict"] in ("warn", "fail"):
+                self.watch.note(f"  {one['verdict']}: {one['title']}: {one['reason']}")
+
+    def _found_elsewhere(self, cell: Cell, ids: list[str]) -> dict[str, Tensor]:
+        """What the same attack found for these images on the encoders before this one, by their names."""
+        found = {}
+        for other in self.plan.audited():
+            if other.encoder == cell.encoder:
+                break
+            stored = self.store.cell(other.id)
+            alike = (other.task, other.data, other.attack, other.threat) == (cell.task, cell.data, cell.attack, cell.threat)
+            if alike and stored is not None and (path := stored.path / "audit.npz").exists():
+                rows = read_arrays(path)
+                if list(rows["id"]) == ids:
+                    found[stored.what["encoder_name"]] = torch.from_numpy(rows["x_adv"]).float().to(self.device)
+        return found
 
     def _lab(self, cell: Cell, system: System, threat: Threat) -> Lab:
         images = self.plan.data[cell.data].split("train")
@@ -170,7 +218,7 @@ class Bench:
             for start in range(0, len(places), batch):
                 part = load(images, [places[one] for one in order[start : start + batch]], self.on_error, [])
                 if part.ids:
-                    yield pixels(part.images, self.device), part.target[system.task.target].to(self.device)
+                    yield pixels(part.images, self.device), tree.move(part.target[system.task.target], self.device)
 
         def other(spec: str) -> System:
             encoder, rest = show(minimal(complete(spec, "Encoder"))), cell.stamp.partition(":")[2]

@@ -59,11 +59,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why)."""
+    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why).
+
+    audit: images that the checks look at, for each encoder, task and data.
+    """
 
     cells: tuple[Cell, ...]
     data: dict[str, Data]
     left_out: tuple[str, ...]
+    audit: int = 0
+
+    def audited(self) -> list[Cell]:
+        """Of each encoder, task and data the cell that is audited: the task's own attack, or another at its output, at the greatest eps."""
+        best: dict[tuple[str, str, str], tuple[bool, float, Cell]] = {}
+        for cell in self.cells if self.audit else ():
+            eps, attack = build(cell.threat, "Threat").eps, build(cell.attack, "Attack")
+            if cell.column == "clean" or getattr(attack, "where", "output") != "output" or hasattr(attack, "prepare"):
+                continue
+            key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", eps)
+            if key not in best or rank > best[key][:2]:
+                best[key] = (*rank, cell)
+        return [cell for _, _, cell in best.values()]
 
     def passes(self, cell: Cell) -> int:
         """Images x readings, at most."""
@@ -109,7 +125,7 @@ def plan(recipe: Recipe) -> Plan:
     if all(cell.column == "clean" for cell in cells) and (left_out or not cells) and set(recipe.attacks) != {"clean"}:
         raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
     cells = list({cell.id: cell for cell in reversed(cells)}.values())[::-1]  # the same number asked for twice is one cell
-    return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)))
+    return Plan(tuple(cells), data, tuple(dict.fromkeys(left_out)), recipe.audit)
 
 
 def attack_name(spec: str) -> str:

@@ -26,7 +26,8 @@ class Recipe:
     """What to measure. Specs as text; eps as text, so that tables print what was asked for.
 
     attacks: "task" is each task's own. norm: the threat's name. count: images a cell. chunk: images attacked at once; the
-    random numbers follow it, so it is part of the result. gallery: images kept for the eye.
+    random numbers follow it, so it is part of the result. gallery: images kept for the eye. audit: images that the
+    checks look at, for each encoder and task (0: no audit).
     """
 
     name: str = "custom"
@@ -44,6 +45,7 @@ class Recipe:
     seed: int = 0
     precision: Precision = "float32"
     gallery: int = 4
+    audit: int = 8
 
     def threats(self) -> tuple[tuple[str, str], ...]:
         """(spec, eps as written) of every radius; `SpecError` for one that cannot be meant."""
@@ -84,7 +86,7 @@ class Recipe:
             raise SpecError(
                 f"precision '{self.precision}' is unknown{nearest(self.precision, get_args(Precision)) or '; float32 or bf16'}"
             )
-        for name, least in (("count", 1), ("chunk", 1), ("gallery", 0), ("seed", 0)):
+        for name, least in (("count", 1), ("chunk", 1), ("gallery", 0), ("audit", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SpecError(f"{name} is {value!r}; it is a whole number of at least {least}")

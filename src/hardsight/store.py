@@ -105,6 +105,12 @@ class StoredCell:
         path = self.path / "gallery.npz"
         return read_arrays(path) if path.exists() else None
 
+    @property
+    def audit(self) -> dict[str, Any] | None:
+        """What the checks found of this cell's number, where it was audited."""
+        path = self.path / "audit.json"
+        return _read_json(path) if path.exists() else None
+
     def finish(self, record: dict[str, Any]) -> None:
         write_json(self.path / "done.json", record)
 

@@ -17,10 +17,10 @@ FLOORS = [
     {"search", "aim"},
     {"attack", "methods"},
     {"evaluate", "train", "presets", "beyond", "saving"},
-    {"probe"},
-    {"plan"},
+    {"probe", "checks"},
+    {"plan", "audit", "speed"},
     {"bench"},
-    {"estimate", "listing"},
+    {"estimate", "listing", "cli_data"},
     {"cli"},
     {"__main__"},
 ]

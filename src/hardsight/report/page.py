@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
 from hardsight.report.pictures import galleries
 from hardsight.report.results import CLEAN, WORST, CellLike, Record, Row, Table, grid, plain
@@ -42,6 +43,8 @@ CARD = (
     ("note", "note"),
 )
 ALWAYS_VARY = ("cell", "encoder", "task", "attack", "threat")
+FLAT = 0.1
+"""A search whose gradient was zero at more than this share of its readings is told."""
 LEEWAY = 1e-5
 """A perturbation may be larger than eps by so much: rounding in float32."""
 
@@ -82,6 +85,7 @@ def html(table: Table, title: str = "Robustness report") -> str:
             for figure in curves(table)
         ],
         galleries=[(tasks[gallery.task, gallery.data], gallery) for gallery in galleries(table)],
+        audits=audits(table),
         cards=cards(table),
         settings=settings(table),
         main=_threats(table),
@@ -140,13 +144,35 @@ def warnings(table: Table) -> list[str]:
     mixed = [name for name, versions in document(table)["versions"].items() if isinstance(versions, list)]
     if mixed:
         found.append(f"The cells were run with more than one version of {_and([plain(name) for name in mixed])}.")
+    failed = [one for one in audits(table)["told"] if one["verdict"] == "fail"]
+    if failed:
+        found.append(f"The audit fails for {_and(list(dict.fromkeys(one['who'] for one in failed)))}: see below.")
     for record in table.records:
+        found += _slopes(record)
         largest = _largest(record)
         if largest > record.column.eps + LEEWAY:
             found.append(
                 f"Cell {record.cell.id} holds a perturbation of size {largest:.6g}, outside its "
                 f"{record.column.norm or 'clean'} eps of {record.column.eps:.6g}."
             )
+    return found
+
+
+def _slopes(record: Record) -> list[str]:
+    """Of a cell whose search was blind at many readings, or met numbers that are none."""
+    rows = record.cell.rows()
+    found, name = (
+        [],
+        f"{record.cell.what.get('encoder_name', '?')} · {record.cell.what.get('task_name', '?')} · {record.column.title}",
+    )
+    if "halted" in rows and (halted := int(rows["halted"].sum())):
+        found.append(
+            f"{plain(name)}: loss or gradient was not a number on {_many(halted, 'image')}, whose search ended there."
+        )
+    if "flat" in rows and (readings := int(rows["queries"].sum())):
+        share = int(rows["flat"].sum()) / readings
+        if share > FLAT and record.column.eps > 0:
+            found.append(f"{plain(name)}: the gradient was zero at {share:.0%} of the readings; the attack may be blind.")
     return found
 
 

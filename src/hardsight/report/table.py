@@ -302,6 +302,12 @@ def document(table: Table) -> dict[str, Any]:
                 entry["area"] = row.areas[column.series][0]
             name = _attack(row, column)
             results[key][name if column.attack == CLEAN else f"{name}@{column.norm.lower()}({column.eps_text})"] = entry
+        if found := [
+            audit
+            for record in table.records
+            if table.rows[record.row] is row and (audit := getattr(record.cell, "audit", None))
+        ]:
+            results[key]["audit"] = found[0]
         samples[key] = {
             "original": max(n.asked for n in row.numbers.values()),
             "effective": min(n.n for n in row.numbers.values()),

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hardsight import tree
 from hardsight.objective import AttackResult, Objective, Reading
 from hardsight.threats.base import Threat
 
@@ -54,8 +53,8 @@ class Best:
 
     def __init__(self, x: Tensor) -> None:
         self.x_adv = x.detach().clone()
-        self.x_best_loss = self.x_adv.clone()
-        self.loss = torch.full((len(x),), -torch.inf, device=x.device)
+        self.x_best_loss = self.x_adv
+        self.loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
         self.greatest = self.loss.clone()
         self.error: Tensor | None = None
         self.queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -71,12 +70,12 @@ class Best:
         error = None if reading.error is None else reading.error.to(self.loss.dtype)
         old = Reading(self.loss[at], None if self.error is None else self.error[at])
         wins = better(Reading(loss, error), old)
-        self.x_adv[at] = tree.where(wins, x_adv, self.x_adv[at])
+        self.x_adv = _written(self.x_adv, x_adv, wins, places)
         if error is not None and self.error is not None and old.error is not None:
             self.error[at] = torch.where(wins, error, old.error)
         self.loss[at] = torch.where(wins, loss, old.loss)
         louder = torch.isfinite(loss) & (loss > self.greatest[at])
-        self.x_best_loss[at] = tree.where(louder, x_adv, self.x_best_loss[at])
+        self.x_best_loss = _written(self.x_best_loss, x_adv, louder, places)
         self.greatest[at] = torch.where(louder, loss, self.greatest[at])
         self.queries[at] += queries
         self.halted[at] |= ~torch.isfinite(loss)
@@ -94,3 +93,12 @@ class Best:
     def result(self) -> AttackResult:
         error = None if self.error is None else self.error.clamp_min(0)
         return AttackResult(self.x_adv, self.loss, error, self.x_best_loss, self.queries, self.flat, self.halted)
+
+
+def _written(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+    """`kept` with the images of x_adv where `mask` holds; nothing is written in place, since both may be held elsewhere."""
+    if not bool(mask.any()):
+        return kept
+    if places is None:
+        return x_adv if bool(mask.all()) else torch.where(mask.view(-1, *[1] * (x_adv.dim() - 1)), x_adv, kept)
+    return kept.index_copy(0, places[mask], x_adv[mask].to(kept.dtype))

@@ -46,15 +46,21 @@ def pgd(
     ) -> AttackResult:
         x_adv = threat.project(start, x) if start is not None else _first(where, x, threat, rng)
         best = Best(x_adv)
-        places = torch.arange(len(x), device=x.device)
+        places = None
         velocity = torch.zeros_like(x)
         for t in range(steps):
             reading, grad = loss_and_grad(objective, x_adv, t / steps)
             best.see(x_adv, reading, places)
             if early_exit and reading.error is not None and bool((reading.error >= 1).any()):
-                stands = reading.error < 1
-                places, objective, x, x_adv = places[stands], objective[stands], x[stands], x_adv[stands]
-                velocity, grad = velocity[stands], grad[stands]
+                stands = (reading.error < 1).nonzero().flatten()
+                places = stands if places is None else places[stands]
+                objective, x, x_adv, velocity, grad = (
+                    objective[stands],
+                    x[stands],
+                    x_adv[stands],
+                    velocity[stands],
+                    grad[stands],
+                )
                 if not len(places):
                     return best.result()
             if momentum:

@@ -1,48 +1,31 @@
-"""The command line: one verb a function. Data goes to stdout, progress and errors to stderr; nothing heavy is imported at the top.
-
-Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 130 interrupted with everything finished kept.
-"""
+"""Verbs that measure: `bench`, `attack`, `probe` and `speed`."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hardsight import __version__
-from hardsight.errors import HardsightError, SpecError, nearest
-
-if TYPE_CHECKING:
-    from hardsight.recipe import Recipe
-    from hardsight.store import StoredCell
-
-app = typer.Typer(
-    name="hardsight",
-    no_args_is_help=True,
-    add_completion=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="How does a vision encoder break under attack, across every task it serves? Start with: [bold]hardsight bench[/]",
+from hardsight.cli.base import (
+    AsJson,
+    Device,
+    Encoders,
+    Eps,
+    OneEncoder,
+    OnError,
+    Seed,
+    StoreOption,
+    app,
+    one_of,
+    print_table,
+    write_report,
 )
-
-Encoders = Annotated[
-    list[str] | None, typer.Option("--encoder", help="An encoder's spec, such as timm:vit_tiny_patch16_224. Repeatable.")
-]
-OneEncoder = Annotated[str, typer.Option("--encoder", help="The encoder's spec, such as timm:vit_tiny_patch16_224.")]
-Eps = Annotated[str | None, typer.Option(help="Radii, such as 1/255,2/255,4/255,8/255.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of heads, starts and batches.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-OnError = Annotated[str, typer.Option(help="What an unreadable image does: stop, or skip (it is named, and left out).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
-StoreOption = Annotated[Path | None, typer.Option(help="The folder of results; default runs/<name>.")]
+from hardsight.errors import SpecError
+from hardsight.recipe import Recipe
 
 
 @app.command()
@@ -88,7 +71,7 @@ def bench(
         chosen = chosen.with_set(one)
     if attack and "clean" not in chosen.attacks:
         chosen = replace(chosen, attacks=("clean", *chosen.attacks))
-    _one_of(on_error, ("stop", "skip"), "--on-error")
+    one_of(on_error, ("stop", "skip"), "--on-error")
     chosen.check()
 
     from hardsight.bench import Bench
@@ -106,8 +89,8 @@ def bench(
         _estimate(runner, as_json)
         return
     cells = runner.run()
-    paths = _write_report(cells, folder, chosen.title or chosen.name)
-    _print_table(cells, as_json)
+    paths = write_report(cells, folder, chosen.title or chosen.name)
+    print_table(cells, as_json)
     if not as_json:
         for kind, path in paths.items():
             typer.echo(f"{kind:>5}  {path}")
@@ -133,7 +116,7 @@ def attack(
     from hardsight.catalog import build, complete
     from hardsight.recipe import Recipe
 
-    _one_of(on_error, ("stop", "skip"), "--on-error")
+    one_of(on_error, ("stop", "skip"), "--on-error")
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
     for text, kind in ((encoder, "Encoder"), (attack, "Attack"), (task, "Task"), (threat_spec, "Threat")):
         complete(text, kind)
@@ -201,137 +184,81 @@ def probe(
 
 
 @app.command()
-def report(
-    store: Annotated[Path, typer.Argument(help="A folder that 'hardsight bench' wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; default the store itself.")] = None,
-    title: Annotated[str, typer.Option(help="The page's title.")] = "",
+def speed(
+    encoder: OneEncoder,
+    task: Annotated[str, typer.Option(help="The task whose head is attacked.")] = "classify",
+    data: Annotated[str, typer.Option(help="Data, such as cifar10:PATH.")] = "made",
+    attack: Annotated[str, typer.Option(help="An attack's spec, or task for the task's own.")] = "task",
+    eps: Annotated[str, typer.Option(help="The radius, such as 8/255.")] = "8/255",
+    norm: Annotated[str, typer.Option(help="The threat: linf, l2 or l1.")] = "linf",
+    count: Annotated[int, typer.Option(help="Images, all in one batch.", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="Times that each contestant runs, in turn.", min=1)] = 3,
+    probe: Annotated[str, typer.Option(help="How the head is trained.")] = "probe",
+    seed: Annotated[int, typer.Option(help="Seed of the head and of starts.")] = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make the report of a store again: HTML, CSV, Markdown, LaTeX and JSON. Needs no torch."""
-    from hardsight.store import Store
+    """Time an attack on this machine, beside the floor: the bare forward and backward passes that it cannot do without."""
+    from hardsight.catalog import build, complete
 
-    cells = Store(store, must_exist=True).cells()
-    if not cells:
-        raise SpecError(f"{store} holds no results yet; run 'hardsight bench --store {store}' first")
-    paths = _write_report(cells, out or store, title or store.resolve().name)
-    _print_table(cells, as_json)
-    if not as_json:
-        for kind, path in paths.items():
-            typer.echo(f"{kind:>5}  {path}")
+    threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
+    for text, kind in ((encoder, "Encoder"), (task, "Task"), (threat_spec, "Threat"), (data, "Data"), (probe, "Probe")):
+        complete(text, kind)
+    from dataclasses import asdict
 
+    from hardsight import tree
+    from hardsight.data import open_data
+    from hardsight.data.feed import choose, load, pixels
+    from hardsight.encoders import load_encoder
+    from hardsight.machine import device_name, pick_device
+    from hardsight.probe import fit_probe
+    from hardsight.speed import speed as timed
+    from hardsight.watch import Watch
 
-@app.command(name="list")
-def list_(
-    what: Annotated[str, typer.Argument(help="One of: encoders, attacks, losses, threats, tasks, data, methods, recipes.")],
-    as_json: AsJson = False,
-) -> None:
-    """List what there is to name. Needs no torch."""
-    from hardsight.listing import GROUPS, rows_of
-
-    _one_of(what, (*GROUPS, "recipes"), "list")
-    rows = list(rows_of(what))
+    what, where = build(task, "Task"), pick_device(device)
+    chosen = build(what.attack if attack == "task" else attack, "Attack")
+    if not chosen.fits(what):
+        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss reads another target")
+    opened = open_data(data)
+    images = opened.split("test")
+    batch = load(images, choose(images, count))
+    x, y = pixels(batch.images, where), tree.move(batch.target[what.target], where)
+    with Watch() as watch, watch.bar("training the head", 1) as bar:
+        system = fit_probe(load_encoder(encoder, device=where), what, opened, probe, seed, where, tick=bar)
+        with watch.bar("timing", 1) as rounds_bar:
+            paces = timed(system, chosen, build(threat_spec, "Threat"), x, y, rounds, seed, rounds_bar)
     if as_json:
-        typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))
+        typer.echo(json.dumps({"device": device_name(where), "paces": [asdict(pace) for pace in paces]}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
 
+    from hardsight.metrics import of
+
+    metric = of(what.name)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "kind", "what"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "kind")
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False).print(table, highlight=False)
-
-
-@app.command()
-def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
-    """Show a thing: its signature, what it does, its source, and what the spec means in full. Needs no torch."""
-    from hardsight import catalog
-    from hardsight.spec import read
-    from hardsight.spec import show as written
-
-    call = read(spec)
-    entry = catalog.find(call.name)
-    typer.echo(f"{entry.signature}\n\n{entry.doc}\n\nmodule  {entry.module}")
-    if call.arguments or all(parameter.default is not catalog.REQUIRED for parameter in entry.parameters):
-        typer.echo(f"means   {written(catalog.complete(call))}\nprint   {catalog.fingerprint(call)}")
-
-
-@app.command()
-def pretrain(
-    recipe: Annotated[str, typer.Option(help="A training recipe's name or TOML file, such as made-simclr.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>.")] = None,
-    device: Device = "auto",
-) -> None:
-    """Train an encoder by a recipe. Run it again to go on after the last finished epoch."""
-    from hardsight.train.loop import read_recipe, train
-
-    chosen = read_recipe(recipe)
-    from hardsight.machine import pick_device
-    from hardsight.watch import Watch
-
-    typer.echo(train(chosen, out or Path("runs") / chosen.name, pick_device(device), Watch()))
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine has: versions, devices, optional packages, and the environment variables that are read."""
-    from hardsight.machine import facts as machine_facts
-
-    facts = machine_facts()
-    if as_json:
-        typer.echo(json.dumps(facts, indent=1))
-        return
-    for name, value in facts.items():
-        typer.echo(f"{name:16} {value}")
-
-
-@app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-class Interrupted(BaseException):
-    """Ctrl-C, under a name that no library on the way takes for its own."""
-
-
-def main() -> None:
-    """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
-
-    def interrupt(*_: object) -> None:
-        raise Interrupted
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        app()
-    except HardsightError as error:
-        _fail(str(error), 2)
-    except Interrupted:
-        _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except OSError as error:
-        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(f"{error.filename or 'a file'}: {error.strerror}; what was written before is kept", 2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        _fail("the device is out of memory; what was finished is kept; try fewer images at once: --set chunk=8", 2)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"hardsight: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _one_of(value: str, known: tuple[str, ...], what: str) -> None:
-    if value not in known:
-        raise SpecError(f"{what} '{value}' is unknown{nearest(value, known) or '; one of: ' + ', '.join(known)}")
+    for heading in (
+        "contestant",
+        "seconds",
+        "of the floor",
+        "least–greatest",
+        "peak MB",
+        "of the floor",
+        metric.label,
+        "readings",
+    ):
+        table.add_column(heading, justify="left" if heading == "contestant" else "right")
+    for pace in paces:
+        table.add_row(
+            pace.name, f"{pace.seconds:.3f}", f"{pace.ratio:.2f}", f"{pace.spread[0]:.2f}–{pace.spread[1]:.2f}",
+            f"{pace.megabytes:.1f}", f"{pace.memory_ratio:.2f}", "" if pace.score is None else f"{pace.score:.3f}",
+            "" if pace.queries is None else f"{pace.queries:.1f}",
+        )  # fmt: skip
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 110)
+    console.print(table, highlight=False)
+    typer.echo(f"{len(x)} images, {rounds} rounds, seed {seed}, {device_name(where)}")
 
 
 def _run_name(chosen: Recipe, plain: Recipe) -> str:
@@ -339,27 +266,6 @@ def _run_name(chosen: Recipe, plain: Recipe) -> str:
     if chosen == plain:
         return chosen.name
     return f"{chosen.name}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
-
-
-def _write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str, Path]:
-    from hardsight.report import write
-
-    return write(cells, folder, title=title)
-
-
-def _print_table(cells: list[StoredCell], as_json: bool) -> None:
-    from hardsight.report.table import document, grid, terminal
-
-    table = grid(cells)
-    if as_json:
-        typer.echo(json.dumps(document(table), indent=1))
-        return
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 110)
-    console.print(terminal(table))
 
 
 def _estimate(runner: Any, as_json: bool) -> None:

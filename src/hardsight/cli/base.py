@@ -1,0 +1,110 @@
+"""What all verbs share: the app, options by their names, what errors and Ctrl-C become, and how results are shown."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hardsight import __version__
+from hardsight.errors import HardsightError, SpecError, nearest
+
+if TYPE_CHECKING:
+    from hardsight.store import StoredCell
+
+app = typer.Typer(
+    name="hardsight",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="How does a vision encoder break under attack, across every task it serves? Start with: [bold]hardsight bench[/]",
+)
+
+Encoders = Annotated[
+    list[str] | None, typer.Option("--encoder", help="An encoder's spec, such as timm:vit_tiny_patch16_224. Repeatable.")
+]
+OneEncoder = Annotated[str, typer.Option("--encoder", help="The encoder's spec, such as timm:vit_tiny_patch16_224.")]
+Eps = Annotated[str | None, typer.Option(help="Radii, such as 1/255,2/255,4/255,8/255.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of heads, starts and batches.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+OnError = Annotated[str, typer.Option(help="What an unreadable image does: stop, or skip (it is named, and left out).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+StoreOption = Annotated[Path | None, typer.Option(help="The folder of results; default runs/<name>.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, under a name that no library on the way takes for its own."""
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        app()
+    except HardsightError as error:
+        _fail(str(error), 2)
+    except Interrupted:
+        _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}; what was written before is kept", 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail("the device is out of memory; what was finished is kept; try fewer images at once: --set chunk=8", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"hardsight: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def one_of(value: str, known: tuple[str, ...], what: str) -> None:
+    if value not in known:
+        raise SpecError(f"{what} '{value}' is unknown{nearest(value, known) or '; one of: ' + ', '.join(known)}")
+
+
+def write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str, Path]:
+    from hardsight.report import write
+
+    return write(cells, folder, title=title)
+
+
+def print_table(cells: list[StoredCell], as_json: bool) -> None:
+    from hardsight.report.audits import sentence
+    from hardsight.report.table import document, grid, terminal
+
+    table = grid(cells)
+    if as_json:
+        typer.echo(json.dumps(document(table), indent=1))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 110)
+    console.print(terminal(table))
+    if told := sentence(table):
+        console.print(told, markup=False, highlight=False)

@@ -1,0 +1,83 @@
+"""Verbs that show what there is: `report`, `list`, `show` and `doctor`; none of them needs torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardsight.cli.base import AsJson, app, one_of, print_table, write_report
+from hardsight.errors import SpecError
+
+
+@app.command()
+def report(
+    store: Annotated[Path, typer.Argument(help="A folder that 'hardsight bench' wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; default the store itself.")] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make the report of a store again: HTML, CSV, Markdown, LaTeX and JSON. Needs no torch."""
+    from hardsight.store import Store
+
+    cells = Store(store, must_exist=True).cells()
+    if not cells:
+        raise SpecError(f"{store} holds no results yet; run 'hardsight bench --store {store}' first")
+    paths = write_report(cells, out or store, title or store.resolve().name)
+    print_table(cells, as_json)
+    if not as_json:
+        for kind, path in paths.items():
+            typer.echo(f"{kind:>5}  {path}")
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="One of: encoders, attacks, losses, threats, tasks, data, methods, recipes.")],
+    as_json: AsJson = False,
+) -> None:
+    """List what there is to name. Needs no torch."""
+    from hardsight.listing import GROUPS, rows_of
+
+    one_of(what, (*GROUPS, "recipes"), "list")
+    rows = list(rows_of(what))
+    if as_json:
+        typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "kind", "what"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "kind")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table, highlight=False)
+
+
+@app.command()
+def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
+    """Show a thing: its signature, what it does, its source, and what the spec means in full. Needs no torch."""
+    from hardsight import catalog
+    from hardsight.spec import read
+    from hardsight.spec import show as written
+
+    call = read(spec)
+    entry = catalog.find(call.name)
+    typer.echo(f"{entry.signature}\n\n{entry.doc}\n\nmodule  {entry.module}")
+    if call.arguments or all(parameter.default is not catalog.REQUIRED for parameter in entry.parameters):
+        typer.echo(f"means   {written(catalog.complete(call))}\nprint   {catalog.fingerprint(call)}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine has: versions, devices, optional packages, and the environment variables that are read."""
+    from hardsight.machine import facts as machine_facts
+
+    facts = machine_facts()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:16} {value}")

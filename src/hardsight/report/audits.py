@@ -1,0 +1,59 @@
+"""What the audit found, as the report tells it: a mark a check for each encoder and task, and every warning in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hardsight.report.results import Table, plain
+
+MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "none": "–"}
+RANK = ("fail", "warn", "pass", "none")
+
+
+def audits(table: Table) -> dict[str, Any]:
+    """{"heads": checks by title, "lines": one an audited number, "told": warnings and failures in words}; empty lines if none ran."""
+    lines, heads = [], []
+    for record in table.records:
+        found = getattr(record.cell, "audit", None)
+        if not found:
+            continue
+        row = table.rows[record.row]
+        checks = {plain(one["title"]): one for one in found["checks"]}
+        heads += [title for title in checks if title not in heads]
+        lines.append(
+            {
+                "encoder": row.title,
+                "task": row.task,
+                "data": row.data,
+                "attack": f"{row.names[record.column]} {record.column.eps_text}",
+                "images": found["images"],
+                "verdict": found["verdict"],
+                "checks": {title: (one["verdict"], plain(one["reason"])) for title, one in checks.items()},
+            }
+        )
+    told = [
+        {
+            "verdict": verdict,
+            "who": f"{line['encoder']} · {line['task']} on {line['data']}",
+            "title": title,
+            "reason": reason,
+        }
+        for line in lines
+        for title, (verdict, reason) in line["checks"].items()
+        if verdict in ("warn", "fail")
+    ]
+    told.sort(key=lambda one: RANK.index(one["verdict"]))
+    for line in lines:
+        marks = [line["checks"].get(title, ("none", "not asked")) for title in heads]
+        line["marks"] = [(verdict, MARKS[verdict], reason) for verdict, reason in marks]
+    return {"heads": heads, "lines": lines, "told": told}
+
+
+def sentence(table: Table) -> str:
+    """The audit in one line: how many numbers pass, warn and fail; empty where none was audited."""
+    lines = audits(table)["lines"]
+    if not lines:
+        return ""
+    counts = {verdict: sum(line["verdict"] == verdict for line in lines) for verdict in RANK}
+    parts = [f"{counts[verdict]} {verdict}" for verdict in ("pass", "warn", "fail") if counts[verdict]]
+    return f"audit of {len(lines)} numbers, each by {len(lines[0]['checks'])} checks: {', '.join(parts)}"

@@ -1,0 +1,93 @@
+"""Speed: the floor is the floor, contestants do the same work, and the table is printed by one command. Nothing asserts a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hardsight.catalog import build
+from hardsight.errors import SpecError
+from hardsight.speed import gradient_steps, peak, speed, staying
+from tests.conftest import toy_images, toy_system
+from tests.end.test_bench import inside
+
+
+def test_contestants_find_the_same() -> None:
+    system = toy_system(build("classify", "Task"))
+    x = toy_images(16)
+    y = system.output(x).argmax(1)
+    ticks: list[tuple[int, int]] = []
+    paces = speed(
+        system,
+        build("classpgd(steps=5)", "Attack"),
+        build("linf(8/255)", "Threat"),
+        x,
+        y,
+        2,
+        tick=lambda *at: ticks.append(at),
+    )
+    names = [pace.name for pace in paces]
+    assert names == ["floor", "float32, every image stays", "float32", "bf16, every image stays", "bf16"]
+    assert paces[0].ratio == 1.0
+    assert paces[0].score is None
+    by_name = {pace.name: pace for pace in paces}
+    assert by_name["float32"].score == by_name["float32, every image stays"].score
+    assert by_name["float32"].queries < by_name["float32, every image stays"].queries == 6
+    assert ticks[-1] == (15, 15)
+
+
+def test_gradient_steps_leave_out_looks() -> None:
+    assert gradient_steps(build("classpgd(steps=7)", "Attack")) == 7
+    assert gradient_steps(build("embed(steps=7)", "Attack")) == 7
+    assert gradient_steps(build("cascade([classpgd(steps=7), fgsm])", "Attack")) == 8
+    with pytest.raises(SpecError, match="gradients"):
+        speed(
+            toy_system(build("classify", "Task")),
+            build("clean", "Attack"),
+            build("linf(0.1)", "Threat"),
+            toy_images(2),
+            None,
+        )
+
+
+def test_staying_switches_early_exit_off() -> None:
+    attack = staying(build("cascade([classpgd, segpgd])", "Attack"))
+    assert attack.members[0].search.spec["early_exit"] is False  # type: ignore[attr-defined]
+    plain = build("segpgd", "Attack")
+    assert staying(plain) is plain
+
+
+def test_peak_counts_what_is_held_at_once() -> None:
+    def twice() -> None:
+        for _ in range(2):
+            torch.zeros(1 << 20)
+
+    def both() -> torch.Tensor:
+        one = torch.zeros(1 << 20)
+        return one + torch.zeros(1 << 20)
+
+    assert 4e6 < peak(twice, torch.device("cpu"))[0] < 6e6
+    assert 12e6 < peak(both, torch.device("cpu"))[0] < 14e6
+
+
+def test_the_command_prints_a_ratio_to_the_floor() -> None:
+    words = [
+        "speed",
+        "--encoder",
+        "tiny",
+        "--count",
+        "4",
+        "--rounds",
+        "1",
+        "--probe",
+        "probe(images=32, epochs=1)",
+        "--json",
+    ]
+    found = inside(*words, "--attack", "classpgd(steps=2)")
+    assert found.returncode == 0, found.stderr
+    paces = json.loads(found.stdout)["paces"]
+    assert paces[0]["name"] == "floor"
+    assert all(pace["seconds"] > 0 and pace["megabytes"] > 0 for pace in paces)
+    assert "does not fit" in inside(*words, "--attack", "segpgd").stderr
