@@ -21,15 +21,15 @@ Read = Callable[[Tensor], Any]
 class Aim:
     """Makes the target of a loss from (read, images x [B, ...], labels y).
 
-    passes: how many forward passes that takes. label: whether it needs y. pair: whether the target is (label, other), which
-    targeted losses read. embedding: whether it compares embeddings.
+    passes: how many forward passes that takes. label: whether it needs y. pair: whether the target is (what is, what is
+    wanted), which targeted losses read. clean: whether it is what the model itself makes of clean images.
     """
 
     make: Callable[[Read, Tensor, Any], Any]
     passes: int = 0
     label: bool = True
     pair: bool = False
-    embedding: bool = False
+    clean: bool = False
 
     def __call__(self, read: Read, x: Tensor, y: Any) -> Any:
         if self.label and y is None:
@@ -46,20 +46,21 @@ def label() -> Aim:
 
 @register
 def itself() -> Aim:
-    """Away from the model's own clean embedding: no label is needed."""
-    return Aim(lambda read, x, y: read(x), passes=1, label=False, embedding=True)
+    """Away from what the model itself makes of the clean image, its embedding or its output: no label is needed."""
+    return Aim(lambda read, x, y: read(x), passes=1, label=False, clean=True)
 
 
 @register
 def partner(shift: int = 1) -> Aim:
     """Towards the clean embedding of another image: of the one `shift` places on in the batch, so the batch is part of it."""
 
-    def make(read: Read, x: Tensor, y: Any) -> Tensor:
+    def make(read: Read, x: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         if shift % len(x) == 0:
             raise SpecError(f"partner(shift={shift}) in a batch of {len(x)} makes each image its own partner")
-        return read(x).roll(-shift, 0)
+        own = read(x)
+        return own, own.roll(-shift, 0)
 
-    return Aim(make, passes=1, label=False, embedding=True)
+    return Aim(make, passes=1, label=False, pair=True, clean=True)
 
 
 @register

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from hardsight import tree
 from hardsight.aim import Aim, label
-from hardsight.catalog import register
+from hardsight.catalog import minimal, register
 from hardsight.data.feed import check_pixels
 from hardsight.errors import SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
 from hardsight.objective import AttackResult, Objective, against, still
 from hardsight.search.base import Best, Search
 from hardsight.search.compose import in_each
-from hardsight.spec import calls_in
+from hardsight.spec import calls_in, show
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
 
@@ -118,9 +118,7 @@ class Single:
             )
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):
-            raise SpecError(
-                "at the clean image the distance to itself has no gradient; let the search start 'inside'"
-            )
+            raise SpecError("at the clean image the distance to itself has no gradient; let the search start 'inside'")
 
     @property
     def passes(self) -> int:
@@ -202,13 +200,21 @@ class Cascade:
                 if self.keep:
                     points = best.x_adv.clone()
                     points[places] = found.x_adv.to(points.dtype)
-                    members.append((f"{place} {name_of(getattr(member, 'loss', None) or member)}", points))
+                    members.append((f"{place} {_written(member)}", points))
         return best.result()._replace(members=tuple(members))
 
 
 def name_of(thing: Any) -> str:
     """The name it was registered under, or what Python calls it."""
     return getattr(getattr(thing, "spec", None), "name", None) or getattr(thing, "__name__", type(thing).__name__)
+
+
+def _written(member: Attack) -> str:
+    """What tells a suite's member from the others: its loss, or its own name, and its search where that sees no gradient."""
+    loss, search = getattr(member, "loss", None), getattr(member, "search", None)
+    spec = getattr(loss or member, "spec", None)
+    text = show(minimal(spec)) if spec is not None else name_of(loss or member)
+    return f"{text} by {name_of(search)}" if search is not None else text
 
 
 def _named(loss: Any, name: str) -> Any:

@@ -185,4 +185,4 @@ def written(thing: object) -> str:
 
 def attack_is_blind(attack: Attack) -> bool:
     """Whether the attack needs no label, and no head."""
-    return isinstance(attack, Single) and not attack.aim.label
+    return isinstance(attack, Single) and attack.where != "output" and not attack.aim.label

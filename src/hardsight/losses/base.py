@@ -33,8 +33,14 @@ def only_for(loss: Any, *targets: str) -> Loss:
 
 
 def aimed(loss: Any) -> Loss:
-    """The loss, marked as one whose target is a pair, (label, other): targeted, with aim=rival(k), towards(k) or partner."""
+    """The loss, marked as one whose target is a pair, (what is, what is wanted): aim=rival(k), towards(k) or partner."""
     loss.pair = True
+    return loss
+
+
+def from_clean(loss: Any) -> Loss:
+    """The loss, marked as one that compares the output with the model's own clean one, and not with a label: aim=itself."""
+    loss.clean = True
     return loss
 
 

@@ -1,4 +1,7 @@
-"""Losses on logits: of images [B, K] with labels [B], and of pixels [B, K, H, W] with masks [B, H, W]."""
+"""Losses on logits: of images [B, K] with labels [B], and of pixels [B, K, H, W] with masks [B, H, W].
+
+Those that end in `_to` are targeted: their target is a pair, (label, the other class), and they want that other class.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.catalog import register
-from hardsight.losses.base import IGNORE, Loss, mean_where, only_for
+from hardsight.errors import SpecError
+from hardsight.losses.base import IGNORE, Loss, aimed, from_clean, mean_where, only_for, signed
+
+Pair = tuple[Tensor, Tensor]
+"""(label, other): both [B], or both [B, H, W]."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -24,15 +31,101 @@ def ce() -> Loss:
 
 
 @register
+def ce_to() -> Loss:
+    """Targeted cross-entropy: that of the other class, with its sign turned; for masks over the pixels that have a class."""
+    return aimed(only_for(lambda output, target, progress=1.0: -cross_entropy(output, target[1]), "label", "mask"))
+
+
+@register
+def kl() -> Loss:
+    """The Kullback-Leibler divergence of the softmax from that of the clean output: label-free, aim=itself.
+
+    sum of p log(p / q) over the classes, p the clean and q the attacked softmax; for masks the mean over all pixels.
+    Source: Zhang et al., ICML 2019 (TRADES), equation 5.
+    """
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        clean, now = target.log_softmax(1), output.log_softmax(1)
+        away = F.kl_div(now, clean, reduction="none", log_target=True).sum(1)
+        return away if away.dim() == 1 else away.flatten(1).mean(1)
+
+    return from_clean(only_for(loss, "label", "mask"))
+
+
+@register
 def margin() -> Loss:
     """The greatest other logit less the right one (labels only): positive exactly where the image is misclassified.
 
     Source: Carlini and Wagner, S&P 2017, f6 without its clipping.
     """
+    return signed(only_for(lambda output, target, progress=1.0: lead(output, target), "label"))
+
+
+@register
+def cw(confidence: float = 0.0) -> Loss:
+    """Carlini and Wagner's: the margin, which is raised no further once the image is misclassified by `confidence`.
+
+    Source: Carlini and Wagner, S&P 2017, f6; confidence is its kappa, in logits.
+    """
+    if confidence < 0:
+        raise SpecError(f"cw: confidence is {confidence:g}; an image is misclassified from 0 on, so it is at least 0")
+    return only_for(lambda output, target, progress=1.0: lead(output, target).clamp_max(confidence), "label")
+
+
+@register
+def gap_to() -> Loss:
+    """The other class's logit less the right one's (labels only): 0 on the boundary of the two, which is what FAB walks to."""
+    return signed(aimed(only_for(lambda output, target, progress=1.0: gap(output, target), "label")))
+
+
+@register
+def dlr() -> Loss:
+    """The difference of logits ratio: -(z_y - max of the other z_i) / (z_1st - z_3rd), the same whatever the logits' scale.
+
+    Source: Croce and Hein, ICML 2020, equation 6. Needs 3 classes.
+    """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        right = output.gather(1, target[:, None]).squeeze(1)
-        others = output.scatter(1, target[:, None], -torch.inf)
-        return others.amax(1) - right
+        need(output, 3, "dlr", "margin")
+        ranked, order = output.sort(dim=1)
+        rival = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
+        return (rival - at(output, target)) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 
     return only_for(loss, "label")
+
+
+@register
+def dlr_to() -> Loss:
+    """Targeted difference of logits ratio: -(z_y - z_other) / (z_1st - (z_3rd + z_4th) / 2).
+
+    Source: Croce and Hein, ICML 2020, equation 7. Needs 4 classes.
+    """
+
+    def loss(output: Tensor, target: Pair, progress: float = 1.0) -> Tensor:
+        need(output, 4, "dlr_to", "gap_to (or margin with aim=label)")
+        ranked = output.sort(dim=1).values
+        return gap(output, target) / (ranked[:, -1] - (ranked[:, -3] + ranked[:, -4]) / 2 + 1e-12)
+
+    return aimed(only_for(loss, "label"))
+
+
+def at(logits: Tensor, classes: Tensor) -> Tensor:
+    """[B]: each image's logit of its class."""
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def gap(logits: Tensor, pair: Pair) -> Tensor:
+    """[B]: the logit of the other class less that of the label."""
+    return at(logits, pair[1]) - at(logits, pair[0])
+
+
+def lead(logits: Tensor, target: Tensor) -> Tensor:
+    """[B]: the greatest logit but the label's, less the label's."""
+    return logits.scatter(1, target[:, None], -torch.inf).amax(1) - at(logits, target)
+
+
+def need(logits: Tensor, classes: int, name: str, instead: str) -> None:
+    if logits.shape[1] < classes:
+        raise SpecError(
+            f"{name} ranks {classes} logits, and the model's output has {logits.shape[1]} classes; use {instead}"
+        )

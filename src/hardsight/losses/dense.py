@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.catalog import register
+from hardsight.errors import SpecError
 from hardsight.losses.base import IGNORE, Loss, mean_where, only_for
 
 
@@ -45,5 +46,27 @@ def cospgd_ce() -> Loss:
             right = share.gather(1, torch.where(valid, target, 0)[:, None]).squeeze(1)
             weight = right / share.norm(dim=1)
         return mean_where(weight * pixel, valid)
+
+    return only_for(loss, "mask")
+
+
+@register
+def pixel_margin(confidence: float | None = None) -> Loss:
+    """The greatest other logit of a pixel less the right one, the mean over the pixels that have a class.
+
+    confidence: a pixel lost by more than this, in logits, raises the loss no further, so that the rest get their turn; None: no
+    such bound. Source: Carlini and Wagner, S&P 2017, f6 (confidence is its kappa), pixel by pixel.
+    """
+    if confidence is not None and confidence < 0:
+        raise SpecError(
+            f"pixel_margin: confidence is {confidence:g}; a pixel is lost from 0 on, so it is at least 0, or None"
+        )
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        valid = target != IGNORE
+        label = torch.where(valid, target, 0)[:, None]
+        right = output.gather(1, label).squeeze(1)
+        pixel = output.scatter(1, label, -torch.inf).amax(1) - right
+        return mean_where(pixel if confidence is None else pixel.clamp_max(confidence), valid)
 
     return only_for(loss, "mask")

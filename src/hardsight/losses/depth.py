@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from hardsight.catalog import register
+from hardsight.errors import SpecError
 from hardsight.losses.base import Loss, mean_where, only_for
 
 TINY = 1e-6
@@ -47,6 +50,12 @@ def gradient_gap(output: Tensor, target: Tensor, scales: tuple[int, ...] = (1, 2
     return total
 
 
+def relative_gap(output: Tensor, wish: Tensor, valid: Tensor) -> Tensor:
+    """[B]: the mean of |output - wish| / wish over the valid pixels."""
+    wish = torch.where(valid, wish, 1.0)
+    return mean_where((output - wish).abs() / wish, valid)
+
+
 @register
 def scale_invariant(focus: float = 0.85) -> Loss:
     """The scale-invariant log loss; focus is how much of the common scale it forgives (1: all, 0: none)."""
@@ -59,5 +68,54 @@ def depth_loss(focus: float = 0.85, gradient: float = 0.5) -> Loss:
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         return silog(output, target, focus) + gradient * gradient_gap(output, target)
+
+    return only_for(loss, "depth")
+
+
+@register
+def depth_absrel() -> Loss:
+    """The mean relative gap |d - t| / t of the measured pixels: AbsRel itself, which forgives no common scale."""
+    return only_for(lambda output, target, progress=1.0: relative_gap(output, target, target > 0), "depth")
+
+
+@register
+def depth_rmse() -> Loss:
+    """The root of the mean squared gap of the measured pixels, in metres: RMSE itself, in which the far pixels count most.
+
+    differs: a small number under the root, so that the gradient is finite where the error is zero.
+    """
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return mean_where((output - target).square(), target > 0).add(TINY).sqrt()
+
+    return only_for(loss, "depth")
+
+
+@register
+def depth_to(
+    change: Literal["nearer", "farther", "flip_horizontal", "flip_vertical"] = "farther", factor: float = 10.0
+) -> Loss:
+    """Targeted depth: towards the truth `factor` times nearer or farther, or mirrored; 0 where that is met, else below.
+
+    Less the mean relative gap |d - w| / w to the wish w, over the pixels that are measured and whose wish is: a mirrored map's
+    holes are mirrored with it. A wish out of reach, as the default is, moves a whole map one way, which a loss that asks only
+    for a gap cannot: there each pixel goes on to the side that it began on.
+
+    Source: Wong, Cicek and Soatto, NeurIPS 2020 (scaling by 0.9 and 1.1, flipping; their loss is that gap). differs: the wish
+    is made from the truth, where theirs is made from the clean output, which has no holes.
+    """
+    if factor <= 1:
+        raise SpecError(f"depth_to: factor is {factor:g}; it is above 1, and 'nearer' divides by it")
+
+    def wish(truth: Tensor) -> Tensor:
+        if change == "nearer":
+            return truth / factor
+        if change == "farther":
+            return truth * factor
+        return truth.flip(-1 if change == "flip_horizontal" else -2)
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        wanted = wish(target)
+        return -relative_gap(output, wanted, (target > 0) & (wanted > 0))
 
     return only_for(loss, "depth")

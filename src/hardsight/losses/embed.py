@@ -1,6 +1,7 @@
-"""Label-free losses: how far an image's embedding is from where it was; pooled [B, D] or dense [B, D, h, w].
+"""Losses on features: how far an image's embedding is from where it was, or how near to another's; [B, D] or [B, D, h, w].
 
-Always in float32: at small radii two embeddings are nearly equal, and a difference of halves loses what there is.
+No label is needed. Always in float32: at small radii two embeddings are nearly equal, and a difference of halves loses
+what there is. For dense ones each is the mean over the grid.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.catalog import register
-from hardsight.losses.base import EMBEDDING, Loss, only_for
+from hardsight.losses.base import EMBEDDING, Loss, aimed, only_for
+
+Pair = tuple[Tensor, Tensor]
+"""(the image's own clean embedding, the one it is pulled to)."""
 
 
 @register
@@ -19,21 +23,43 @@ def far_l2() -> Loss:
     Source: paper 002 (EmbedAttack), whose code takes the mean over all elements of a batch: the same direction for every
     image, another scale.
     """
-
-    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        return _per_image((output.float() - target.float()).square().sum(1))
-
-    return only_for(loss, EMBEDDING)
+    return only_for(lambda output, target, progress=1.0: distance(output, target), EMBEDDING)
 
 
 @register
 def far_cosine() -> Loss:
     """One less the cosine of embeddings; for dense ones the mean over the grid."""
+    return only_for(lambda output, target, progress=1.0: angle(output, target), EMBEDDING)
 
-    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        return _per_image(1 - F.cosine_similarity(output.float(), target.float(), dim=1))
 
-    return only_for(loss, EMBEDDING)
+@register
+def near_l2() -> Loss:
+    """Towards another image's embedding: the squared Euclidean distance to it, with its sign turned; aim=partner."""
+
+    def loss(output: Tensor, target: Pair, progress: float = 1.0) -> Tensor:
+        return -distance(output, target[1])
+
+    return aimed(only_for(loss, EMBEDDING))
+
+
+@register
+def near_cosine() -> Loss:
+    """Towards another image's embedding: the cosine to it, less one; aim=partner."""
+
+    def loss(output: Tensor, target: Pair, progress: float = 1.0) -> Tensor:
+        return -angle(output, target[1])
+
+    return aimed(only_for(loss, EMBEDDING))
+
+
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """[B]: squared and Euclidean."""
+    return _per_image((one.float() - other.float()).square().sum(1))
+
+
+def angle(one: Tensor, other: Tensor) -> Tensor:
+    """[B]: one less the cosine, from 0 to 2."""
+    return _per_image(1 - F.cosine_similarity(one.float(), other.float(), dim=1))
 
 
 def _per_image(away: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ No search knows a norm. Everything is per image and includes the pixel box [0, 1
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +16,11 @@ from hardsight.spec import eps_of
 
 
 class Threat(Protocol):
-    """A set of allowed images around x [B, 3, H, W]; norm and eps name it in tables."""
+    """A set of allowed images around x, images [B, 3, H, W] or clips [B, 3, T, H, W]; norm and eps name it in tables.
+
+    Some have more. sparse: only so many places may change (`places`). spatial: it minds where in the image a pixel lies.
+    parts: the threats that a union is made of, which are attacked one by one.
+    """
 
     norm: ClassVar[str]
 
@@ -38,15 +43,23 @@ class Threat(Protocol):
         """The step of size 1 that raises a linear loss most; 0 where grad is 0.
 
         x: where it starts; a threat whose steps the pixel box can swallow whole (L1) leaves out values that cannot move.
+        A sparse threat steps everywhere and lets `project` choose the places, so that size 1 means nothing there.
         """
         ...
 
     def size(self, delta: Tensor) -> Tensor:
-        """The norm of each perturbation, [B]."""
+        """The least eps that would allow each perturbation, [B]: its norm; infinite where none would."""
         ...
 
     def dual(self, grad: Tensor) -> Tensor:
         """The dual norm of each gradient, [B]: how much a step of size 1 can raise a linear loss."""
+        ...
+
+    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """The least step from x to the plane {z: w.z = b} within the pixel box; to the nearest corner if that is out of reach.
+
+        w like x, b [B]. eps has no part in it.
+        """
         ...
 
 
@@ -57,6 +70,27 @@ def check_eps(eps: float, most: float | None = None) -> float:
     if most is not None and eps > most:
         raise SpecError(f"eps is {eps:g}, but pixels lie in [0, 1]; did you mean '{eps_of(eps / 255)!r}'?")
     return eps
+
+
+def check_count(eps: float, name: str, what: str) -> int:
+    """eps as a whole number, or `SpecError` where it is none; what: it counts."""
+    if isinstance(eps, bool) or eps < 0 or eps != int(eps):
+        raise SpecError(f"{name}: eps is {eps!r}, but it counts {what}; write a whole number, such as {name}(10)")
+    return int(eps)
+
+
+def scaled(threat: Any, radius: float) -> Any:
+    """The same threat, `radius` times as far; of one that is made of others, each of those."""
+    if (parts := getattr(threat, "parts", None)) is not None:
+        return replace(threat, parts=tuple(scaled(part, radius) for part in parts))
+    if (inner := getattr(threat, "threat", None)) is not None:
+        return replace(threat, threat=scaled(inner, radius))
+    return replace(threat, eps=radius * threat.eps)
+
+
+def planeless(name: str) -> SpecError:
+    """What a threat raises that knows no least step to a plane."""
+    return SpecError(f"{name} knows no least step to a plane, which FAB walks by; use pgd or apgd, or linf, l2 or l1")
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from hardsight import noise
 from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.threats.base import Threat, check_eps, per_image, unit
+from hardsight.threats.planes import step_l1
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class L1:
         return (x + self._direction(x, rng) * per_image(radius * self.eps, x)).clamp(0, 1)
 
     def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        return (x + self._direction(x, rng) * self.eps).clamp(0, 1)
+        """Normal noise, projected: it moves few values, and those far. The start of AutoAttack."""
+        return self.project(x + noise.normal(x.shape, rng, x), x)
 
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
         """The whole step on the largest gradients, evenly: `share` of all values, at least one.
@@ -62,6 +64,9 @@ class L1:
 
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).abs().amax(1)
+
+    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return step_l1(x, w, b)
 
     def _direction(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
         """Uniform on the L1 sphere: normalized Laplace draws."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from hardsight import noise
 from hardsight.catalog import register
 from hardsight.threats.base import Threat, check_eps, per_image, unit
+from hardsight.threats.planes import step_l2
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class L2:
 
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).norm(dim=1)
+
+    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return step_l2(x, w, b)
 
 
 @register

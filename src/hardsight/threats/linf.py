@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hardsight import noise
 from hardsight.catalog import register
-from hardsight.threats.base import Threat, check_eps
+from hardsight.threats.base import Threat, check_eps, unit
+from hardsight.threats.planes import step_linf
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Linf:
         return (x + (2 * noise.uniform(x.shape, rng, x) - 1) * self.eps).clamp(0, 1)
 
     def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        return (x + (noise.uniform(x.shape, rng, x) - 0.5).sign() * self.eps).clamp(0, 1)
+        """A uniform draw stretched until its largest value is eps: the start of AutoAttack, number for number."""
+        draw = 2 * noise.uniform(x.shape, rng, x) - 1
+        return (x + self.eps * unit(draw, torch.inf)).clamp(0, 1)
 
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
         return grad.sign()
@@ -35,6 +38,9 @@ class Linf:
 
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).abs().sum(1)
+
+    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return step_linf(x, w, b)
 
 
 @register
