@@ -753,12 +753,15 @@ def test_load_keeps_the_order():
         load(some(), [40])
 
 
-def test_load_of_made_scenes_is_a_batch_without_boxes():
+def test_load_of_made_scenes_has_boxes_as_a_list():
     images = open_data("made(size=16, train=4, test=3)").split("test")
     batch = load(images, [2, 0])
     assert batch.images.shape == (2, 3, 16, 16)
-    assert set(batch.target) == {"label", "mask", "depth"}
+    assert set(batch.target) == {"label", "mask", "depth", "boxes"}
     assert torch.equal(batch.images[0], images.sample(2).image)
+    for place, found in zip((2, 0), batch.target["boxes"], strict=True):
+        assert torch.equal(found["boxes"], images.sample(place).target["boxes"])
+        assert torch.equal(found["labels"], images.sample(place).target["box_labels"])
 
 
 def test_unlike_samples_are_no_batch():

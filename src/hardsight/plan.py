@@ -165,7 +165,7 @@ def stamp(spec: str, kind: str) -> str:
     empty where a spec says it all.
     """
     call = complete(spec, kind)
-    place = call.get("path") if call.name == "file" else call.get("root")
+    place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
     if call.name == "zoo":
         return next((entry.get("sha256", "") for entry in known() if entry["name"] == call["name"]), "")[:16]
     if not isinstance(place, str):

@@ -23,6 +23,7 @@ class DataCard:
 
     targets: which of "label" (int64 [], 0..K-1), "mask" (int64 [H, W], 0..K-1 or IGNORE), "depth" (float32 [H, W], metres,
     0 = no measurement), "boxes" its samples carry. classes name the labels, mask_classes the mask ids. max_depth in metres.
+    frames: T of clips, 0 where samples are images.
     """
 
     name: str
@@ -33,10 +34,11 @@ class DataCard:
     max_depth: float = 0.0
     source: str = ""
     licence: str = "unknown"
+    frames: int = 0
 
 
 class Sample(NamedTuple):
-    """One image: id, unique in its split and stable between runs; image uint8 [3, H, W]; target by name."""
+    """One image: id, unique in its split and stable between runs; image uint8 [3, H, W], a clip [3, T, H, W]; target by name."""
 
     id: str
     image: Tensor
@@ -61,5 +63,5 @@ class Data:
 
     def split(self, name: str) -> Images:
         if name not in self.splits:
-            raise DataError(f"{self.card.name} has no '{name}' part; it has: {', '.join(self.splits)}")
+            raise DataError(f"{self.card.name} has no '{name}' part; it has: {', '.join(self.splits)}; name one with split, as in --set split=val")
         return self.splits[name]

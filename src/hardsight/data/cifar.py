@@ -1,4 +1,4 @@
-"""CIFAR-10 in its own pickle files, read without running anything that a pickle asks for.
+"""CIFAR-10 and CIFAR-100 in their own pickle files, read without running anything that a pickle asks for.
 
 A pickle names the functions that rebuild its objects. Here each name that CIFAR's files need (NumPy's way to rebuild an array,
 from either Python and any NumPy) answers with a stand-in that only notes its arguments; every other name is refused.
@@ -10,19 +10,57 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from hardsight.catalog import register
-from hardsight.data.base import Data, DataCard
+from hardsight.data.base import Data, DataCard, Images
+from hardsight.data.get import Published
 from hardsight.data.images import contents, folder_at, natural
 from hardsight.data.splits import Arrays
 from hardsight.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FOLDER = "cifar-10-batches-py"
-TRAIN, TEST = re.compile(r"data_batch_\d+"), re.compile(r"test_batch")
+COUNTS = {"train": 50000, "test": 10000}
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+HOST = "https://www.cs.toronto.edu/~kriz"
+PUBLISHED = {
+    "cifar10": Published(PAGE, COUNTS, files=((f"{HOST}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),)),
+    "cifar100": Published(PAGE, COUNTS, files=((f"{HOST}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),)),
+}
+
+
+class Format(NamedTuple):
+    """Which of the two a file is: its name, its folder, its splits' files, and the key and number of its labels."""
+
+    name: str
+    folder: str
+    splits: dict[str, re.Pattern[str]]
+    expected: str
+    key: str
+    count: int
+
+
+TEN = Format(
+    "CIFAR-10",
+    "cifar-10-batches-py",
+    {"train": re.compile(r"data_batch_\d+"), "test": re.compile(r"test_batch")},
+    "data_batch_1 ... and test_batch",
+    "labels",
+    10,
+)
+HUNDRED = {
+    key: Format(
+        "CIFAR-100",
+        "cifar-100-python",
+        {"train": re.compile("train"), "test": re.compile("test")},
+        "train and test",
+        f"{key}_labels",
+        count,
+    )
+    for key, count in (("fine", 100), ("coarse", 20))
+}
 
 
 @register
@@ -32,48 +70,81 @@ def cifar10(root: str) -> Data:
     Splits train (data_batch_*) and test (test_batch), as far as they are there; ids `test_00012` count within the split.
     Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for what is not such a file.
     """
-    expected = f"the folder {FOLDER} or its parent, with data_batch_1 ... and test_batch"
-    place = folder_at(root, expected)
-    place = place / FOLDER if (place / FOLDER).is_dir() else place
-    splits = {}
-    for name, pattern in (("train", TRAIN), ("test", TEST)):
-        paths = sorted(
-            (path for path in place.iterdir() if pattern.fullmatch(path.name)), key=lambda path: natural(path.name)
-        )
-        if paths:
-            parts = [read_batch(path) for path in paths]
-            images, labels = (np.concatenate(kind) for kind in zip(*parts, strict=True))
-            splits[name] = Arrays([f"{name}_{number:05d}" for number in range(len(images))], images, labels)
-    if not splits:
-        raise DataError(f"{place} holds no CIFAR-10; expected {expected}, found {contents(place)}")
-    card = DataCard("CIFAR-10", ("label",), (32, 32), CLASSES, source="A. Krizhevsky, 2009", licence="none stated")
-    return Data(card, splits)
+    _, splits = _splits(root, TEN)
+    return Data(_card(TEN, CLASSES), splits)
 
 
-def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+@register
+def cifar100(root: str, labels: Literal["fine", "coarse"] = "fine") -> Data:
+    """CIFAR-100, 32x32, 100 classes, from the folder `cifar-100-python` or its parent; a part of the set is read as it is.
+
+    labels: `fine`, or the 20 `coarse` ones. Splits train and test, as far as they are there. Class names are those of the
+    file `meta`, and numbers without it. Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for what is
+    not such a file.
+    """
+    kind = HUNDRED[labels]
+    place, splits = _splits(root, kind)
+    return Data(_card(kind, _names(place / "meta", f"{labels}_label_names", kind.count)), splits)
+
+
+def read_batch(path: Path, kind: Format = TEN) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one file."""
-    found = safe_pickle(path)
-    if not isinstance(found, dict):
-        raise DataError(
-            f"{path} is no CIFAR-10 file: it holds a {type(found).__name__}, not a dict with 'data' and 'labels'"
-        )
-    named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
-    if missing := [key for key in ("data", "labels") if key not in named]:
-        hint = "; it looks like CIFAR-100" if "fine_labels" in named else ""
-        raise DataError(f"{path} is no CIFAR-10 file: it has no '{missing[0]}'{hint}")
-    images, labels = _array(named["data"], path), named["labels"]
+    named = _dict(path, kind, f"'data' and '{kind.key}'")
+    if missing := [key for key in ("data", kind.key) if key not in named]:
+        other = "fine_labels" in named or "labels" in named
+        hint = f"; it looks like {'CIFAR-100' if 'fine_labels' in named else 'CIFAR-10'}" if other else ""
+        raise DataError(f"{path} is no {kind.name} file: it has no '{missing[0]}'{hint}")
+    images, labels = _array(named["data"], path), named[kind.key]
     labels = _array(labels, path).tolist() if isinstance(labels, _Array) else labels
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
-        raise DataError(f"{path}: 'data' is {images.dtype} {list(images.shape)}; CIFAR-10's is uint8 [N, 3072]")
+        raise DataError(f"{path}: 'data' is {images.dtype} {list(images.shape)}; {kind.name}'s is uint8 [N, 3072]")
     if len(images) == 0:
         raise DataError(f"{path} holds no image")
     if not isinstance(labels, list) or len(labels) != len(images):
         count = len(labels) if isinstance(labels, list) else "no list of"
         raise DataError(f"{path}: {count} labels for {len(images)} images")
     for label in labels:
-        if not isinstance(label, int) or not 0 <= label < len(CLASSES):
-            raise DataError(f"{path}: a label is {label!r}; CIFAR-10's are 0 to 9")
+        if not isinstance(label, int) or not 0 <= label < kind.count:
+            raise DataError(f"{path}: a label is {label!r}; {kind.name}'s are 0 to {kind.count - 1}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
+
+
+def _splits(root: str, kind: Format) -> tuple[Path, dict[str, Images]]:
+    """The folder with the files, and the splits that are there."""
+    expected = f"the folder {kind.folder} or its parent, with {kind.expected}"
+    place = folder_at(root, expected)
+    place = place / kind.folder if (place / kind.folder).is_dir() else place
+    splits: dict[str, Images] = {}
+    for name, pattern in kind.splits.items():
+        paths = [path for path in place.iterdir() if path.is_file() and pattern.fullmatch(path.name)]
+        if paths:
+            parts = [read_batch(path, kind) for path in sorted(paths, key=lambda path: natural(path.name))]
+            images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+            splits[name] = Arrays([f"{name}_{number:05d}" for number in range(len(images))], images, labels)
+    if not splits:
+        raise DataError(f"{place} holds no {kind.name}; expected {expected}, found {contents(place)}")
+    return place, splits
+
+
+def _card(kind: Format, classes: tuple[str, ...]) -> DataCard:
+    return DataCard(kind.name, ("label",), (32, 32), classes, source="A. Krizhevsky, 2009", licence="none stated")
+
+
+def _names(path: Path, key: str, count: int) -> tuple[str, ...]:
+    """The class names of a file `meta`, and numbers where there is none."""
+    if not path.is_file():
+        return tuple(str(number) for number in range(count))
+    names = _dict(path, HUNDRED["fine"], f"'{key}'").get(key)
+    if not isinstance(names, list) or len(names) != count:
+        raise DataError(f"{path} has no list '{key}' of {count} names")
+    return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)
+
+
+def _dict(path: Path, kind: Format, keys: str) -> dict[str, Any]:
+    found = safe_pickle(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no {kind.name} file: it holds a {type(found).__name__}, not a dict with {keys}")
+    return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
 
 
 def safe_pickle(path: Path) -> Any:
@@ -176,7 +247,7 @@ def _array(note: Any, path: Path) -> np.ndarray:
     try:
         kind = np.dtype(note.dtype.name)
         if kind.kind not in "iu":
-            raise DataError(f"{path}: 'data' holds {kind}; CIFAR-10's holds uint8")
+            raise DataError(f"{path}: 'data' holds {kind}; CIFAR's holds uint8")
         return np.frombuffer(note.raw, kind).reshape(note.shape, order="F" if note.fortran else "C")
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{path} holds a broken array: {error}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +165,13 @@ def unlike(name: str, size: Sequence[int], first: str, first_size: Sequence[int]
     )
 
 
+def shared_size(size: Size, paths: Callable[[], Iterable[Path]]) -> tuple[int, int]:
+    """The size (h, w) of all samples: the one asked for, else the one that all images have; the paths are listed only then."""
+    if size is None:
+        return common_size(list(paths()))
+    return (size, size) if isinstance(size, int) else size
+
+
 def check_size(size: Size) -> None:
     """`DataError` unless size is None, a positive number of pixels, or two of them (h, w)."""
     sides = (size,) if isinstance(size, int) else size or ()
@@ -177,21 +184,21 @@ def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
 
     Bilinear, over all source pixels where it shrinks (antialiased); `nearest` for ids and depths, which may not be mixed.
     """
-    if size is None or image.shape[:2] == size:
-        return image
-    high, wide = image.shape[:2]
-    if isinstance(size, int):
-        short = min(high, wide)
-        exact = (max(size, size * high // short), max(size, size * wide // short))
-    else:
-        exact = size
-    if exact != (high, wide):
+    exact, (top, left) = placing(image.shape[:2], size)
+    if exact != image.shape[:2]:
         how = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
         image = np.array(Image.fromarray(image).resize((exact[1], exact[0]), how))
-    if isinstance(size, int):
-        top, left = round((exact[0] - size) / 2), round((exact[1] - size) / 2)
-        image = image[top : top + size, left : left + size]
-    return image
+    return image[top : top + size, left : left + size] if isinstance(size, int) else image
+
+
+def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What `fit` does to an image of this shape (h, w): the size it is resized to, and where in that the cut begins."""
+    high, wide = shape
+    if not isinstance(size, int):
+        return size or (high, wide), (0, 0)
+    short = min(high, wide)
+    exact = (max(size, size * high // short), max(size, size * wide // short))
+    return exact, (round((exact[0] - size) / 2), round((exact[1] - size) / 2))
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:

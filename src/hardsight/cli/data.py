@@ -1,0 +1,51 @@
+"""Verbs below `data`: what a data set on this disk holds and lacks, and how to come by one."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from hardsight.cli.base import AsJson, app
+
+group = typer.Typer(no_args_is_help=True, help="Check a data set on this disk, or get one that is published.")
+app.add_typer(group, name="data")
+Spec = Annotated[str, typer.Argument(help="Data, such as voc:PATH(size=224) or cifar10:PATH.")]
+
+
+@group.command()
+def check(
+    spec: Spec,
+    count: Annotated[int, typer.Option(help="Images read of each split; 0 reads all.", min=0)] = 200,
+    seed: Annotated[int, typer.Option(help="Which images are read.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Count the splits, read images, and say what is missing or broken. Exit code 1 where anything is."""
+    from hardsight.catalog import complete
+
+    complete(spec, "Data")
+    from hardsight.data import open_data
+    from hardsight.data.check import check, lines
+    from hardsight.watch import Watch
+
+    data = open_data(spec)
+    with Watch() as watch, watch.bar("reading", 1) as bar:
+        found = check(data, count or None, seed, bar)
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
+    if found["problems"]:
+        raise typer.Exit(1)
+
+
+@group.command()
+def get(spec: Spec) -> None:
+    """Fetch a published data set to the path in its spec, or say how to come by it where no program may fetch it."""
+    from hardsight.catalog import complete
+
+    complete(spec, "Data")
+    from hardsight.data.get import get
+    from hardsight.watch import Watch
+
+    with Watch() as watch, watch.bar("fetching, MiB", 1) as bar:
+        place = get(spec, lambda done, total: watch.bars.update(bar.key, completed=done, total=total or None))
+    typer.echo(place)

@@ -1,0 +1,55 @@
+"""Boxes as arrays: corners x1 y1 x2 y2 in pixels from the picture's corner, float32 [N, 4], and a class each, int64 [N].
+
+What a file says is clipped to its image, and follows the image when that is resized and cut. A box of which nothing is left
+has nothing to be found, so it is left out; a box that is no box (its corners swapped, not a number) is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hardsight.data.images import Size, placing
+from hardsight.errors import DataError
+
+
+def boxed(
+    boxes: Sequence[Sequence[float]] | np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    shape: Sequence[int],
+    size: Size,
+    name: str,
+) -> dict[str, np.ndarray]:
+    """The targets `boxes` [N, 4] and `box_labels` [N] of an image [H, W, ...] that `images.fit` brings to a size.
+
+    N is 0 where there is no box. Raises `DataError`, which starts with `name`, for a box that is none.
+    """
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    classes = np.asarray(labels, dtype=np.int64).reshape(-1)
+    if len(corners) != len(classes):
+        raise DataError(f"{name}: {len(corners)} boxes but {len(classes)} classes")
+    for corner in corners:
+        if not np.isfinite(corner).all() or corner[2] < corner[0] or corner[3] < corner[1]:
+            told = ", ".join(f"{value:g}" for value in corner)
+            raise DataError(f"{name} has the box [{told}]; its corners are x1, y1, x2, y2 with x1 <= x2 and y1 <= y2")
+    high, wide = shape[:2]
+    corners = _clipped(corners, high, wide)
+    exact, (top, left) = placing((high, wide), size)
+    corners = corners * np.array([exact[1], exact[0]] * 2) / np.array([wide, high] * 2) - np.array([left, top] * 2)
+    corners = _clipped(corners, *((size, size) if isinstance(size, int) else exact)).astype(np.float32)
+    left_over = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
+    return {"boxes": corners[left_over], "box_labels": classes[left_over]}
+
+
+def around(instances: np.ndarray) -> np.ndarray:
+    """The box [N, 4] around each instance of a map [H, W] in which 0 is background and other ids are one instance each."""
+    found = []
+    for instance in np.unique(instances[instances > 0]):
+        rows, columns = np.nonzero(instances == instance)
+        found.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return np.array(found, dtype=np.float32).reshape(-1, 4)
+
+
+def _clipped(corners: np.ndarray, high: int, wide: int) -> np.ndarray:
+    return np.clip(corners, 0, np.array([wide, high] * 2))

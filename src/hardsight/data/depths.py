@@ -1,0 +1,39 @@
+"""What every depth format ends in: metres as float32, 0 where nothing was measured, and a word where the unit is hardly metres."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from hardsight.data.rgbd import FAR
+from hardsight.errors import DataError
+
+
+class Metres:
+    """Makes the depth maps of one data set ours; warns once, of a map half of whose measurements lie too far for any camera."""
+
+    def __init__(self, max_depth: float, unit: str = "metres") -> None:
+        if not max_depth > 0:
+            raise DataError(f"max_depth={max_depth}: a depth in metres is wanted, such as 10.0")
+        self.max_depth, self.unit = float(max_depth), unit
+        self._warned = False
+
+    def __call__(self, depth: np.ndarray, image: np.ndarray, name: str) -> np.ndarray:
+        """The map [H, W] of an image [H, W, 3]: what is not finite, not above 0 or beyond max_depth becomes 0.
+
+        Raises `DataError`, which starts with `name`, where the two differ in size.
+        """
+        if depth.shape != image.shape[:2]:
+            high, wide = depth.shape
+            raise DataError(f"{name}: its depth is {wide}x{high} pixels, its image is {image.shape[1]}x{image.shape[0]}")
+        depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+        measured = depth[depth > 0]
+        if not self._warned and measured.size and (median := float(np.median(measured))) > min(self.max_depth, FAR):
+            self._warned = True
+            warnings.warn(
+                f"{name}: half of its depths lie beyond {median:,.1f} m (max_depth is {self.max_depth:g} m); "
+                f"the unit seems not to be {self.unit}",
+                stacklevel=2,
+            )
+        return np.where(depth > self.max_depth, np.float32(0), depth)

@@ -1,0 +1,58 @@
+"""Images with a mask file each, whose ids a table turns into classes: the part that all segmentation formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hardsight.data.base import IGNORE
+from hardsight.data.images import Size, fit, open_image, open_mask
+from hardsight.data.splits import Files
+from hardsight.errors import DataError
+
+UNKNOWN = -1
+"""What a table holds at an id that the format does not have."""
+
+
+def table_of_ids(classes: dict[int, int], ignored: Iterable[int] = ()) -> np.ndarray:
+    """The table, int16 [256]: a file's id -> class, `IGNORE`, or `UNKNOWN`."""
+    table = np.full(256, UNKNOWN, dtype=np.int16)
+    table[list(ignored)] = IGNORE
+    for number, name in classes.items():
+        table[number] = name
+    return table
+
+
+def read_mask(path: Path, table: np.ndarray, told: str) -> np.ndarray:
+    """The classes, uint8 [H, W]; `DataError`, which ends in `told`, for an id that the table does not know."""
+    ids = open_mask(path)
+    classes = table[ids]
+    if (strange := ids[classes == UNKNOWN]).size:
+        raise DataError(f"{path} has the id {int(strange.max())}; {told}")
+    return classes.astype(np.uint8)
+
+
+def masked(root: Path, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, told: str, size: Size) -> Files:
+    """A split of (image, mask) files, its ids their images' paths below root; masks are resized by the nearest pixel.
+
+    Raises `DataError` at once for a mask that is not there; for a mask of another size than its image when it is read.
+    """
+    for image, mask in pairs:
+        if not mask.is_file():
+            raise DataError(f"{image} has no mask: there is no file {mask}")
+
+    def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        image, classes = open_image(pairs[place][0]), read_mask(pairs[place][1], table, told)
+        same_size(pairs[place][1], classes, image)
+        return fit(image, size), {"mask": fit(classes, size, nearest=True)}
+
+    return Files([image.relative_to(root).as_posix() for image, _ in pairs], read)
+
+
+def same_size(name: Path | str, mask: np.ndarray, image: np.ndarray) -> None:
+    """`DataError`, which starts with the mask's name, unless the mask [H, W] has the size of the image [H, W, 3]."""
+    (high, wide), (image_high, image_wide) = mask.shape[:2], image.shape[:2]
+    if (high, wide) != (image_high, image_wide):
+        raise DataError(f"{name} is {wide}x{high} pixels, its image is {image_wide}x{image_high}")
