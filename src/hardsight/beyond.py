@@ -120,7 +120,7 @@ class Transfer:
 @register
 def universal(
     loss: Loss | None = None,
-    where: Literal["output", "pooled", "dense", "embedding"] = "output",
+    where: Literal["output", "pooled", "dense", "embedding"] | int = "output",
     aim: Aim = label(),
     images: int = 256,
     epochs: int = 20,

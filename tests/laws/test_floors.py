@@ -16,11 +16,11 @@ FLOORS = [
     {"tasks", "threats", "report"},
     {"search", "aim"},
     {"attack", "methods"},
-    {"evaluate", "train", "presets", "beyond", "saving"},
+    {"evaluate", "train", "presets", "beyond", "suites", "saving"},
     {"probe", "checks"},
     {"plan", "audit", "speed"},
     {"bench"},
-    {"estimate", "listing", "cli_data"},
+    {"estimate", "listing"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,173 @@
+"""Ensembles to report robustness by: complementary attacks in turn, the cheap ones first, each on the images that still stand.
+
+autoattack         classification: APGD-CE, APGD-T, FAB-T, Square (Croce and Hein, ICML 2020), or its plus and rand versions
+sea                segmentation: four losses under APGD in shrinking balls (Croce, Singh and Hein, ECCV 2024)
+dense_autoattack   ours, for segmentation and depth: complementary losses under APGD in shrinking balls, and a black box
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hardsight import tree
+from hardsight.aim import rival
+from hardsight.attack import Attack, Cascade, Single
+from hardsight.catalog import register
+from hardsight.errors import SpecError
+from hardsight.losses.base import Loss, fits
+from hardsight.losses.classify import ce, dlr, dlr_to, gap_to, margin
+from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
+from hardsight.losses.depth import depth_loss, depth_rmse
+from hardsight.losses.sea import sea_balanced, sea_js, sea_masked_ce, sea_spherical
+from hardsight.losses.tracked import tracked
+from hardsight.objective import AttackResult, Objective, against, still
+from hardsight.search.apgd import apgd
+from hardsight.search.base import Best, Search, counted
+from hardsight.search.compose import eot, in_each, restarts, stay
+from hardsight.search.fab import fab
+from hardsight.search.shrink import shrinking, split
+from hardsight.search.square import square
+from hardsight.tasks.base import System, Task
+from hardsight.threats.base import Threat
+
+FEW = 4
+"""Classes below which the targeted difference of logits ratio is not defined; the plain gap of logits takes its place."""
+
+
+@dataclass(frozen=True)
+class EachRival:
+    """A targeted search at the likeliest wrong classes of each image in turn, first to last, on the images that still stand.
+
+    One clean pass tells every rival. Where the model has too few classes for `loss`, `few` takes its place.
+    """
+
+    search: Search
+    loss: Loss
+    few: Loss
+    count: int = 9
+
+    @property
+    def passes(self) -> int:
+        return 1 + self.count * self.search.passes
+
+    def fits(self, task: Task) -> bool:
+        return fits(self.loss, task.target)
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        best = Best(x)
+        with still(system.encoder, system.head):
+            with torch.no_grad():
+                clean = system.output(x)
+            classes, places = clean.shape[1], torch.arange(len(x), device=x.device)
+            loss = self.loss if classes >= FEW else self.few
+            for k in range(1, min(self.count, classes - 1) + 1):
+                if best.error is not None:
+                    places = (best.error < 1).nonzero().flatten()
+                if not len(places):
+                    break
+                label, logits = tree.take(y, places), clean[places]
+                pair = rival(k)(lambda _, logits=logits: logits, x[places], label)
+                objective = against(system.output, loss, system.task.error, pair, label)
+                best.add(in_each(self.search, threat)(objective, x[places], threat, rng), places)
+        found = best.result()
+        return found._replace(queries=found.queries + 1)
+
+
+@dataclass(frozen=True)
+class ByTarget:
+    """An attack for each kind of target: one name for what harms labels, masks and depth maps most."""
+
+    members: dict[str, Attack]
+
+    @property
+    def passes(self) -> int:
+        return max(member.passes for member in self.members.values())
+
+    def fits(self, task: Task) -> bool:
+        return task.target in self.members
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        if system.task.target not in self.members:
+            raise SpecError(f"this suite has no attack on a {system.task.target}; it has one on: {', '.join(self.members)}")
+        return self.members[system.task.target](system, x, y, threat, rng)
+
+
+def wide_in_l1(steps: int) -> Search:
+    """APGD with early exit; in L1 in balls of 3, 2 and 1 eps, as AutoAttack runs it (Croce and Hein, ICML 2021)."""
+    plain = apgd(steps, early_exit=True)
+    first, second, last = split(steps)
+    wide = shrinking((apgd(first), apgd(second), apgd(last, early_exit=True)), (3.0, 2.0, 1.0), "loss")
+
+    def search(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        return (wide if getattr(threat, "norm", "") == "L1" else plain)(objective, x, threat, rng, start)
+
+    return counted(search, wide.passes)
+
+
+@register
+def autoattack(
+    version: Literal["standard", "plus", "rand"] = "standard", steps: int = 100, queries: int = 5000, targets: int = 9
+) -> Attack:
+    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square in turn, on the images that still stand.
+
+    plus: also APGD-DLR and restarts of APGD. rand: APGD-CE and APGD-DLR on the mean of 20 readings, for models that draw
+    random numbers. steps: of APGD and FAB. queries: of Square. targets: rivals that the targeted members try.
+
+    Source: Croce and Hein, ICML 2020; for L1, ICML 2021. differs: misclassified images are not attacked, as there; plus leaves
+    out untargeted FAB (FAB-T at every rival covers it); models of fewer than 4 classes are attacked too, by the gap of
+    logits; with fewer classes than targets there are as many rivals as there are.
+    """
+    look, walk = Single(stay()), wide_in_l1(steps)
+    to_rivals = EachRival(walk, dlr_to(), gap_to(), targets)
+    to_edges = EachRival(fab(steps, early_exit=True), gap_to(), gap_to(), targets)
+    blind = Single(square(queries), margin())
+    members: tuple[Attack, ...]
+    if version == "rand":
+        members = (look, Single(eot(walk, 20), ce()), Single(eot(walk, 20), dlr()))
+    elif version == "plus":
+        members = (look, Single(restarts(walk, 5), ce()), Single(restarts(walk, 5), dlr()), to_edges, blind, to_rivals)
+    else:
+        members = (look, Single(walk, ce()), to_rivals, to_edges, blind)
+    return Cascade(members)
+
+
+@register
+def sea(steps: int = 300) -> Attack:
+    """SEA: four losses under APGD in balls of 2, 1.5 and 1 eps; the worst of them for each image, and for the set's mIoU.
+
+    Source: Croce, Singh and Hein, ECCV 2024. differs: the worst case over the set is derived from the stored counts.
+    """
+    walk = _shrunk(steps)
+    losses = (sea_masked_ce(), sea_balanced(), sea_js(), sea_spherical())
+    return Cascade(tuple(Single(walk, tracked(loss)) for loss in losses), keep=True)
+
+
+@register
+def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
+    """DenseAutoAttack: complementary losses under APGD in shrinking balls, then a black box; worst case by image and by set.
+
+    steps: of each loss, in balls of 2, 1.5 and 1 eps. queries: of Square, which tells where gradients mislead.
+    """
+    walk, blind = _shrunk(steps), square(queries, rescale=True)
+    mask = (tracked(segpgd_ce()), tracked(cospgd_ce()), tracked(sea_js()), pixel_margin())
+    members = {
+        "mask": Cascade((*(Single(walk, loss) for loss in mask), Single(blind, pixel_margin())), keep=True),
+        "depth": Cascade((Single(walk, depth_rmse()), Single(walk, depth_loss()), Single(blind, depth_rmse())), keep=True),
+        "label": autoattack(steps=steps, queries=queries),
+    }
+    return ByTarget(members)  # type: ignore[return-value]
+
+
+def _shrunk(steps: int) -> Search:
+    first, second, last = split(steps)
+    return shrinking((apgd(first), apgd(second), apgd(last)), (2.0, 1.5, 1.0))

@@ -1,0 +1,93 @@
+"""Suites: what falls stays fallen, no member is stronger than the whole, and each image is attacked no longer than it stands."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hardsight.catalog import build
+from hardsight.errors import SpecError
+from hardsight.evaluate import evaluate
+from tests.conftest import toy_images, toy_system, toy_target
+
+COUNT = 8
+
+
+def test_autoattack_is_no_weaker_than_its_parts_and_attacks_none_that_fell() -> None:
+    system = toy_system(build("classify", "Task"))
+    x = toy_images(40)
+    y = system.output(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 5  # wrong from the start
+    threat, seen = build("linf(6/255)", "Threat"), []
+
+    class Counted(type(system)):  # type: ignore[misc]
+        def output(self, x):
+            seen.append(len(x))
+            return super().output(x)
+
+    counted = Counted(system.encoder, system.head, system.task)
+    rng = torch.Generator().manual_seed
+    found = build("autoattack(steps=20, queries=100)", "Attack")(counted, x, y, threat, rng(0))
+    assert torch.equal(found.error, system.task.error(system.output(found.x_adv), y))
+    assert torch.equal(found.x_adv[:4], x[:4])  # what is wrong already is left alone
+    for part in ("attack(apgd(20), loss=ce)", "attack(square(100), loss=margin)", "classpgd(steps=20)"):
+        assert found.error.mean() >= build(part, "Attack")(system, x, y, threat, rng(0)).error.mean() - 1 / 40
+    assert 0.1 < found.error.mean() < 1
+    assert sum(seen) < 40 * build("autoattack(steps=20, queries=100)", "Attack").passes / 2
+
+
+@pytest.mark.parametrize("version", ["plus", "rand"])
+@pytest.mark.parametrize("norm", ["linf(6/255)", "l2(0.3)", "l1(5)"])
+def test_versions_and_norms(version: str, norm: str) -> None:
+    system = toy_system(build("classify", "Task"))
+    x = toy_images(COUNT)
+    y = system.output(x).argmax(1)
+    attack, threat = build(f"autoattack({version}, steps=5, queries=10, targets=2)", "Attack"), build(norm, "Threat")
+    found = attack(system, x, y, threat, torch.Generator().manual_seed(0))
+    assert (threat.size(found.x_adv - x) <= threat.eps * (1 + 1e-5) + 1e-6).all()
+    assert int(found.queries.max()) <= attack.passes
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_are_attacked_too(classes: int) -> None:
+    """pyautoattack refuses models of fewer than 4 classes; a two-class head in medicine is a model all the same."""
+    whole = toy_system(build("classify", "Task"))
+
+    class Cut(type(whole)):  # type: ignore[misc]
+        def output(self, x):
+            return super().output(x)[:, :classes]
+
+    system = Cut(whole.encoder, whole.head, whole.task)
+    x = toy_images(16)
+    y = system.output(x).argmax(1)
+    found = build("autoattack(steps=10, queries=20)", "Attack")(
+        system, x, y, build("linf(16/255)", "Threat"), torch.Generator().manual_seed(0)
+    )
+    assert found.error.mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("task", "suite"),
+    [("segment", "sea(20)"), ("segment", "dense_autoattack(10, 10)"), ("depth", "dense_autoattack(10, 10)")],
+)
+def test_dense_suites_are_as_strong_as_each_member_on_every_image(task: str, suite: str) -> None:
+    system = toy_system(build(task, "Task"))
+    x, y = toy_images(COUNT), toy_target(system.task, COUNT)
+    threat, attack = build("linf(8/255)", "Threat"), build(suite, "Attack")
+    rows, _ = evaluate(system, attack, threat, x, y, ["?"] * COUNT, torch.Generator().manual_seed(0))
+    found = attack(system, x, y, threat, torch.Generator().manual_seed(0))
+    assert len(found.members) >= 3
+    assert len({name for name, _ in found.members}) == len(found.members)
+    for _, points in found.members:
+        assert (threat.size(points - x) <= threat.eps * (1 + 1e-5) + 1e-6).all()
+        assert (found.error >= system.task.error(system.output(points), y) - 1e-6).all()
+    kept = {key.rpartition(".")[0] for key in rows if key.startswith("members.")}
+    assert kept == {f"members.{name}" for name, _ in found.members}
+
+
+def test_a_suite_says_what_it_cannot_attack() -> None:
+    assert not build("sea", "Attack").fits(build("depth", "Task"))
+    assert build("dense_autoattack", "Attack").fits(build("depth", "Task"))
+    assert not build("autoattack", "Attack").fits(build("segment", "Task"))
+    with pytest.raises(SpecError, match="steps are too few"):
+        build("sea(1)", "Attack")
