@@ -113,7 +113,7 @@ class Single:
             )
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
             raise SpecError(
-                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss)} is not; "
+                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss) if loss else "the task's own loss"} is not; "
                 "use gap_to with aim=rival(k), or margin"
             )
         begins = getattr(self.aim, "spec", None)
@@ -188,7 +188,10 @@ class Cascade:
                 if best.error is not None:
                     places = (best.error < 1).nonzero().flatten()
                 if not len(places):
-                    break
+                    if not self.keep:
+                        break
+                    members.append((f"{place} {_written(member)}", best.x_adv))
+                    continue
                 part = tree.take(y, places)
                 found = member(system, x[places], part, threat, rng)
                 with torch.no_grad():

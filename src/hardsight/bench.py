@@ -29,6 +29,8 @@ from hardsight.errors import DataError, StoreError
 from hardsight.evaluate import evaluate
 from hardsight.machine import device_name, pick_device, revision, versions
 from hardsight.metrics import of
+from hardsight.metrics.worst import counts_for, members_of
+from hardsight.metrics.worst import summary as worst_summary
 from hardsight.plan import Cell, Plan, attack_name, stamp
 from hardsight.probe import Bank, fit_probe, head_identity
 from hardsight.spec import read, show
@@ -233,7 +235,9 @@ class Bench:
                 f"none of the {cell.count} images of {cell.data} could be read" + (f": {skipped[0]}" if skipped else "")
             )
         counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
-        summary = metric.summary(counts)
+        summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
+        if members_of(rows):  # a suite: the set's worst case first, that of each image beside it
+            summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
         stored.finish(
             {
                 "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -247,7 +251,7 @@ class Bench:
                 "git": revision(),
             }
         )
-        low, high = metric.interval(counts)
+        low, high = metric.interval(headline)
         scale = 100 if metric.unit == "%" else 1
         value, low, high = (f"{scale * one:.{1 if scale == 100 else 3}f}" for one in (summary[metric.headline], low, high))
         what = stored.what

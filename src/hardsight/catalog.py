@@ -230,6 +230,8 @@ def _shortest(value: Value) -> Value:
 def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
     """`value`, completed where it holds calls; refused where it doesn't fit the parameter's annotation."""
     wanted = _kinds_in(parameter.annotation)
+    if wanted and isinstance(value, str) and not _fits(value, parameter.annotation):
+        value = read(value)  # a short spec within another is quoted: clips('timm:resnet18')
     if isinstance(value, Call):
         text = ast.unparse(parameter.annotation)
         if not wanted and not value.arguments and ("str" in text or "Literal" in text):

@@ -67,7 +67,7 @@ class AttackResult(NamedTuple):
     """What a search found, per image.
 
     x_adv [B, 3, H, W]; loss [B] and error [B] (or None) of it; x_best_loss: the point of greatest loss, where that is
-    another one; queries [B]: how many readings each image was in; flat [B]: at how many of them the gradient was zero;
+    another one (of a search for the nearest adversarial point: that point, however far); queries [B]: how many readings each image was in; flat [B]: at how many of them the gradient was zero;
     halted [B]: whether a loss or gradient was not finite, which ends that image's search. members: what each attack of a
     suite found, by name, where a data set's worst case is to be put together from them.
     """

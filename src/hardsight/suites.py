@@ -21,7 +21,7 @@ from hardsight.errors import SpecError
 from hardsight.losses.base import Loss, fits
 from hardsight.losses.classify import ce, dlr, dlr_to, gap_to, margin
 from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
-from hardsight.losses.depth import depth_loss, depth_rmse
+from hardsight.losses.depth import depth_rmse, depth_to, scale_invariant
 from hardsight.losses.sea import sea_balanced, sea_js, sea_masked_ce, sea_spherical
 from hardsight.losses.tracked import tracked
 from hardsight.objective import AttackResult, Objective, against, still
@@ -130,7 +130,7 @@ def autoattack(
     look, walk = Single(stay()), wide_in_l1(steps)
     to_rivals = EachRival(walk, dlr_to(), gap_to(), targets)
     to_edges = EachRival(fab(steps, early_exit=True), gap_to(), gap_to(), targets)
-    blind = Single(square(queries), margin())
+    blind = Single(square(queries + 1), margin())  # theirs does not count the first point
     members: tuple[Attack, ...]
     if version == "rand":
         members = (look, Single(eot(walk, 20), ce()), Single(eot(walk, 20), dlr()))
@@ -142,14 +142,24 @@ def autoattack(
 
 
 @register
-def sea(steps: int = 300) -> Attack:
-    """SEA: four losses under APGD in balls of 2, 1.5 and 1 eps; the worst of them for each image, and for the set's mIoU.
+def sea(version: Literal["all", "eccv", "preprint"] = "all", steps: int = 300) -> Attack:
+    """SEA: complementary losses under APGD in balls of 2, 1.5 and 1 eps; their worst case for each image, and for the set's mIoU.
 
-    Source: Croce, Singh and Hein, ECCV 2024. differs: the worst case over the set is derived from the stored counts.
+    version: eccv is the paper's (class-balanced, masked and Jensen-Shannon), preprint its first version's (masked, SegPGD's,
+    Jensen-Shannon, spherical), all the four different kinds among them. steps: of each loss.
+
+    Source: Croce, Singh and Hein, ECCV 2024, and arXiv 2306.12941v1; released code of both. differs: the worst case over the set is
+    derived from the stored counts (`metrics.worst`); of points with the same error theirs hands on the last.
     """
     walk = _shrunk(steps)
-    losses = (sea_masked_ce(), sea_balanced(), sea_js(), sea_spherical())
-    return Cascade(tuple(Single(walk, tracked(loss)) for loss in losses), keep=True)
+    masked, balanced, js = tracked(sea_masked_ce()), tracked(sea_balanced()), tracked(sea_js())
+    spherical = tracked(sea_spherical(), by=sea_spherical(masked=False))
+    losses = {
+        "all": (balanced, masked, js, spherical),
+        "eccv": (balanced, masked, js),
+        "preprint": (masked, tracked(segpgd_ce()), js, spherical),
+    }
+    return Cascade(tuple(Single(walk, loss) for loss in losses[version]), keep=True)
 
 
 @register
@@ -159,10 +169,11 @@ def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
     steps: of each loss, in balls of 2, 1.5 and 1 eps. queries: of Square, which tells where gradients mislead.
     """
     walk, blind = _shrunk(steps), square(queries, rescale=True)
-    mask = (tracked(segpgd_ce()), tracked(cospgd_ce()), tracked(sea_js()), pixel_margin())
+    mask = (tracked(cospgd_ce()), tracked(sea_balanced()), sea_js(), pixel_margin(5.0))
+    depth = (depth_rmse(), scale_invariant(), depth_to("farther"), depth_to("nearer"))
     members = {
         "mask": Cascade((*(Single(walk, loss) for loss in mask), Single(blind, pixel_margin())), keep=True),
-        "depth": Cascade((Single(walk, depth_rmse()), Single(walk, depth_loss()), Single(blind, depth_rmse())), keep=True),
+        "depth": Cascade((*(Single(walk, loss) for loss in depth), Single(blind, depth_rmse())), keep=True),
         "label": autoattack(steps=steps, queries=queries),
     }
     return ByTarget(members)  # type: ignore[return-value]

@@ -68,7 +68,7 @@ def test_few_classes_are_attacked_too(classes: int) -> None:
 
 @pytest.mark.parametrize(
     ("task", "suite"),
-    [("segment", "sea(20)"), ("segment", "dense_autoattack(10, 10)"), ("depth", "dense_autoattack(10, 10)")],
+    [("segment", "sea(steps=20)"), ("segment", "dense_autoattack(10, 10)"), ("depth", "dense_autoattack(10, 10)")],
 )
 def test_dense_suites_are_as_strong_as_each_member_on_every_image(task: str, suite: str) -> None:
     system = toy_system(build(task, "Task"))
@@ -90,4 +90,4 @@ def test_a_suite_says_what_it_cannot_attack() -> None:
     assert build("dense_autoattack", "Attack").fits(build("depth", "Task"))
     assert not build("autoattack", "Attack").fits(build("segment", "Task"))
     with pytest.raises(SpecError, match="steps are too few"):
-        build("sea(1)", "Attack")
+        build("sea(steps=1)", "Attack")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +13,14 @@ from hardsight.objective import Objective, Reading, against
 from hardsight.search.base import Search
 from tests.conftest import toy_images, toy_system, toy_target
 
-MADE = {"best_of": "best_of([pgd(3), pgd(3, momentum=1)])", "restarts": "restarts(pgd(3), 2)", "eot": "eot(pgd(3), 2)"}
+MADE = {
+    "best_of": "best_of([pgd(3), pgd(3, momentum=1)])",
+    "restarts": "restarts(pgd(3), 2)",
+    "eot": "eot(pgd(3), 2)",
+    "square": "square(40)",
+    "fab": "fab(20)",
+    "fmn": "fmn(20)",
+}
 SEARCHES = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
 EXTRA = ["pgd(4, early_exit=True)", "pgd(4, momentum=1, start='clean')", "pgd(4, start='surface', keep='last')"]
 THREATS = ["linf(8/255)", "l2(0.5)", "l1(5)"]
@@ -22,15 +31,17 @@ def search(request: pytest.FixtureRequest) -> Search:
     return build(request.param, "Search")
 
 
-def toy_objective(count: int = 6) -> tuple[Objective, Tensor]:
+def toy_objective(search: Search, count: int = 6) -> tuple[Objective, Tensor]:
+    """The task's loss, or the margin where the search asks for a signed loss."""
     system = toy_system(build("classify", "Task"))
     y = toy_target(system.task, count)
-    return against(system.output, lambda o, t, p: system.task.loss(o, t), system.task.error, y), toy_images(count)
+    loss = build("margin", "Loss") if getattr(search, "signed", False) else lambda o, t, p: system.task.loss(o, t)
+    return against(system.output, loss, system.task.error, y), toy_images(count)
 
 
 @pytest.mark.parametrize("spec", THREATS)
 def test_result_is_allowed_and_no_worse_than_the_start(search: Search, spec: str) -> None:
-    objective, x = toy_objective()
+    objective, x = toy_objective(search)
     threat = build(spec, "Threat")
     found = search(objective, x, threat, torch.Generator().manual_seed(0), x.clone())
     assert (threat.size(found.x_adv - x) <= threat.eps * (1 + 1e-5) + 1e-6).all()
@@ -43,25 +54,25 @@ def test_result_is_allowed_and_no_worse_than_the_start(search: Search, spec: str
 
 
 def test_result_follows_the_seed(search: Search) -> None:
-    objective, x = toy_objective()
+    objective, x = toy_objective(search)
     threat = build("linf(8/255)", "Threat")
     one, two = (search(objective, x, threat, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one.x_adv, two.x_adv)
 
 
 def test_images_do_not_depend_on_one_another(search: Search) -> None:
-    objective, x = toy_objective()
+    objective, x = toy_objective(search)
     threat = build("linf(8/255)", "Threat")
     start = threat.inside(x, torch.Generator().manual_seed(9))
-    whole = search(objective, x, threat, None, start)
+    whole = search(objective, x, threat, torch.Generator().manual_seed(0), start)
     part = torch.tensor([4, 1])
-    alone = search(objective[part], x[part], threat, None, start[part])
+    alone = search(objective[part], x[part], threat, torch.Generator().manual_seed(0), start[part])
     assert torch.allclose(alone.x_adv, whole.x_adv[part], atol=1e-6)
     assert torch.equal(alone.queries, whole.queries[part])
 
 
 def test_readings_are_counted(search: Search) -> None:
-    objective, x = toy_objective()
+    objective, x = toy_objective(search)
     seen = 0
 
     def read(x: Tensor, target: Tensor, progress: float) -> Reading:
@@ -69,14 +80,15 @@ def test_readings_are_counted(search: Search) -> None:
         seen += len(x)
         return objective.read(x, target, progress)
 
-    found = search(Objective(read, objective.target), x, build("linf(8/255)", "Threat"), torch.Generator().manual_seed(0))
+    found = search(replace(objective, read=read), x, build("linf(8/255)", "Threat"), torch.Generator().manual_seed(0))
     assert int(found.queries.sum()) == seen
     assert int(found.queries.max()) <= search.passes
 
 
 def test_coupled_objectives_are_not_indexed(search: Search) -> None:
-    objective, x = toy_objective()
-    spread = Objective(lambda x, t, p: Reading(x.flatten(1).std(0).mean().expand(len(x))), coupled=True)
+    objective, x = toy_objective(search)
+    signed = getattr(search, "signed", False)
+    spread = Objective(lambda x, t, p: Reading(x.flatten(1).std(0).mean().expand(len(x))), coupled=True, signed=signed)
     with pytest.raises(ValueError, match="couples"):
         spread[torch.tensor([0])]
     found = search(spread, x, build("linf(8/255)", "Threat"), torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from torch import Tensor
 from hardsight.attack import Attack, Single
 from hardsight.catalog import build, complete, register
 from hardsight.checks.base import Case, Check, Finding
-from hardsight.errors import SpecError
+from hardsight.errors import ShapeError, SpecError
 from hardsight.spec import Call, override
 
 STRONGER = {"label": "margin", "mask": "pixel_margin", "depth": "depth_rmse"}
@@ -81,7 +81,7 @@ def black_box(queries: int = 100) -> Check:
         try:
             attack = build(Call("attack", (("search", Call("square", (("queries", queries),))), ("loss", loss))), "Attack")
             found = case.run(attack)
-        except SpecError as error:
+        except (SpecError, ShapeError) as error:
             return Finding("none", f"the black-box attack can't be run here: {error}")
         return _beside(case, found.error, f"Square with {queries} queries")
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hardsight.metrics import of
+from hardsight.metrics.worst import counts_for, set_wise
 
 CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
@@ -175,7 +176,7 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
     for column, (cell, rows) in ordered:
         counts[column] = {"id": rows["id"], "error": rows["error"], **_counts(rows)}
         asked = int(cell.what.get("count", len(rows["id"])))
-        numbers[column] = _number(metric, _counts(rows), len(rows["id"]), asked, cell.done is None, cell.id)
+        numbers[column] = _number(metric, rows, len(rows["id"]), asked, cell.done is None, cell.id)
         names[column] = plain(cell.what.get("attack_name") or column.title)
     for worst, members in _complete([column for column, _ in ordered]):
         n, chosen = _worst(metric, [counts[member] for member in members])
@@ -186,7 +187,15 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
         cell = "+".join(number.cell for number in held)
         over = tuple(names[member] for member in members)
         counts[worst] = chosen
-        numbers[worst] = _number(metric, _counts(chosen, ""), n, held[0].asked, partial, cell, over)
+        numbers[worst] = _number(
+            metric,
+            {f"counts.{key}": value for key, value in _counts(chosen, "").items()},
+            n,
+            held[0].asked,
+            partial,
+            cell,
+            over,
+        )
         names[worst] = TITLES[WORST]
     relative = _relative(metric, counts)
     encoder, task, data = place
@@ -207,12 +216,15 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
     return row, [(cell, column) for column, (cell, _) in ordered]
 
 
-def _number(metric: Any, counts: dict, n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
+def _number(metric: Any, rows: dict, n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
+    """Every figure with its interval; of a suite each at its worst over the members."""
     values = {}
-    for key, value in metric.summary(counts).items():
-        if key in metric.labels:
+    for key in metric.labels:
+        counts = counts_for(rows, metric, key)
+        found = metric.summary(counts)
+        if key in found:
             low, high = metric.interval(counts, key)
-            values[key] = (float(value), float(low), float(high))
+            values[key] = (float(found[key]), float(low), float(high))
     value, low, high = values[metric.headline]
     return Number(value, low, high, n, asked, partial, cell, over, values)
 
@@ -236,6 +248,11 @@ def _worst(metric: Any, attacks: Sequence[dict[str, np.ndarray]]) -> tuple[int, 
     harms = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
     winner = harms.argmax(axis=0)
     mixed = {key: np.stack([part[key] for part in parts])[winner, np.arange(len(shared))] for key in parts[0]}
+    pool = [*parts, mixed]
+    if metric.figures is None:  # counts add, so that the set's worst case can be put together from them
+        picks = set_wise({str(place): _counts(part, "") for place, part in enumerate(pool)}, metric)
+        chosen = {key: np.stack([part[key] for part in pool])[picks, np.arange(len(shared))] for key in parts[0]}
+        return len(shared), chosen
     sign = 1 if metric.better == "higher" else -1
     return len(shared), min((mixed, *parts), key=lambda rows: sign * metric.summary(_counts(rows, ""))[metric.headline])
 

@@ -30,9 +30,11 @@ class Search(Protocol):
     ) -> AttackResult: ...
 
 
-def counted(walk: Callable[..., AttackResult], passes: int) -> Search:
-    """The function as a `Search` of that many passes."""
+def counted(walk: Callable[..., AttackResult], passes: int, *inner: Search) -> Search:
+    """The function as a `Search` of that many passes; what the searches within it need of a loss, it needs too."""
     walk.passes = passes  # type: ignore[attr-defined]
+    if any(getattr(one, "signed", False) for one in inner):
+        walk.signed = True  # type: ignore[attr-defined]
     return walk  # type: ignore[return-value]
 
 

@@ -42,7 +42,7 @@ def best_of(searches: tuple[Search, ...]) -> Search:
     ) -> AttackResult:
         return _in_turn([(member, threat) for member in searches], objective, x, rng, start)
 
-    return counted(search, sum(member.passes for member in searches))
+    return counted(search, sum(member.passes for member in searches), *searches)
 
 
 @register
@@ -54,7 +54,7 @@ def restarts(search: Search, count: int = 5) -> Search:
     if count < 1:
         raise SpecError(f"restarts: count is {count}, but at least 1 run is needed")
     if count > 1 and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
-        raise SpecError("restarts of a search that starts at the clean image repeat it; let it start 'inside'")
+        raise SpecError("restarts of a search that starts at the clean image repeat it; let it draw its start")
     return best_of((search,) * count)
 
 
@@ -73,7 +73,7 @@ def eot(search: Search, draws: int = 10) -> Search:
         found = search(averaged(objective, draws), x, threat, rng, start)
         return found._replace(queries=found.queries * draws)
 
-    return counted(walk, search.passes * draws)
+    return counted(walk, search.passes * draws, search)
 
 
 def in_each(search: Search, threat: Threat) -> Search:

@@ -14,6 +14,9 @@ from torch import Tensor
 from hardsight.errors import SpecError
 from hardsight.spec import eps_of
 
+NOTHING = 1e-5
+"""A change too small to be one, 1/400 of a grey level: what the arithmetic of a search leaves where nothing should move."""
+
 
 class Threat(Protocol):
     """A set of allowed images around x, images [B, 3, H, W] or clips [B, 3, T, H, W]; norm and eps name it in tables.
