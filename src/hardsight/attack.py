@@ -113,7 +113,7 @@ class Single:
             )
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
             raise SpecError(
-                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss) if loss else "the task's own loss"} is not; "
+                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss) if loss else 'the task loss'} is not; "
                 "use gap_to with aim=rival(k), or margin"
             )
         begins = getattr(self.aim, "spec", None)
