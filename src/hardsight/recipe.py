@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from hardsight.catalog import complete, find
 from hardsight.errors import SpecError, nearest
-from hardsight.spec import Call, eps_of, override, read, read_number, read_value, show
+from hardsight.spec import Call, calls_in, eps_of, override, read, read_number, read_value, show
 
 GROUPS = ("tasks", "data", "attacks", "eps")
 SHIPPED = Path(__file__).parent / "recipes"
@@ -25,7 +25,8 @@ Precision = Literal["float32", "bf16"]
 class Recipe:
     """What to measure. Specs as text; eps as text, so that tables print what was asked for.
 
-    attacks: "task" is each task's own. norm: the threat's name. count: images a cell. chunk: images attacked at once; the
+    attacks: "task" is each task's own. norm: the threat's name, or one around it: masked(linf, [0, 0, 0.5, 1]). threat: whole
+    threats, radii included, in place of norm and eps. count: images a cell. chunk: images attacked at once; the
     random numbers follow it, so it is part of the result. gallery: images kept for the eye. audit: images that the
     checks look at, for each encoder and task (0: no audit).
     """
@@ -38,6 +39,7 @@ class Recipe:
     attacks: tuple[str, ...] = ("clean", "embed", "task")
     norm: str = "linf"
     eps: tuple[str, ...] = ("8/255",)
+    threat: tuple[str, ...] = ()
     probe: str = "probe"
     split: str = "test"
     count: int = 1000
@@ -49,6 +51,8 @@ class Recipe:
 
     def threats(self) -> tuple[tuple[str, str], ...]:
         """(spec, eps as written) of every radius; `SpecError` for one that cannot be meant."""
+        if self.threat:
+            return tuple((text, _radius_in(complete(text, "Threat"))) for text in self.threat)
         found = []
         for text in self.eps:
             value = read_number(text, "eps")
@@ -56,8 +60,7 @@ class Recipe:
                 raise SpecError(f"eps '{text}' is negative; a radius is at least 0, written as '8/255'")
             if self.norm == "linf" and value > 1:
                 raise SpecError(f"eps '{text}' is above 1, but pixels lie in [0, 1]; did you mean '{text}/255'?")
-            call = read(self.norm)
-            found.append((show(Call(call.name, (*call.arguments, ("eps", value)))), text))
+            found.append((show(_with_eps(read(self.norm), value)), text))
         return tuple(found)
 
     def check(self) -> Recipe:
@@ -170,10 +173,27 @@ def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
                 f"{where}: a recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(sorted(known))}"
             )
     made = {key: tuple(map(str, value)) if isinstance(value, list) else value for key, value in content.items()}
-    for group in ("encoders", "tasks", "data", "attacks", "eps"):
+    for group in (*GROUPS, "encoders", "threat"):
         if group in made and not isinstance(made[group], tuple):
             made[group] = (str(made[group]),)
     return Recipe(**{"name": name, **made})
+
+
+def _with_eps(call: Call, value: float) -> Call:
+    """The threat with that radius: its own, or that of the threat within it; `SpecError` where it holds several."""
+    names = [parameter.name for parameter in find(call.name, "Threat").parameters]
+    if "eps" in names:
+        return Call(call.name, (*call.arguments, ("eps", value)))
+    named = [(names[key] if isinstance(key, int) and key < len(names) else key, part) for key, part in call.arguments]
+    if not isinstance(dict(named).get("threat"), Call):
+        raise SpecError(f"{call.name} has no eps of its own; write the radii within it, and give it as --threat")
+    return Call(call.name, tuple((key, _with_eps(part, value) if key == "threat" else part) for key, part in named))
+
+
+def _radius_in(call: Call) -> str:
+    """The one radius in a completed threat, as text; empty where it holds several."""
+    radii = [show(part.get("eps")) for part in calls_in(call) if part.get("eps") is not None]
+    return radii[0] if len(radii) == 1 else ""
 
 
 def _changed(spec: str, path: str, text: str) -> str:

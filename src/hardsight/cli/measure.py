@@ -38,7 +38,13 @@ def bench(
         list[str] | None, typer.Option(help="clean, embed, task (each task's own) or a spec. Repeatable.")
     ] = None,
     eps: Eps = None,
-    norm: Annotated[str | None, typer.Option(help="The threat: linf, l2 or l1.")] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="The threat without its radius: linf, l2, l1, l0, 'masked(linf, [0, 0, 0.5, 1])'.")
+    ] = None,
+    threat: Annotated[
+        list[str] | None,
+        typer.Option(help="A whole threat, not --norm and --eps: 'union([linf(8/255), l2(0.5)])'. Repeatable."),
+    ] = None,
     count: Annotated[int | None, typer.Option(help="Images a number is measured on.")] = None,
     seed: Seed = None,
     store: StoreOption = None,
@@ -59,9 +65,13 @@ def bench(
     from hardsight import recipe as recipes
 
     chosen = recipes.load(recipe)
-    for name, value in (("encoders", encoder), ("tasks", task), ("data", data), ("attacks", attack)):
+    for name, value in (("encoders", encoder), ("tasks", task), ("data", data), ("attacks", attack), ("threat", threat)):
         if value:
             chosen = replace(chosen, **{name: tuple(value)})
+    if threat and (eps is not None or norm is not None):
+        raise SpecError("--threat names whole threats, with their radii; give it, or --norm and --eps")
+    if eps is not None or norm is not None:
+        chosen = replace(chosen, threat=())
     if eps is not None:
         chosen = replace(chosen, eps=recipes.split_list(eps))
     for name, value in (("norm", norm), ("count", count), ("seed", seed), ("precision", precision)):

@@ -121,7 +121,7 @@ def summary(table: Table) -> str:
 
 
 def _threats(table: Table) -> list[str]:
-    return list(dict.fromkeys(f"{c.norm} {c.eps_text}" for c in table.shown if c.attack != CLEAN))
+    return list(dict.fromkeys(f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN))
 
 
 def _many(count: int, name: str) -> str:

@@ -93,7 +93,7 @@ def last(table: Table, row: Row | None = None) -> Column | None:
 def heading(table: Table, column: Column) -> str:
     """A column's title; the threat is in it where the table shows more than one."""
     threats = {(c.norm, c.eps) for c in table.shown if c.attack != CLEAN}
-    return f"{column.title} {column.norm} {column.eps_text}" if len(threats) > 1 and column.norm else column.title
+    return f"{column.title} {column.norm} {column.eps_text}".strip() if len(threats) > 1 and column.norm else column.title
 
 
 def _span(values: set[int]) -> str:
@@ -102,7 +102,7 @@ def _span(values: set[int]) -> str:
 
 def caption(table: Table, places: Sequence[int] | None = None) -> str:
     """Threat, number of images and seed, as every table must say, and what is not finished; of the rows at `places`."""
-    threats = dict.fromkeys(f"{c.norm} {c.eps_text}" for c in table.shown if c.attack != CLEAN)
+    threats = dict.fromkeys(f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN)
     rows = table.rows if places is None else [table.rows[place] for place in places]
     numbers = [row.numbers[column] for row in rows for column in table.shown if column in row.numbers]
     seeds = sorted({plain(record.cell.what.get("seed", "?")) for record in table.records})

@@ -7,7 +7,7 @@ the last stage's points are allowed ones, so only those count.
 from __future__ import annotations
 
 import math
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective
 from hardsight.search.apgd import apgd
 from hardsight.search.base import Search, counted
-from hardsight.threats.base import Threat
+from hardsight.threats.base import Threat, scaled
 
 
 def split(steps: int, shares: tuple[float, ...] = (0.3, 0.3, 0.4)) -> tuple[int, ...]:
@@ -74,9 +74,7 @@ def shrinking(
 
 def _scaled(threat: Any, radius: float) -> Any:
     """The same threat, `radius` times as far."""
-    if radius == 1:
-        return threat
-    if not is_dataclass(threat) or not hasattr(threat, "eps"):
+    if not is_dataclass(threat):
         name = getattr(getattr(threat, "spec", None), "name", type(threat).__name__)
         raise SpecError(f"shrinking needs a threat with a radius to change, and {name} has none")
-    return replace(threat, eps=radius * threat.eps)  # type: ignore[type-var]
+    return threat if radius == 1 else scaled(threat, radius)
