@@ -26,7 +26,7 @@ CLASSIFIERS = {
     "resnet20": ("file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')", "1/255"),
     "resnet4b": ("file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')", "2/255"),
 }
-CHUNK, SEED = 100, 0
+CHUNK, SEED = 350, 0
 
 
 def main() -> None:

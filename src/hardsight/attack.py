@@ -18,7 +18,7 @@ from hardsight import tree
 from hardsight.aim import Aim, label
 from hardsight.catalog import minimal, register
 from hardsight.data.feed import check_pixels
-from hardsight.errors import SpecError
+from hardsight.errors import ShapeError, SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
 from hardsight.objective import AttackResult, Objective, against, still
 from hardsight.search.base import Best, Search
@@ -134,7 +134,11 @@ class Single:
         if isinstance(where, int):
             read = lambda x: system.encoder(x, (where,)).layers[0]  # noqa: E731
         else:
-            read = {"output": system.output, "pooled": system.pooled, "dense": system.dense}[where]
+            read = {
+                "output": lambda x: shaped(system.output(x), x, y, system.task),
+                "pooled": system.pooled,
+                "dense": system.dense,
+            }[where]
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
         judged = system.task.error if where == "output" and self.aim.label else None
         return against(read, loss, judged, self.aim(read, x, y), y)
@@ -205,6 +209,23 @@ class Cascade:
                     points[places] = found.x_adv.to(points.dtype)
                     members.append((f"{place} {_written(member)}", points))
         return best.result()._replace(members=tuple(members))
+
+
+def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
+    """The output as it is; `ShapeError`, with both shapes, where it can't answer images x of a batch that has targets y."""
+    if not isinstance(output, Tensor) or not isinstance(y, Tensor):
+        return output
+    count, place = len(x), list(y.shape[1:])
+    wanted = {"label": [count, "K"], "mask": [count, "K", *place], "depth": [count, *place]}.get(task.target, [count])
+    fits = len(output.shape) >= len(wanted) and all(
+        want in ("K", have) for want, have in zip(wanted, output.shape, strict=False)
+    )
+    if not fits or (len(wanted) > 1 and output.dim() != len(wanted)):
+        raise ShapeError(
+            f"{task.name}: the model returns {list(output.shape)} for images {list(x.shape)}; "
+            f"it should return [{', '.join(map(str, wanted))}]"
+        )
+    return output
 
 
 def name_of(thing: Any) -> str:

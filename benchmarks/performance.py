@@ -1,0 +1,241 @@
+"""What attacks cost: beside other libraries, lever by lever, and as they are run. Prints the tables of docs/performance.md.
+
+    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks [--rounds 5] [--threads 2]
+
+Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
+its seconds over the floor's in the same round. Floor: eager float32 forward and input-gradient backward, weights as they come,
+times the steps. Weights of the ResNet-20 and resnet4b are the published ones; the ViT's are random, seed 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hardsight as hs
+from hardsight.machine import device_name
+from hardsight.objective import against, still
+from hardsight.speed import speed
+
+SEED, STEPS = 0, 10
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Clock = Callable[[], float]
+RESNET20 = "file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')"
+RESNET4B = "file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')"
+CIFAR = "cifar10:$HARDSIGHT_DATA/cifar10"
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("what", choices=("peers", "levers", "attacks"))
+    words.add_argument("--rounds", type=int, default=5)
+    words.add_argument("--threads", type=int, default=2)
+    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
+    asked = words.parse_args()
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(SEED)
+    print(
+        f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds, seed {SEED}\n"
+    )
+    {"peers": peers, "levers": levers, "attacks": attacks}[asked.what](asked.rounds, CLOCKS[asked.clock])
+
+
+class Net(torch.nn.Module):
+    """An encoder's pooled features through one linear layer: logits [B, 10] of images in [0, 1]."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder, self.linear = encoder, torch.nn.Linear(encoder.card.dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.encoder(x).pooled)
+
+
+def nets() -> dict[str, tuple[torch.nn.Module, Tensor, Tensor]]:
+    made = {
+        "ViT-Tiny 224, batch 8": (hs.load_encoder("timm:vit_tiny_patch16_224(pretrained=False)"), 8, 224),
+        "ResNet-20 32, batch 64": (hs.load_encoder(RESNET20), 64, 32),
+    }
+    found = {}
+    for name, (encoder, batch, side) in made.items():
+        net = Net(encoder).eval()
+        x = torch.rand(batch, 3, side, side)
+        with torch.no_grad():
+            found[name] = (net, x, net(x).argmax(1))
+    return found
+
+
+def bare(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, steps: int, cast: Any = nullcontext) -> None:
+    for _ in range(steps):
+        here = x.detach().requires_grad_(True)
+        with cast():
+            loss = torch.nn.functional.cross_entropy(net(here), y)
+        torch.autograd.grad(loss, here)
+
+
+def peers(rounds: int, clock: Clock) -> None:
+    """PGD-10 and APGD-10 as each library runs them, Linf 8/255, every image staying to the end."""
+    tables = {name: timed(libraries(*net), rounds, clock) for name, net in nets().items()}
+    table(f"PGD-{STEPS} and APGD-{STEPS}, Linf 8/255, seconds over the floor's", tables)
+
+
+def libraries(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
+    import foolbox
+    import pyautoattack.autopgd_base as official
+    import torchattacks
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    eps, ce = 8 / 255, hs.build("ce", "Loss")
+
+    def ours(spec: str) -> None:
+        with still(net):
+            objective = against(net, ce, lambda output, target: (output.argmax(1) != target).float(), y)
+            hs.build(spec, "Search")(objective, x, hs.linf(eps), torch.Generator())
+
+    theirs = torchattacks.PGD(net, eps=eps, alpha=eps / 4, steps=STEPS)
+    box = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=STEPS)
+    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
+    loss = torch.nn.CrossEntropyLoss()
+    classifier = PyTorchClassifier(net, loss, tuple(x.shape[1:]), 10, clip_values=(0, 1), device_type="cpu")
+    art = ProjectedGradientDescentPyTorch(
+        classifier, eps=eps, eps_step=eps / 4, max_iter=STEPS, num_random_init=1, batch_size=len(x), verbose=False
+    )
+    apgd = official.APGDAttack(net, n_iter=STEPS, norm="Linf", eps=eps, seed=0, loss="ce", device="cpu")
+    hot = torch.nn.functional.one_hot(y, 10).numpy()
+    return {
+        "floor": lambda: bare(net, x, y, STEPS),
+        "hardsight PGD": lambda: ours(f"pgd({STEPS})"),
+        "torchattacks PGD": lambda: theirs(x, y),
+        "foolbox LinfPGD": lambda: box.run(model, x, foolbox.criteria.Misclassification(y), epsilon=eps),
+        "ART PGD": lambda: art.generate(x.numpy(), hot),
+        "hardsight APGD-CE": lambda: ours(f"apgd({STEPS})"),
+        "autoattack APGD-CE": lambda: apgd.perturb(x, y),
+    }
+
+
+def levers(rounds: int, clock: Clock) -> None:
+    """Each lever by itself on the bare pass, and those that go together."""
+    tables = {name: timed(variants(*net), rounds, clock) for name, net in nets().items()}
+    table("One lever at a time on the bare pass, seconds over the floor's", tables)
+
+
+def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
+    import timm
+    from torch.fx.experimental.optimization import fuse
+
+    def half() -> Any:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    frozen = copy.deepcopy(net).requires_grad_(False)
+    last, there = (
+        copy.deepcopy(frozen).to(memory_format=torch.channels_last),
+        x.contiguous(memory_format=torch.channels_last),
+    )
+    low = copy.deepcopy(frozen).bfloat16()
+    runs: dict[str, Callable[[], Any]] = {
+        "floor": lambda: bare(net, x, y, STEPS),
+        "weight gradients too (what `.backward()` costs)": lambda: backward(net, x, y),
+        "weights frozen": lambda: bare(frozen, x, y, STEPS),
+        "channels_last": lambda: bare(last, there, y, STEPS),
+        "bf16 autocast": lambda: bare(frozen, x, y, STEPS, half),
+        "bf16 copy of the weights": lambda: bare(lambda z: low(z.bfloat16()).float(), x, y, STEPS),
+        "bf16 autocast, channels_last": lambda: bare(last, there, y, STEPS, half),
+    }
+    if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can follow timm's ResNet, not an encoder
+        whole = timm.create_model("resnet18", num_classes=10).eval().requires_grad_(False)
+        folded = fuse(copy.deepcopy(whole))
+        runs["timm's ResNet-18 as it is (its own floor)"] = lambda: bare(whole, x, y, STEPS)
+        runs["timm's ResNet-18, batch norm folded into the convolutions"] = lambda: bare(folded, x, y, STEPS)
+    compiled = torch.compile(copy.deepcopy(frozen))
+    started = time.perf_counter()
+    bare(compiled, x, y, 1)
+    runs[f"torch.compile (first call {time.perf_counter() - started:.0f} s)"] = lambda: bare(compiled, x, y, STEPS)
+    return runs
+
+
+def backward(net: torch.nn.Module, x: Tensor, y: Tensor) -> None:
+    for _ in range(STEPS):
+        here = x.detach().requires_grad_(True)
+        torch.nn.functional.cross_entropy(net(here), y).backward()
+    net.zero_grad()
+
+
+def attacks(rounds: int, clock: Clock) -> None:
+    """`hardsight speed` on five systems: the whole evaluation with its float32 verdict, every lever as it is shipped."""
+    data = hs.open_data(CIFAR)
+    x, y = hs.load_images(data, "label", 128)
+    vit = "timm:vit_tiny_patch16_224(pretrained=False)"
+    probe = "probe(images=128, epochs=2)"
+    systems: dict[str, tuple[Any, str, str, Tensor, Any]] = {}
+    for name, spec, eps in (
+        ("ResNet-20, undefended", RESNET20, "8/255"),
+        ("resnet4b, adversarially trained", RESNET4B, "2/255"),
+    ):
+        system = hs.fit_probe(hs.load_encoder(spec), "classify(head='own')", data)
+        systems[f"{name}: classpgd {eps}, batch 128"] = (system, "classpgd", eps, x, y)
+    for name, spec, source, batch in (
+        ("ViT-Tiny 224", vit, "made(size=224)", 4),
+        ("ResNet-20", RESNET20, "made(size=64)", 16),
+    ):
+        made = hs.open_data(source)
+        system = hs.fit_probe(hs.load_encoder(spec), "segment", made, probe)
+        pictures, masks = hs.load_images(made, "mask", batch)
+        systems[f"{name}: segpgd 8/255, batch {batch}"] = (system, "segpgd", "8/255", pictures, masks)
+    for title, (system, attack, eps, pictures, target) in systems.items():
+        over, under = map(float, eps.split("/"))
+        found = speed(system, hs.build(attack, "Attack"), hs.linf(over / under), pictures, target, rounds, SEED, clock=clock)
+        print(
+            f"**{title}**, n = {len(pictures)}\n\n| | seconds | of the floor | least–greatest | peak memory of the floor's | score | readings |"
+        )
+        print("|:--|--:|--:|--:|--:|--:|--:|")
+        for pace in found:
+            score = "" if pace.score is None else f"{100 * pace.score:.1f} %"
+            readings = "" if pace.queries is None else f"{pace.queries:.1f}"
+            print(
+                f"| {pace.name} | {pace.seconds:.2f} | {pace.ratio:.2f} | {pace.spread[0]:.2f}–{pace.spread[1]:.2f} "
+                f"| {pace.memory_ratio:.2f} | {score} | {readings} |"
+            )
+        print(flush=True)
+
+
+def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, tuple[float, float, float]]:
+    """Median, least and greatest ratio to the floor of the same round; one round before is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            started = clock()
+            run()
+            if turn:
+                seconds[name].append(clock() - started)
+    found = {}
+    for name, mine in seconds.items():
+        ratios = [a / b for a, b in zip(mine, seconds["floor"], strict=True)]
+        found[name] = (statistics.median(ratios), min(ratios), max(ratios))
+    return found
+
+
+def table(title: str, tables: dict[str, dict[str, tuple[float, float, float]]]) -> None:
+    print(f"{title}: median [least, greatest] over rounds\n")
+    print("| | " + " | ".join(tables) + " |\n|:--|" + "--:|" * len(tables))
+    rows: dict[str, None] = {}
+    for one in tables.values():
+        rows |= dict.fromkeys(one)
+    for row in rows:
+        cells = [
+            f"{one[row][0]:.2f} [{one[row][1]:.2f}, {one[row][2]:.2f}]" if row in one else "–" for one in tables.values()
+        ]
+        print(f"| {row} | " + " | ".join(cells) + " |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

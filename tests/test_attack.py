@@ -1,0 +1,100 @@
+"""What an attack tells of models and losses that cannot be attacked as asked, and what NaN does to a batch: nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hardsight.catalog import build
+from hardsight.errors import ShapeError, SpecError
+from hardsight.evaluate import evaluate
+from hardsight.tasks.base import System
+from tests.conftest import toy_images, toy_system, toy_target
+
+COUNT = 6
+
+
+def changed(task: str, back: Any) -> System:
+    """The toy system with something done to its output."""
+    whole = toy_system(build(task, "Task"))
+
+    class Changed(System):
+        def output(self, x: Tensor) -> Any:
+            return back(super().output(x), x)
+
+    return Changed(whole.encoder, whole.head, whole.task)
+
+
+@pytest.mark.parametrize(
+    ("task", "back", "shapes"),
+    [
+        ("classify", lambda out, x: out[:-1], ("[5, 5]", "[6, 3, 16, 16]")),
+        ("classify", lambda out, x: out[:, :, None], ("[6, 5, 1]", "[6, K]")),
+        ("segment", lambda out, x: out[:, :, ::2], ("[6, 6, 8, 16]", "[6, K, 16, 16]")),
+        ("depth", lambda out, x: out[:, None], ("[6, 1, 16, 16]", "[6, 16, 16]")),
+    ],
+)
+def test_a_wrong_shape_is_named_with_the_right_one(task: str, back: Any, shapes: tuple[str, ...]) -> None:
+    system = changed(task, back)
+    with pytest.raises(ShapeError) as told:
+        build("pgd(2)", "Attack")(system, toy_images(COUNT), toy_target(system.task, COUNT), build("linf(0.1)", "Threat"))
+    assert all(shape in str(told.value) for shape in shapes)
+
+
+@pytest.mark.parametrize("search", ["pgd(8)", "pgd(8, early_exit=True)", "pgd(8, momentum=1)", "apgd(8)", "square(20)"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_nan_stops_its_image_and_no_other(search: str, bad: float) -> None:
+    """A model that is not a number on bright images: they are counted, and the others' results are as without them."""
+
+    def back(out: Tensor, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1) > 0.6
+        return out * torch.where(bright, bad, 1.0)[:, None]
+
+    system = changed("classify", back)
+    x = toy_images(COUNT) * 0.8
+    x[2] = x[2] * 0.1 + 0.8
+    y, threat = toy_target(system.task, COUNT), build("linf(8/255)", "Threat")
+    start = threat.inside(x, torch.Generator().manual_seed(0))
+    attack = build(search, "Attack")
+    found = attack.search(attack.objective(system, x, y), x, threat, torch.Generator().manual_seed(1), start)
+    assert found.halted.tolist() == [place == 2 for place in range(COUNT)]
+    assert torch.isfinite(found.x_adv).all()
+    rest = torch.tensor([0, 1, 3, 4, 5])
+    if not search.startswith("square"):  # whose windows follow the batch
+        alone = attack.search(
+            attack.objective(system, x[rest], y[rest]), x[rest], threat, torch.Generator().manual_seed(1), start[rest]
+        )
+        assert torch.allclose(found.x_adv[rest], alone.x_adv, atol=1e-6)
+    rows, _ = evaluate(system, attack, threat, x, y, ["i"] * COUNT, torch.Generator().manual_seed(0))
+    assert rows["halted"].sum() == 1
+    assert rows["error"][2] == 1  # what it answers there is no answer
+
+
+def test_a_zero_gradient_is_counted() -> None:
+    system = changed("classify", lambda out, x: out.detach() + 0 * x.flatten(1).sum(1, keepdim=True))
+    x, y = toy_images(COUNT), toy_target(system.task, COUNT)
+    rows, _ = evaluate(system, build("pgd(5)", "Attack"), build("linf(0.1)", "Threat"), x, y, ["i"] * COUNT)
+    assert rows["flat"].tolist() == [5] * COUNT
+
+
+def test_coupled_losses_are_refused_by_name() -> None:
+    loss = build("ce", "Loss")
+    loss.coupled = True
+    from hardsight.attack import Cascade, Single
+
+    with pytest.raises(SpecError, match="ce couples the images"):
+        Cascade((Single(build("pgd(2)", "Search"), loss),))
+    system = toy_system(build("classify", "Task"))
+    objective = Single(build("pgd(2)", "Search"), loss).objective(system, toy_images(2), toy_target(system.task, 2))
+    with pytest.raises(SpecError, match="ce couples the images"):
+        objective[torch.tensor([0])]
+
+
+def test_unsigned_losses_are_refused_by_fab() -> None:
+    with pytest.raises(SpecError, match=r"fab walks.*ce is not"):
+        build("attack(fab, loss=ce)", "Attack")
+    with pytest.raises(SpecError, match="restarts walks"):
+        build("attack(restarts(fab(start=halfway), 2), loss=ce)", "Attack")
