@@ -74,7 +74,8 @@ class Plan:
         best: dict[tuple[str, str, str], tuple[bool, float, Cell]] = {}
         for cell in self.cells if self.audit else ():
             eps, attack = build(cell.threat, "Threat").eps, build(cell.attack, "Attack")
-            if cell.column == "clean" or getattr(attack, "where", "output") != "output" or hasattr(attack, "prepare"):
+            natural = getattr(attack, "natural", getattr(getattr(attack, "search", None), "natural", False))
+            if cell.column == "clean" or getattr(attack, "where", "output") != "output" or hasattr(attack, "prepare") or natural:
                 continue
             key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", eps)
             if key not in best or rank > best[key][:2]:
@@ -133,6 +134,8 @@ def attack_name(spec: str) -> str:
     call = minimal(spec)
     if call.name == "attack" and len(call.arguments) == 1:
         return show(call.arguments[0][1])
+    if title := getattr(build(call, "Attack"), "title", ""):
+        return title
     text = show(call)
     return find(call.name).title + text[len(call.name) :]
 
@@ -142,11 +145,15 @@ def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[
     for text in recipe.attacks:
         attack_text = task.attack if text == "task" else text
         spec = show(minimal(complete(attack_text, "Attack")))
-        if not build(spec, "Attack").fits(task):
+        attack = build(spec, "Attack")
+        if not attack.fits(task):
             left_out.append(f"{attack_name(spec)} on {task.name}: its loss reads another target")
             continue
         if spec == "clean":
             yield "clean", spec, "linf(0)", ""
+            continue
+        if own := getattr(attack, "threat", ""):  # it brings its own: one cell, whatever eps the recipe names
+            yield attack_name(spec), spec, own, ""
             continue
         for threat, eps_text in recipe.threats():
             column = text if text in ("task", "embed") else attack_name(spec)
@@ -169,9 +176,12 @@ def stamp(spec: str, kind: str) -> str:
         found = [stamp(show(one), kind) for one in inner if find(one.name).kind == kind]
         return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if any(found) else ""
     call = complete(spec, kind)
-    place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
     if call.name == "zoo":
-        return next((entry.get("sha256", "") for entry in known() if entry["name"] == call["name"]), "")[:16]
+        entry = next((one for one in known() if one["name"] == call["name"]), {})
+        if "spec" not in entry:
+            return entry.get("sha256", "")[:16]
+        call = complete(entry["spec"], kind)
+    place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
     if not isinstance(place, str):
         return ""
     path, digest = Path(os.path.expandvars(os.path.expanduser(place))), hashlib.sha256()

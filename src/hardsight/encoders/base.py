@@ -97,9 +97,14 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
-        """Features of images x [B, 3, H, W] in [0, 1]; `layers` are given as maps besides."""
+        """Features of images x [B, 3, H, W] in [0, 1], for any H and W; `layers` are given as maps besides.
+
+        Images and nothing else: clips [B, 3, T, H, W] are `encoders.clips`' business. Resizing, padding and normalization
+        happen here, so a gradient to x, and an eps on x, are those of the image as it came. Raises `ValueError`.
+        """
         if x.dim() != 4 or x.shape[1] != 3:
-            raise ValueError(f"images are [B, 3, H, W]; these are {list(x.shape)}")
+            hint = "; clips are for a clip encoder" if x.dim() == 5 else ""
+            raise ValueError(f"an encoder takes images [B, 3, H, W]; these are {list(x.shape)}{hint}")
         height, width = x.shape[-2:]
         pixels, covered = self._fit(x)
         pixels = (pixels - self.mean) / self.std

@@ -6,7 +6,9 @@ Tokens that are no patch (class, distillation, registers) are counted, not assum
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +86,10 @@ class HfBody(nn.Module):
             raise SpecError(f"hf:{name} is a {type(model).__name__}: neither patches nor stages, so not a vision encoder")
         self.depth = len(config.depths) if self.convolutional else int(config.num_hidden_layers)
         accepted = inspect.signature(model.forward).parameters
+        more = [key for key, one in accepted.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+        if set(more) - {"pixel_values"}:
+            asked = ", ".join(key for key in more if key != "pixel_values")
+            raise SpecError(f"hf:{name} is a {type(model).__name__}, which takes {asked} besides images; take it from timm")
         self.extra = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
         free = self.convolutional or self.extra or config.model_type.startswith(("dinov2", "dinov3"))
         self.fixed = 0 if free else self.native
@@ -160,7 +166,7 @@ def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, 
                 return fresh.eval(), processor, f"random weights, seed {seed}"
     except ValueError as error:
         raise SpecError(f"hf:{name}: {' '.join(str(error).split())[:200]}") from error
-    with downloading(f"hf:{name}", "a folder with config.json and model.safetensors", host), seeded(seed):
+    with downloading(f"hf:{name}", "a folder with config.json and model.safetensors", host), seeded(seed), _quiet():
         model, told = kind.from_pretrained(
             where, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
         )
@@ -171,6 +177,19 @@ def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, 
         raise WeightsError(f"hf:{name} lacks {count} of the encoder's weights or has them in another shape, first '{first}'")
     note = RANDOM_POOLER if any(key.startswith("pooler.") for key in told["missing_keys"]) else ""
     return model.eval(), processor, note
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's table of the text tower's weights: what is missing we say ourselves."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _processor(where: str, options: dict[str, Any]) -> dict[str, Any]:

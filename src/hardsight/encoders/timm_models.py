@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ def timm(
     resize: int | None = None,
     layers: tuple[int, ...] = (-1,),
     seed: int = 0,
+    pooled: Literal["auto", "cls", "mean"] = "auto",
 ) -> Encoder:
     """A model of timm.
 
@@ -36,7 +37,8 @@ def timm(
     for; position embeddings are interpolated. resize: images are resized to that side within the attacked graph. layers:
     joined to `dense`; a transformer's layers are its blocks (0 is the first), a convolutional network's its stages (0 is the
     stem, or the first stage where timm lists no stem). Transformers' layers carry the final norm, as DINOv2's evaluation has
-    them. seed: of random weights.
+    them. seed: of random weights. pooled: what the model's own head reads, or a transformer's class token or mean of patches
+    after the last norm (timm's DINOv3 pools by the mean, its authors by the class token).
     Raises `SpecError` for an unknown name, layer or impossible size, `WeightsError` where weights cannot be had.
     """
     _known(name, pretrained)
@@ -49,7 +51,7 @@ def timm(
             model, fixed = create(name, size)
     note = "" if pretrained else f"random weights, seed {seed}"
     source = f"timm:{name}" + ("" if pretrained else "(pretrained=False)")
-    return encode(model, name, fixed, size, layers, source=source, note=note, resize=resize)
+    return encode(model, name, fixed, size, layers, pooled=pooled, source=source, note=note, resize=resize)
 
 
 def create(
@@ -89,6 +91,7 @@ def encode(
     layers: tuple[int, ...],
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    pooled: str = "auto",
     **known: Any,
 ) -> Encoder:
     """The encoder around a built timm model; mean and std are its own where none are given."""
@@ -96,7 +99,7 @@ def encode(
     channels, _, natural = cfg.get("input_size", (3, USUAL, USUAL))
     if channels != 3:
         raise SpecError(f"timm:{name} takes {channels} channels; an encoder takes images of 3")
-    body = TimmBody(model.eval(), name, fixed)
+    body = TimmBody(model.eval(), name, fixed, pooled)
     side = size or fixed or natural
     dry = fixed or (4 * body.multiple if body.multiple > 1 else side)
     known.setdefault("licence", cfg.get("license") or "unknown")
@@ -111,7 +114,7 @@ def encode(
 class TimmBody(nn.Module):
     """Any timm model. depth: its blocks or stages; multiple: the patch of a transformer that takes any size, else 1."""
 
-    def __init__(self, model: Any, name: str, fixed: int = 0) -> None:
+    def __init__(self, model: Any, name: str, fixed: int = 0, pooled: str = "auto") -> None:
         super().__init__()
         if not hasattr(model, "forward_intermediates"):
             raise SpecError(f"{name} has no forward_intermediates, so its layers cannot be read; use another model of timm")
@@ -125,6 +128,11 @@ class TimmBody(nn.Module):
         accepted = inspect.signature(model.forward_intermediates).parameters
         family = type(model).__name__
         self.extra = {"norm": True} if "norm" in accepted and not family.startswith("Hiera") else {}
+        self.pooled, self.front = pooled, int(getattr(model, "num_prefix_tokens", 0))
+        if (pooled != "auto" and not hasattr(model, "blocks")) or (pooled == "cls" and not self.front):
+            raise SpecError(
+                f"timm:{name} has no {'class token' if pooled == 'cls' else 'tokens'}, so pooled='{pooled}' cannot be"
+            )
         self.has_pre_logits = "pre_logits" in inspect.signature(model.forward_head).parameters
 
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
@@ -139,7 +147,10 @@ class TimmBody(nn.Module):
             reason = str(error) or "its windows do not divide them"
             raise SpecError(f"{self.name} cannot take {height}x{width} pixels: {reason}; give a size= or resize=") from error
         at = dict(zip(taken, maps, strict=True))
-        pooled = self.model.forward_head(final, pre_logits=True) if self.has_pre_logits else at[taken[-1]].mean((2, 3))
+        if self.pooled == "auto":
+            pooled = self.model.forward_head(final, pre_logits=True) if self.has_pre_logits else at[taken[-1]].mean((2, 3))
+        else:
+            pooled = final[:, 0] if self.pooled == "cls" else final[:, self.front :].mean(1)
         return Seen(pooled.flatten(1), tuple(at[layer] for layer in wanted), final if self.classes else None)
 
     def classify(self, trunk: Tensor) -> Tensor:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hardsight.catalog import register
 from hardsight.encoders.adapt import Staged, classes_of, closest, downloading, finish, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
+from hardsight.encoders.resnets import Padding, Stem, reform
 from hardsight.errors import SpecError, WeightsError
 
 DRY = 64
@@ -29,22 +30,36 @@ def tv(
     resize: int | None = None,
     layers: tuple[int, ...] = (-1,),
     seed: int = 0,
+    stem: Literal["imagenet", "cifar", "cifar_pad2", "cifar_bare"] = "imagenet",
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
 ) -> Encoder:
     """A classification model of torchvision.
 
     weights: the name of one of its weights (`IMAGENET1K_V1`, `DEFAULT`), None for random ones of `seed`. size: what the card
     says it is for; any side is taken, by interpolating position embeddings where there are some. resize: within the
     attacked graph. layers: a ResNet's are the stem and four stages, a transformer's its blocks, else the last map a scale.
+    stem: of a ResNet with random weights; `cifar` is 3x3, stride 1 and no pool, `cifar_pad2` has solo-learn's padding of 2,
+    `cifar_bare` no ReLU.
     Raises `SpecError` for an unknown name or a network of another shape, `WeightsError` where weights cannot be had.
     """
-    model, native = create(name, weights, seed)
+    if weights is not None and stem != "imagenet":
+        raise SpecError(f"tv:{name}: torchvision's weights are for the stem 'imagenet', so '{stem}' needs weights=None")
+    model, native = create(name, weights, seed, stem=stem)
     source = f"tv:{name}" + (f"(weights='{weights}')" if weights else "(weights=None)")
-    note = weights or f"random weights, seed {seed}"
-    return encode(model, name, layers, size or native, source=source, note=note, resize=resize)
+    note = weights or f"random weights, seed {seed}" + (f", stem '{stem}'" if stem != "imagenet" else "")
+    return encode(model, name, layers, size or native, source=source, note=note, resize=resize, mean=mean, std=std)
 
 
-def create(name: str, weights: str | None = None, seed: int = 0, classes: int | None = None) -> tuple[nn.Module, int]:
-    """The torchvision model and the side in pixels it was trained for."""
+def create(
+    name: str,
+    weights: str | None = None,
+    seed: int = 0,
+    classes: int | None = None,
+    stem: Stem = "imagenet",
+    padding: Padding = "torch",
+) -> tuple[nn.Module, int]:
+    """The torchvision model and the side in pixels it was trained for; stem and padding as in `resnets`."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -60,7 +75,8 @@ def create(name: str, weights: str | None = None, seed: int = 0, classes: int | 
     extra: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     with seeded(seed):
         if weights is None:
-            return models.get_model(name, weights=None, **extra).eval(), native
+            made = reform(models.get_model(name, weights=None, **extra), name, stem, padding)
+            return made.eval(), native if stem == "imagenet" else 32
         with downloading(f"tv:{name}(weights='{weights}')", "weights=None for random weights", "download.pytorch.org"):
             return models.get_model(name, weights=weights).eval(), native
 

@@ -1,36 +1,58 @@
 """Files of weights, read without running anything: safetensors, npz without pickles, torch's own with `weights_only`.
 
-`read_weights` gives what is in the file, `state_in` finds the state dict under the keys that people wrap it in.
+`read_weights` gives what is in the file, `tensors_in` every tensor of it that may be a network's, under its path in the file.
+What a training script stored besides (its settings, counters, optimizers) is read as nothing or left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hardsight.encoders.layouts import SKIPPED
 from hardsight.errors import WeightsError
 
 State = dict[str, Tensor]
 # fmt: off
-WRAPPERS = (
-    "state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "net", "network", "encoder",
-    "backbone", "params", "weights", "module", "ema_state_dict", "model_ema",
+SETTINGS = (
+    "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.dtypes.Float64DType",
+    "numpy.dtypes.Float32DType", "numpy.dtypes.Int64DType",
+    "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata", "omegaconf.nodes.AnyNode", "omegaconf.nodes.StringNode", "omegaconf.nodes.IntegerNode",
+    "omegaconf.nodes.FloatNode", "omegaconf.nodes.BooleanNode", "typing.Any", "builtins.dict", "builtins.list", "builtins.int",
+    "collections.defaultdict", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 )
 # fmt: on
-"""Keys that a state dict is found under, the first that is there: of DINO's two networks the teacher, the one evaluated."""
+"""Classes that settings and counters are pickled as: solo-learn's omegaconf, DINO's and MAE's arguments, numpy's scalars. A
+`Nothing` stands in for each, so that none of their code runs; nothing in them is used."""
+
+
+class Nothing:
+    """Takes whatever an unpickler gives it, and keeps none of it."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Nothing:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 def read_weights(place: Path) -> object:
     """What is in the file, without running any code.
 
-    Raises `WeightsError`, one line.
+    Raises `WeightsError`, one line; of a file that would have to run code, it says what to do where that code is trusted.
     """
     if not place.is_file():
         raise WeightsError(f"there is no file {place}" + ("; it is a folder" if place.is_dir() else ""))
@@ -44,43 +66,52 @@ def read_weights(place: Path) -> object:
 
             with numpy.load(place, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # DINO's and MAE's files keep their arguments in a Namespace; the warning is of pickles' protocol 4
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(place, map_location="cpu", weights_only=True)
+        stand_ins: list[Any] = [(Nothing, name) for name in SETTINGS]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles' protocol 4
+            mapped = zipfile.is_zipfile(place)  # of a checkpoint with an optimizer, only what is used is read
+            return torch.load(place, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or "Unsupported" in str(error):
-            what = f" ({named[1]})" if named else ""
+            what = f" of {named[1]}" if named else ""
             raise WeightsError(
-                f"{place} is refused: it would run code{what} when read; save its state dict as safetensors"
+                f"{place} is refused: it holds an object{what}, and would run code when read; where you trust it, "
+                "torch.load it with weights_only=False and save its state_dict() as safetensors"
             ) from None
         raise WeightsError(f"{place} is not a checkpoint that torch can read: {_line(error)}") from None
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{place} is refused: a TorchScript archive would run code when read; where you trust it, "
+                "save torch.jit.load(..).state_dict() as safetensors"
+            ) from None
         raise WeightsError(f"{place} cannot be read as {place.suffix or 'a checkpoint'}: {_line(error)}") from None
 
 
-def state_in(stored: object, place: Path, key: str = "") -> tuple[State, str]:
-    """The state dict within what a file holds, and the key that it was under ('' for none).
+def tensors_in(stored: object, place: Path, key: str = "") -> State:
+    """Every tensor within what a file holds, under its path (`state_dict.module.conv1.weight`); optimizers and such left out.
 
-    Raises `WeightsError`, which lists the keys that there are.
+    key: where to look (`state_dict`, `a.b`), not part of the paths then. Raises `WeightsError`, which lists what is there.
     """
-    if key:
-        for part in key.split("."):
-            if not isinstance(stored, Mapping) or part not in stored:
-                raise WeightsError(f"{place} has no '{key}'; there is {_listed(stored)}")
-            stored = stored[part]
-    path = [key] if key else []
-    while isinstance(stored, Mapping):
-        tensors = {str(name): value for name, value in stored.items() if isinstance(value, Tensor)}
-        if len(tensors) > len(stored) / 2:
-            return tensors, ".".join(path)
-        inner = next((name for name in WRAPPERS if isinstance(stored.get(name), Mapping)), None)
-        if inner is None:
-            break
-        stored = stored[inner]
-        path.append(inner)
-    raise WeightsError(f"{place} holds no state dict where they usually are; say key=..., there is {_listed(stored)}")
+    for part in key.split(".") if key else ():
+        if not isinstance(stored, Mapping) or part not in stored:
+            raise WeightsError(f"{place} has no '{key}'; there is {_listed(stored)}")
+        stored = stored[part]
+    found = dict(_flat(stored, "")) if isinstance(stored, Mapping) else {}
+    if not found:
+        raise WeightsError(f"{place} holds no state dict; there is {_listed(stored)}; say key=...")
+    return found
+
+
+def _flat(stored: Mapping[Any, Any], before: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in stored.items():
+        if not isinstance(name, str) or SKIPPED.fullmatch(name):
+            continue
+        if isinstance(value, Tensor):
+            yield before + name, value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name}.")
 
 
 def _listed(stored: object) -> str:

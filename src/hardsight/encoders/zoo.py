@@ -1,6 +1,7 @@
 """The zoo: encoders by short names, `zoo:made_simclr`, listed in `zoo.toml` beside this file. Weights: one entry there.
 
-An entry is a file within the package, whose SHA-256 is checked before it is read, or the spec of a public encoder.
+An entry is a file within the package, whose SHA-256 is checked before it is read, or the spec of a public encoder: with the
+architecture, normalization and licence that its publisher states, and the address to fetch it from where no library does.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardsight.catalog import build, register
+from hardsight.catalog import build, complete, register
 from hardsight.errors import SpecError, WeightsError, nearest
+from hardsight.spec import Call, override, read
 
 if TYPE_CHECKING:
     from hardsight.encoders.base import Encoder
@@ -22,21 +24,27 @@ HERE = Path(__file__).parent
 
 
 @register
-def zoo(name: str) -> Encoder:
+def zoo(name: str, size: int | None = None, resize: int | None = None, layers: tuple[int, ...] | None = None) -> Encoder:
     """An encoder of the zoo; `hardsight list encoders` shows the names.
 
-    Raises `SpecError` for an unknown name, `WeightsError` where its weights are missing or not the ones that were listed.
+    size, resize, layers: instead of the entry's own, as its source has them; with `resize=224` an attack moves the image at
+    its own size, and the encoder enlarges it. Raises `SpecError` for an unknown name or an argument that the entry's source
+    lacks, `WeightsError` where its weights are missing or not the ones that were listed.
     """
     entry = _entry(name)
-    if "spec" in entry:
-        try:
-            encoder = build(entry["spec"], "Encoder")
-        except WeightsError as error:
-            raise WeightsError(f"zoo:{name} ({entry['what']}): {error}") from error
+    if "file" in entry:
+        call = Call("file", (("path", str(_verified(name, entry))), ("arch", entry["arch"])))
     else:
-        from hardsight.encoders.checkpoint import file
-
-        encoder = file(str(_verified(name, entry)), entry["arch"])
+        call = read(entry["spec"])
+    call = complete(call, "Encoder")
+    for key, value in (("size", size), ("resize", resize), ("layers", layers)):
+        if value is not None:
+            call = override(call, key, value)
+    try:
+        encoder = build(call, "Encoder")
+    except WeightsError as error:
+        where = f"; fetch it from {entry['url']}" if "url" in entry and "there is no file" in str(error) else ""
+        raise WeightsError(f"zoo:{name} ({entry['what']}): {error}{where}") from error
     card = encoder.card
     licence = entry.get("licence", card.licence)
     note = "; ".join(text for text in (entry.get("note", ""), card.note) if text)
@@ -45,7 +53,7 @@ def zoo(name: str) -> Encoder:
 
 
 def known() -> list[dict[str, Any]]:
-    """Every entry with its name, in the file's order: spec or file, what, licence, and dim and recipe where told."""
+    """Every entry with its name, in the file's order: spec or file, what, licence, dim, and url, note, recipe where told."""
     return [{"name": name, **entry} for name, entry in _table().items()]
 
 

@@ -1,0 +1,231 @@
+"""How public checkpoints name an encoder's weights, as tables: what to strip, whose network, what is a head, what to rename.
+
+`naming` reads these tables; a new layout is a new row. Every row names the file that writes or reads such checkpoints, as it
+was in November 2026; a row whose source says "unverified" was written from a description and not from the code.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+Role = Literal["student", "teacher"]
+"""student: the network that gradients train (query, online, context). teacher: its moving average (key, target, EMA)."""
+
+# fmt: off
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "_orig_mod", "net", "network", "params", "weights",
+    "classy_state_dict", "base_model",
+)
+"""Words before an encoder's keys that mean nothing: wrappers of checkpoints, DataParallel, DDP and `torch.compile`."""
+
+NAMES = (
+    "backbone", "encoder", "trunk", "_feature_blocks", "visual", "vision_model", "vision_encoder", "image_encoder", "vit",
+    "feature_extractor", "convnet", "resnet", "body", "f",
+)
+"""What people call the encoder within a larger module: solo-learn, lightly, VISSL, CLIP, AndrewAtanov's, leftthomas's SimCLR."""
+
+SKIPPED = re.compile(
+    r"(optim\w*|opt|opt_state_dict|amp|(fp16_|grad_)?scaler|(lr_)?schedulers?|rng_state|args|config|hparams|hyper_parameters"
+    r"|callbacks|loops|meta|message_hub|(dino|ibot)_loss|epoch|iter|step|loss|(best_)?acc\w*)"
+)
+"""Parts of a checkpoint that are no network's weights; not looked into."""
+# fmt: on
+
+
+class Pair(NamedTuple):
+    """Two networks that one checkpoint holds, by the word in front of each, and whose features its authors evaluate.
+
+    An empty word stands for a network with no such word at all.
+    """
+
+    student: str
+    teacher: str
+    evaluated: Role
+    source: str
+
+
+PAIRS = (
+    Pair(
+        "student", "teacher", "teacher", "facebookresearch/dino eval_knn.py, dinov2 eval/setup.py; bytedance/ibot README.md"
+    ),
+    Pair("student_backbone", "teacher_backbone", "teacher", "lightly-ai/lightly benchmarks/imagenet/vitb16/dinov2.py"),
+    Pair("student_backbone", "backbone", "teacher", "lightly-ai/lightly benchmarks/imagenet/resnet50/dino.py"),
+    Pair("encoder_q", "encoder_k", "student", "facebookresearch/moco main_lincls.py; PKU-ML/DYNACL train_DynACL.py"),
+    Pair("base_encoder", "momentum_encoder", "student", "facebookresearch/moco-v3 main_lincls.py"),
+    Pair("online_network", "target_network", "student", "yaox12/BYOL-PyTorch model/byol_model.py"),
+    Pair("online_network_state_dict", "target_network_state_dict", "student", "sthalles/PyTorch-BYOL trainer.py"),
+    Pair("online_encoder", "target_encoder", "student", "lucidrains/byol-pytorch byol_pytorch.py"),
+    Pair("encoder", "target_encoder", "teacher", "facebookresearch/ijepa src/train.py, jepa and vjepa2 configs/evals"),
+    Pair("encoder", "momentum_encoder", "student", "vturrisi/solo-learn main_linear.py, its checkpoints before 2022"),
+    Pair(
+        "backbone", "momentum_backbone", "student", "vturrisi/solo-learn main_linear.py; pantheon5100/DeACL adv_finetune.py"
+    ),
+    Pair("backbone", "backbone_momentum", "student", "lightly-ai/lightly examples/pytorch_lightning/byol.py"),
+    Pair("backbone", "teacher_backbone", "student", "lightly-ai/lightly benchmarks/imagenet/resnet50/byol.py"),
+    Pair("backbone", "key_backbone", "student", "lightly-ai/lightly benchmarks/imagenet/resnet50/mocov2.py"),
+    Pair("backbone", "target_net", "student", "open-mmlab/mmselfsup models/algorithms/byol.py"),
+    Pair("backbone", "encoder_k", "student", "open-mmlab/mmselfsup models/algorithms/moco.py"),
+    Pair("backbone", "momentum_encoder", "student", "open-mmlab/mmselfsup models/algorithms/mocov3.py"),
+    Pair("", "model_ema", "teacher", "timm models/_helpers.py, load_state_dict(use_ema=True)"),
+    Pair("", "state_dict_ema", "teacher", "timm models/_helpers.py, load_state_dict(use_ema=True)"),
+    Pair("", "ema_state_dict", "teacher", "unverified"),
+    Pair("", "ema", "teacher", "unverified"),
+    Pair("", "gram_teacher", "student", "facebookresearch/dinov3 train/ssl_meta_arch.py"),
+)
+"""In this order; the first pair of which a checkpoint holds both. Self-distillation is evaluated by its teacher, momentum
+contrast and BYOL by the network that is trained."""
+
+ROLES: dict[str, Role] = {
+    **{pair.teacher: "teacher" for pair in PAIRS if pair.teacher != "backbone"},
+    **{pair.student: "student" for pair in PAIRS if pair.student not in ("", "backbone", "encoder")},
+}
+"""What a word in front of the keys says of a network that stands alone."""
+
+PROJECTING = ROLES.keys() - {pair.teacher for pair in PAIRS if not pair.student}
+"""Words of networks that were trained by comparing projections: what they have in a classifier's place is none."""
+
+HEADS: tuple[tuple[str, str], ...] = (
+    (
+        r"\w*proj(ec|e)t\w*|\w*proj(_head)?",
+        "projectors: SimCLR, Barlow Twins, VICReg, solo-learn; `projetion` in BYOL's ports; CLIP",
+    ),
+    (r"\w*predict\w*", "predictors: BYOL, SimSiam, MoCo v3, I-JEPA"),
+    (
+        r"\w*heads?\w*|neck|last_layer|mlp_head",
+        "DINO, iBOT, lightly, VISSL, mmselfsup, AdvCL's head_ce, head_proj, head_pred",
+    ),
+    (
+        r"fc(_\d+)?|linear\w*|\w*classifier\w*|g",
+        "classifiers and projections in their place: MoCo, ACL, RoCL, leftthomas's SimCLR",
+    ),
+    (r"\w*prototypes?\d*|queue\w*|center", "SwAV, DeepCluster v2, MoCo, solo-learn, lightly"),
+    (r"mask_token|masked_embed|decoder\w*", "MAE, DINOv2, DINOv3, iBOT"),
+    (
+        r"momentum_\w+|\w+_momentum|bn|criterion\w*|\w*_loss\d*",
+        "moving averages of heads; Barlow Twins' last norm; losses' buffers",
+    ),
+    (r"local_cls_norm", "DINOv3: of local crops, never used in evaluation"),
+)
+"""Patterns of the first word of a part that is no encoder, and where it comes from. What matches none of them is refused."""
+
+TEXT = re.compile(
+    r"transformer|token_embedding|positional_embedding|ln_final|text\w*|logit_(scale|bias)|attn_mask|attnpool_text"
+)
+"""The other tower of CLIP: openai/CLIP clip/model.py, mlfoundations/open_clip."""
+
+RECOMPUTED = re.compile(
+    r".*(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids|bias_mask|rope_embed.periods)"
+)
+"""Buffers that a network computes for itself, so that a file may lack them or hold them."""
+
+NORMALIZERS = {"normalize.mean": "mean", "normalize.std": "std"}
+"""Buffers [3] or [1, 3, 1, 1] in which a network carries its own normalization, within it (ACL, DynACL, DeACL) or before it
+(RobustBench/robustbench architectures/utils_architectures.py)."""
+
+NORMS = {"normal": "0", "adv": "1", "adv_ce": "2"}
+"""Dual batch norm: the place in `bn_list` of each norm's name. VITA-Group/Adversarial-Contrastive-Learning, PKU-ML/DYNACL:
+`['normal', 'pgd']`; LijieFan/AdvCL: `['normal', 'pgd', 'pgd_ce']`. All three evaluate 'pgd', which we call "adv": readme.md and
+README.md of the first two, `--bnNameCnt 1`; `load_BN_checkpoint` of the third."""
+
+
+class Naming(NamedTuple):
+    """Regular expressions and what to put in their place, in order, that make an encoder's keys those of timm or torchvision.
+
+    needs: an option that the architecture must have, which no shape shows.
+    """
+
+    name: str
+    rules: tuple[tuple[str, str], ...]
+    source: str
+    needs: tuple[str, str] | None = None
+
+
+def _stages(first: int, stem: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """A ResNet as an unnamed sequence: the stem's parts from 0, and the four stages from `first` on."""
+    rules = [(rf"^{place}\.", f"{name}.") for place, name in enumerate(stem)]
+    return (*rules, *((rf"^{first + stage}\.(\d)", rf"layer{stage + 1}.\1") for stage in range(4)))
+
+
+SHORTCUT = (r"\.shortcut\.", ".downsample.")
+NAMINGS = (
+    Naming(
+        "shortcut",
+        (SHORTCUT,),
+        "kuangliu/pytorch-cifar's blocks: Kim-Minseon/RoCL src/models/resnet.py, LijieFan/AdvCL models/resnet_cifar.py",
+    ),
+    Naming(
+        "dual batch norm",
+        ((r"downsample\.conv\.", "downsample.0."), (r"downsample\.bn\.", "downsample.1."), (r"\.bn_list\.", "."), SHORTCUT),
+        "VITA-Group/Adversarial-Contrastive-Learning models/resnet_multi_bn.py; PKU-ML/DYNACL, LijieFan/AdvCL the same",
+    ),
+    Naming(
+        "a sequence of a ResNet's parts",
+        _stages(4, ("conv1", "bn1")),
+        "lightly-ai/lightly examples/, yaox12 and sthalles BYOL",
+    ),
+    Naming("a sequence of a ResNet's parts without pool", _stages(3, ("conv1", "bn1")), "leftthomas/SimCLR model.py"),
+    Naming(
+        "a sequence of lightly's ResNet",
+        (*_stages(2, ("conv1", "bn1")), SHORTCUT),
+        "lightly-ai/lightly lightly/models/resnet.py: its ReLU is no part of it, so the sequence has none in the stem",
+        ("stem", "cifar_bare"),
+    ),
+    Naming(
+        "DINOv2's chunks of blocks",
+        ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),),
+        "facebookresearch/dinov2 models/vision_transformer.py",
+    ),
+    Naming(
+        "deit3's layer scale",
+        ((r"\.gamma_(\d)$", r".ls\1.gamma"),),
+        "bytedance/ibot models/vision_transformer.py, init_values",
+    ),
+    Naming(
+        "CLIP's image tower (OpenAI's, and those made from it, want an architecture with quickgelu in its name)",
+        (
+            (r"^conv1\.", "patch_embed.proj."),
+            (r"^class_embedding$", "cls_token"),
+            (r"^positional_embedding$", "pos_embed"),
+            (r"^ln_pre\.", "norm_pre."),
+            (r"^ln_post\.", "norm."),
+            (r"^transformer\.resblocks\.", "blocks."),
+            (r"\.ln_([12])\.", r".norm\1."),
+            (r"\.attn\.in_proj_", ".attn.qkv."),
+            (r"\.attn\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+            (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+        ),
+        "openai/CLIP clip/model.py; chs20/RobustVLM train/adversarial_training_clip.py saves it without a prefix",
+    ),
+    Naming(
+        "SimCLR v2's ResNet",
+        (
+            (r"^net\.0\.0\.", "conv1."),
+            (r"^net\.0\.1\.0\.", "bn1."),
+            (r"^net\.(\d)\.blocks\.", r"layer\1."),
+            (r"\.projection\.shortcut\.", ".downsample.0."),
+            (r"\.projection\.bn\.0\.", ".downsample.1."),
+            *((rf"\.net\.{2 * place}\.", f".conv{place + 1}.") for place in range(3)),
+            *((rf"\.net\.{2 * place + 1}\.0\.", f".bn{place + 1}.") for place in range(3)),
+        ),
+        "Separius/SimCLRv2-Pytorch resnet.py, without selective kernels",
+    ),
+)
+"""Tried where the keys as they stand don't fit; what makes most of them fit is taken. timm's own converters come last: they
+know DINOv2's and DINOv3's registers, and translate position embeddings to another size."""
+
+HINTS = (
+    (
+        r"conv1\.weight",
+        lambda shape: tuple(shape[-2:]) == (3, 3),
+        "its 3x3 stem is a CIFAR form: arch='tv:resnet18', options={'stem': 'cifar'}",
+    ),
+    (
+        r"patch_embed\.proj\.weight",
+        lambda shape: len(shape) == 5,
+        "it is an encoder of clips, [B, 3, T, H, W], and not of images",
+    ),
+    (r"pos_embed|patch_embed\.proj\.weight", lambda shape: len(shape) < 5, "it may be for another size or patch"),
+)
+"""What the shape of a weight that does not fit says: key, a test of its shape in the file, and a hint."""
