@@ -39,8 +39,8 @@ def estimate(runner: Bench) -> dict[str, Any]:
 def _seconds_a_pass(runner: Bench, cell: Cell) -> float:
     """Of one image forward and backward: the least of three timings of a small batch, after one to warm up."""
     encoder = load_encoder(cell.encoder, device=runner.device)
-    size = runner.plan.data[cell.data].card.size
-    x = torch.rand(8, 3, *size, device=runner.device)
+    card = runner.plan.data[cell.data].card
+    x = torch.rand(8, 3, *([card.frames] if card.frames else []), *card.size, device=runner.device)
     objective = against(lambda x: encoder(x).pooled, lambda output, target, progress: output.square().sum(1))
     times = []
     with still(encoder):

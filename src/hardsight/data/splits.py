@@ -18,7 +18,8 @@ MEMORY = 2**30
 """Bytes that one split of files may keep; what comes after is read anew on each visit."""
 
 Read = Callable[[int], tuple[np.ndarray, dict[str, np.ndarray]]]
-"""A place to its image, uint8 [H, W, 3], and its targets: label and mask as integers of any width, depth as float32."""
+"""A place to its image, uint8 [H, W, 3], a clip [T, H, W, 3], and its targets: label and mask as integers of any width, depth
+as float32."""
 
 
 class Files:
@@ -41,7 +42,7 @@ class Files:
 
     def _fresh(self, place: int) -> tuple[Tensor, dict[str, Tensor]]:
         pixels, extra = self._read(place)
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
         target = {name: torch.from_numpy(np.array(value)) for name, value in extra.items()}
         size = sum(part.numel() * part.element_size() for part in (image, *target.values()))
         if size <= self._room:

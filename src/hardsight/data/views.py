@@ -30,9 +30,13 @@ class Views:
     flip: bool = True
 
     def __call__(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """One view of each of the images x [B, 3, H, W] in [0, 1], of the same size, in [0, 1]."""
-        x = self._crop(x, rng)
-        return self._colour(x, rng).clamp(0, 1)
+        """One view of each of the images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1], of the same size, in [0, 1].
+
+        A clip's frames share one draw: they are cropped as channels of one image, and coloured as parts of a tall one.
+        """
+        shape = x.shape
+        x = self._crop(x.flatten(1, -3), rng).view(shape)
+        return self._colour(x.flatten(2, -2), rng).clamp(0, 1).view(shape)
 
     def _crop(self, x: Tensor, rng: torch.Generator) -> Tensor:
         count = len(x)

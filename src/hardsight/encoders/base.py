@@ -110,7 +110,7 @@ class Encoder(nn.Module):
         pixels = (pixels - self.mean) / self.std
         seen = self.body(pixels, (*self.dense_layers, *layers))
         count = len(self.dense_layers)
-        dense = _join(seen.maps[:count])
+        dense = join(seen.maps[:count])
         if dense is not None and not self.card.resize:  # a strided convolution's last cells may reach past the image
             rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
             covered = max(covered[0], rows), max(covered[1], columns)
@@ -143,7 +143,7 @@ def _round_to(side: float, multiple: int) -> int:
     return round(side / multiple) * multiple
 
 
-def _join(maps: tuple[Tensor, ...]) -> Tensor | None:
+def join(maps: tuple[Tensor, ...]) -> Tensor | None:
     """Maps of several layers as one [B, sum of D, h, w] at the finest of their grids."""
     if not maps:
         return None

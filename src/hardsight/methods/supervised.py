@@ -28,6 +28,9 @@ class Supervised:
 
 
 @register
-def supervised(least: float = 0.5, jitter: float = 0.2) -> Method:
-    """Cross-entropy with labels; least: the least share of the area in a crop, jitter: the greatest change of colour."""
-    return Supervised(Views(scale=(least, 1.0), jitter=jitter, grey=0.0))
+def supervised(least: float = 0.5, jitter: float = 0.2, flip: bool = True) -> Method:
+    """Cross-entropy with labels; least: the least share of the area in a crop, jitter: the greatest change of colour.
+
+    flip: whether views are mirrored at random; not where left and right are classes.
+    """
+    return Supervised(Views(scale=(least, 1.0), jitter=jitter, grey=0.0, flip=flip))
