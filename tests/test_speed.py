@@ -29,13 +29,20 @@ def test_contestants_find_the_same() -> None:
         tick=lambda *at: ticks.append(at),
     )
     names = [pace.name for pace in paces]
-    assert names == ["floor", "float32, every image stays", "float32", "bf16, every image stays", "bf16"]
+    assert names == [
+        "floor",
+        "attack alone, float32, every image stays",
+        "float32, every image stays",
+        "float32",
+        "bf16, every image stays",
+        "bf16",
+    ]
     assert paces[0].ratio == 1.0
     assert paces[0].score is None
     by_name = {pace.name: pace for pace in paces}
     assert by_name["float32"].score == by_name["float32, every image stays"].score
     assert by_name["float32"].queries < by_name["float32, every image stays"].queries == 6
-    assert ticks[-1] == (15, 15)
+    assert ticks[-1] == (18, 18)
 
 
 def test_gradient_steps_leave_out_looks() -> None:

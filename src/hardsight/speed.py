@@ -52,7 +52,9 @@ def speed(
     tick: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Pace]:
-    """Times the floor, the attack with every image staying to the end, and the attack as it is, in float32 and in bf16.
+    """Times the floor, the attack alone with every image staying to its end, and evaluations with it, in float32 and in bf16.
+
+    An evaluation reads the verdict anew, in float32; images that have fallen leave it where the attack has early exit.
 
     x [B, 3, H, W] in [0, 1], y its targets. ratio: the median over rounds of seconds over the same round's floor; spread its
     least and greatest. clock: `time.process_time` counts this process's own seconds, where others keep the machine busy. Memory is the allocator's peak above what was held before, measured in a round of its own.
@@ -65,7 +67,11 @@ def speed(
     def contestant(attack: Attack, precision: Precision) -> Callable[[], Any]:
         return lambda: evaluate(system, attack, threat, x, y, ["?"] * len(x), noise.generator("speed", seed), precision)[0]
 
+    def alone() -> None:
+        whole(system, x, y, threat, noise.generator("speed", seed))
+
     whole = staying(attack)
+    runs["attack alone, float32, every image stays"] = alone
     if whole is not attack:
         runs["float32, every image stays"] = contestant(whole, "float32")
     runs["float32"] = contestant(attack, "float32")
