@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,11 +39,11 @@ def toy_encoder(seed: int = 0) -> Encoder:
 
 
 def toy_card() -> DataCard:
-    return DataCard("toy", ("label", "mask", "depth"), (16, 16), CLASSES, MASKS, max_depth=10.0)
+    return DataCard("toy", ("label", "mask", "depth", "boxes"), (16, 16), CLASSES, MASKS, max_depth=10.0)
 
 
-def toy_target(task: Task, count: int, size: int = 16, seed: int = 1) -> torch.Tensor:
-    """Targets of that task, with ignored pixels and unmeasured depth among them."""
+def toy_target(task: Task, count: int, size: int = 16, seed: int = 1) -> Any:
+    """Targets of that task, with ignored pixels and unmeasured depth among them, and an image without boxes."""
     rng = torch.Generator().manual_seed(seed)
     if task.name == "classify":
         return torch.randint(0, len(CLASSES), (count,), generator=rng)
@@ -50,6 +51,11 @@ def toy_target(task: Task, count: int, size: int = 16, seed: int = 1) -> torch.T
         mask = torch.randint(0, len(MASKS), (count, size, size), generator=rng)
         mask[:, :2] = 255
         return mask
+    if task.name == "detect":
+        quarters = torch.tensor([[1.0, 1, 6, 7], [9, 0, 16, 5], [0, 8, 7, 15], [8, 9, 13, 14]])
+        chosen = [torch.rand(4, generator=rng) < 0.6 * (place > 0) for place in range(count)]
+        classes = torch.randint(0, len(CLASSES), (count, 4), generator=rng)
+        return [{"boxes": quarters[one], "labels": classes[place][one]} for place, one in enumerate(chosen)]
     depth = 0.5 + 8 * torch.rand(count, size, size, generator=rng)
     depth[:, :, :2] = 0
     return depth
@@ -62,9 +68,11 @@ def toy_images(count: int, size: int = 16, seed: int = 2) -> torch.Tensor:
 def toy_system(task: Task, seed: int = 0) -> System:
     encoder = toy_encoder(seed)
     head = task.head(encoder, toy_card())
-    rng = torch.Generator().manual_seed(seed + 7)
+    # A head four layers deep would say nothing but 0 and 1 at full size.
+    start, spread = (9, 0.4) if task.name == "detect" else (7, 1.0)
+    rng = torch.Generator().manual_seed(seed + start)
     for parameter in head.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=rng)
+        parameter.data = spread * torch.randn(parameter.shape, generator=rng)
     return System(encoder, head.eval().requires_grad_(False), task)
 
 

@@ -98,3 +98,17 @@ def test_unsigned_losses_are_refused_by_fab() -> None:
         build("attack(fab, loss=ce)", "Attack")
     with pytest.raises(SpecError, match="restarts walks"):
         build("attack(restarts(fab(start=halfway), 2), loss=ce)", "Attack")
+
+
+def test_a_warm_start_begins_where_the_first_attack_ended() -> None:
+    system = toy_system(build("segment", "Task"))
+    x, y, threat = toy_images(COUNT), toy_target(system.task, COUNT), build("linf(4/255)", "Threat")
+    rng = torch.Generator().manual_seed
+    first, warm = build("embed(steps=5)", "Attack"), build("warm(embed(steps=5), attack(pgd(0), loss=segpgd_ce))", "Attack")
+    found = warm(system, x, y, threat, rng(0))
+    assert torch.allclose(found.x_adv, first(system, x, y, threat, rng(0)).x_adv, atol=1e-6)
+    assert found.queries.tolist() == [7] * COUNT
+    longer = build("warm(embed(steps=5), segpgd(steps=5))", "Attack")(system, x, y, threat, rng(0))
+    assert (longer.error >= found.error).all()
+    with pytest.raises(SpecError, match="one search"):
+        build("warm(embed, autoattack)", "Attack")

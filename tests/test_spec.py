@@ -153,9 +153,9 @@ def test_defaults_are_frozen() -> None:
         "depthpgd": "depthpgd(steps=20, step=0.25)",
         "classpgd": "classpgd(steps=20, step=0.25)",
         "restarts": "restarts(search=pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False), count=5)",
-        "classify": "classify(head='linear')",
-        "segment": "segment(head='linear')",
-        "depth": "depth(head='bins', bins=256, low=0.1, high=None)",
+        "classify": "classify(head='linear', k=20, temperature=0.07)",
+        "segment": "segment(head='linear', window=None, stride=None)",
+        "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None)",
         "made": "made(size=64, seed=0, train=10000, test=2000)",
         "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None)",
     }

@@ -128,7 +128,8 @@ def test_ties_go_to_the_first_and_the_choice_is_the_same_every_time() -> None:
             "depth",
             lambda rng, hits: {
                 "pixels": np.full(20, 9.0),
-                **{key: rng.random(20) for key in ("squared", "relative", "log10")},
+                **{key: rng.random(20) for key in ("squared", "relative", "log10", "image_rmse", "image_silog")},
+                "images": np.ones(20),
                 **{key: rng.integers(0, 10, 20) for key in ("delta1", "delta2", "delta3")},
             },
         ),

@@ -129,6 +129,8 @@ class Single:
 
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
         """What the search raises on images x with targets y; y may be None where the aim needs no label."""
+        measured = getattr(system.task, "measured", None)
+        y = y if y is None or measured is None else measured(y)
         where = system.task.reads if self.where == "embedding" else self.where
         read: Callable[[Tensor], Any]
         if isinstance(where, int):
@@ -144,11 +146,45 @@ class Single:
         return against(read, loss, judged, self.aim(read, x, y), y)
 
     def __call__(
-        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+        self,
+        system: System,
+        x: Tensor,
+        y: Any,
+        threat: Threat,
+        rng: torch.Generator | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
+        """start: where to begin, in place of the search's own start."""
         check_pixels(x)
         with still(system.encoder, system.head):
-            return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng)
+            return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Two attacks in turn on all images: the second begins at what the first found."""
+
+    first: Attack
+    second: Single
+
+    @property
+    def passes(self) -> int:
+        return self.first.passes + self.second.passes
+
+    def fits(self, task: Task) -> bool:
+        return self.first.fits(task) and self.second.fits(task)
+
+    def prepare(self, lab: Lab) -> Warm:
+        return replace(self, first=prepared(self.first, lab))
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        before = self.first(system, x, y, threat, rng)
+        found = self.second(system, x, y, threat, rng, before.x_adv)
+        return found._replace(
+            queries=found.queries + before.queries, flat=found.flat + before.flat, halted=found.halted | before.halted
+        )
 
 
 @dataclass(frozen=True)
@@ -262,6 +298,14 @@ def attack(
     where: what the loss reads; "embedding" is the features the task reads, and a number is the map of that layer.
     """
     return Single(search, loss, where, aim)
+
+
+@register
+def warm(first: Attack, second: Attack) -> Attack:
+    """The second attack, begun where the first has led: warm(embed, segpgd) lets a label-free attack find the way in."""
+    if not isinstance(second, Single):
+        raise SpecError(f"warm hands a start to one search, and {name_of(second)} is several; name attack(search, loss=...)")
+    return Warm(first, second)
 
 
 @register

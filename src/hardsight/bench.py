@@ -24,6 +24,7 @@ from hardsight.checks.base import Case
 from hardsight.data import Data
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders import load_encoder
+from hardsight.encoders.adapt import seeded
 from hardsight.encoders.base import Encoder
 from hardsight.errors import DataError, StoreError
 from hardsight.evaluate import evaluate
@@ -32,7 +33,7 @@ from hardsight.metrics import of
 from hardsight.metrics.worst import counts_for, members_of
 from hardsight.metrics.worst import summary as worst_summary
 from hardsight.plan import Cell, Plan, attack_name, stamp
-from hardsight.probe import Bank, fit_probe, head_identity
+from hardsight.probe import Bank, fit_probe, head_identity, weights_of, with_weights
 from hardsight.spec import read, show
 from hardsight.store import Store, StoredCell, chunks, read_arrays, write_arrays, write_bytes, write_json
 from hardsight.tasks.base import System, Task
@@ -103,7 +104,8 @@ class Bench:
         task: Task = build(cell.task, "Task")
         data = self.plan.data[cell.data]
         head = task.head(encoder, data.card)
-        if not head.state_dict():
+        tunes = hasattr(build(cell.probe, "Probe"), "fit")
+        if not head.state_dict() and not tunes:
             return System(encoder, head.eval(), task)
         identity = head_identity(
             encoder,
@@ -114,23 +116,20 @@ class Bench:
         path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
         if path.exists():
             try:
-                head.load_state_dict(load_file(path))
+                return with_weights(encoder, task, data, cell.probe, load_file(path), self.device)
             except Exception as error:
                 raise StoreError(
                     f"cannot read the head {path}: {error}; delete that file, and the next run trains it again"
                 ) from None
-            return System(encoder, head.to(self.device).eval().requires_grad_(False), task)
         name = f"{encoder.card.name} · {task.name} head"
         with self.watch.bar(name, 1) as bar:
-            bank = self._bank(cell, encoder, bar)
+            bank = None if tunes else self._bank(cell, encoder, bar, getattr(head, "layers", ()))
             bar.images = 0
             started = time.monotonic()
-            system = fit_probe(encoder, task, data, cell.probe, cell.seed, self.device, bank, tick=bar)
-        weights = {name: value.detach().cpu().contiguous() for name, value in system.head.state_dict().items()}
-        write_bytes(path, save(weights))
-        write_json(
-            path.with_suffix(".json"), {**identity, "images": len(bank), "seconds": round(time.monotonic() - started, 2)}
-        )
+            system = fit_probe(encoder, task, data, cell.probe, cell.seed, self.device, bank, bar, self.on_error)
+        count = len(bank or choose(data.split("train"), build(cell.probe, "Probe").images))
+        write_bytes(path, save(weights_of(system, encoder)))
+        write_json(path.with_suffix(".json"), {**identity, "images": count, "seconds": round(time.monotonic() - started, 2)})
         return system
 
     def _encoder(self, cell: Cell) -> Encoder:
@@ -138,15 +137,16 @@ class Bench:
             self._encoders[cell.encoder] = load_encoder(cell.encoder, device=self.device)
         return self._encoders[cell.encoder]
 
-    def _bank(self, cell: Cell, encoder: Encoder, bar: Bar) -> Bank:
-        """Features of the training images, with dense ones if any task of the plan will read them."""
+    def _bank(self, cell: Cell, encoder: Encoder, bar: Bar, layers: tuple[int, ...] = ()) -> Bank:
+        """Features of the training images, with dense ones if any task of the plan will read them, or with those layers."""
         same = [c for c in self.plan.cells if (c.encoder, c.data) == (cell.encoder, cell.data)]
         dense = any(build(task, "Task").reads == "dense" for task in {c.task for c in same})
-        key = (cell.encoder, cell.data, cell.probe, dense)
+        key = (cell.encoder, cell.data, cell.probe, dense, layers)
         if key not in self._banks:
             images = self.plan.data[cell.data].split("train")
             places = choose(images, build(cell.probe, "Probe").images)
-            self._banks[key] = Bank(encoder, images, places, dense, self.device, self.on_error, tick=bar)
+            with seeded(noise.seed_of("bank", cell.encoder, cell.data)):
+                self._banks[key] = Bank(encoder, images, places, dense, self.device, self.on_error, bar, layers)
         return self._banks[key]
 
     def _measure(self, cell: Cell, bar: Bar) -> None:
@@ -156,7 +156,8 @@ class Bench:
         data = self.plan.data[cell.data]
         images = data.split(cell.split)
         stored = self.store.open(cell.id, self._what(cell, system.encoder, data, threat))
-        attack = prepared(attack, self._lab(cell, system, threat))
+        with seeded(noise.seed_of(cell.id, "lab")):
+            attack = prepared(attack, self._lab(cell, system, threat))
         places, started, skipped = choose(images, cell.count), time.monotonic(), []
         for place, span in chunks(cell.count, cell.chunk):
             if not stored.has(place):
@@ -168,7 +169,8 @@ class Bench:
                 rng = noise.generator(cell.id, place)
                 x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
                 keep = self.gallery if place == 0 else 0
-                rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
+                with seeded(noise.seed_of(cell.id, place, "model")):  # an encoder may draw too: fresh crops
+                    rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
                     write_arrays(stored.path / "gallery.npz", seen)
                 stored.write_chunk(place, rows)
@@ -188,7 +190,8 @@ class Bench:
             return
         x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
         case = Case(system, build(cell.attack, "Attack"), threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
-        found = audit(case)
+        with seeded(noise.seed_of(cell.id, "audit")):
+            found = audit(case)
         write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
         write_json(stored.path / "audit.json", found)
         name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"

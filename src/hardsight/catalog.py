@@ -26,7 +26,25 @@ from typing import Any, TypeVar
 from hardsight.errors import SpecError, nearest
 from hardsight.spec import Call, Value, eps_of, read, read_value, show
 
-FAMILIES = ("threats", "losses", "search", "encoders", "data", "tasks", "methods", "aim", "attack", "beyond", "presets", "suites", "checks", "probe")
+FAMILIES = (
+    "threats",
+    "losses",
+    "search",
+    "encoders",
+    "data",
+    "tasks",
+    "methods",
+    "aim",
+    "attack",
+    "beyond",
+    "corruptions",
+    "natural",
+    "presets",
+    "suites",
+    "checks",
+    "probe",
+    "protocols",
+)
 LIFTS = {("Attack", "Search"): ("attack", "search")}
 """Where an Attack is wanted and a Search stands, the plain attack with that search is meant: `--attack pgd(steps=50)`."""
 

@@ -18,6 +18,8 @@ from hardsight.tasks.base import System
 from hardsight.threats.base import Threat
 
 Precision = Literal["float32", "bf16"]
+STRIP = 4
+"""Frames of a clip that the gallery shows."""
 
 
 def evaluate(
@@ -31,7 +33,7 @@ def evaluate(
     precision: Precision = "float32",
     gallery: int = 0,
 ) -> tuple[Rows, Rows | None]:
-    """Attacks images x [B, 3, H, W] in [0, 1] with targets y, and judges what came of it.
+    """Attacks images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1] with targets y, and judges what came of it.
 
     Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...], and
     "members.<name>.<key>" where a suite keeps each member's outcome) and, of the first `gallery` images, what a person would
@@ -89,8 +91,12 @@ def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids:
     def image(pixels: Tensor) -> np.ndarray:
         return _numpy((pixels * 255).round().byte().permute(0, 2, 3, 1))
 
-    def picture(values: Tensor) -> np.ndarray:
+    def picture(values: Any) -> np.ndarray:
+        if isinstance(values, list):
+            return _boxes(values)
         return _numpy(values.byte() if system.task.name == "segment" else values)
+
+    x, x_adv = _side_by_side(x), _side_by_side(x_adv)
 
     return {
         "id": np.array(ids[: len(x)]),
@@ -100,6 +106,24 @@ def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids:
         "target": picture(y),
         "answer": picture(system.task.answer(output)[: len(x)]),
     }
+
+
+def _boxes(answers: list[dict[str, Tensor]]) -> np.ndarray:
+    """The boxes of n images as one array [n, N, 6]: x1 y1 x2 y2 in pixels, the class, -1 where there is no box, the score."""
+    found = np.full((len(answers), max(len(one["labels"]) for one in answers), 6) if answers else (0, 0, 6), -1, np.float32)
+    for place, one in enumerate(answers):
+        score = one.get("scores", torch.ones(len(one["labels"])))
+        for column, value in ((slice(4), one["boxes"]), (4, one["labels"]), (5, score)):
+            found[place, : len(one["labels"]), column] = _numpy(value)
+    return found
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """Images as they are; of clips [B, 3, T, H, W] up to `STRIP` frames, evenly spread, as one picture [B, 3, H, n W]."""
+    if x.dim() == 4:
+        return x
+    shown = torch.linspace(0, x.shape[2] - 1, min(STRIP, x.shape[2]), device=x.device).round().long()
+    return x[:, :, shown].transpose(2, 3).flatten(3)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

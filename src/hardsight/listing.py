@@ -16,6 +16,10 @@ GROUPS = {
     "tasks": ("Task",),
     "data": ("Data",),
     "methods": ("Method",),
+    "probes": ("Probe",),
+    "aims": ("Aim",),
+    "checks": ("Check",),
+    "corruptions": ("Corruption",),
 }
 """What `hardsight list` takes, and the kinds that each shows."""
 

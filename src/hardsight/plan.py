@@ -75,7 +75,12 @@ class Plan:
         for cell in self.cells if self.audit else ():
             eps, attack = build(cell.threat, "Threat").eps, build(cell.attack, "Attack")
             natural = getattr(attack, "natural", getattr(getattr(attack, "search", None), "natural", False))
-            if cell.column == "clean" or getattr(attack, "where", "output") != "output" or hasattr(attack, "prepare") or natural:
+            if (
+                cell.column == "clean"
+                or getattr(attack, "where", "output") != "output"
+                or hasattr(attack, "prepare")
+                or natural
+            ):
                 continue
             key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", eps)
             if key not in best or rank > best[key][:2]:
@@ -130,7 +135,7 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def attack_name(spec: str) -> str:
-    """What tables call an attack: its title, with the arguments that are not the defaults."""
+    """What tables call an attack: the title it brings, or its entry's, with the arguments that are not the defaults."""
     call = minimal(spec)
     if call.name == "attack" and len(call.arguments) == 1:
         return show(call.arguments[0][1])

@@ -7,6 +7,7 @@ from typing import Literal
 from hardsight.aim import itself
 from hardsight.attack import Attack, Single
 from hardsight.catalog import register
+from hardsight.losses.boxes import detection, fabricate, mislabel, vanish
 from hardsight.losses.classify import ce
 from hardsight.losses.dense import cospgd_ce, segpgd_ce
 from hardsight.losses.depth import depth_loss
@@ -56,3 +57,15 @@ def cospgd(steps: int = 20, step: float = 0.25) -> Attack:
 def depthpgd(steps: int = 20, step: float = 0.25) -> Attack:
     """DepthPGD: PGD on the depth head's training loss (paper 002)."""
     return Single(pgd(steps, step), depth_loss())
+
+
+@register
+def detpgd(steps: int = 20, step: float = 0.25) -> Attack:
+    """DetPGD: PGD on the detector's training loss, on classes, boxes and centre-ness at once."""
+    return Single(pgd(steps, step), detection())
+
+
+@register
+def tog(goal: Literal["vanish", "fabricate", "mislabel"] = "vanish", steps: int = 10, step: float = 0.25) -> Attack:
+    """TOG: makes a detector's boxes vanish, appear everywhere, or change their class (Chow et al., TPS 2020)."""
+    return Single(pgd(steps, step), {"vanish": vanish, "fabricate": fabricate, "mislabel": mislabel}[goal]())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hardsight import noise, tree
-from hardsight.catalog import build, complete, register
+from hardsight.catalog import build, minimal, register
 from hardsight.data import Data, Images, open_data
 from hardsight.data.base import IGNORE
 from hardsight.data.feed import Batch, choose, load, pixels, readable
+from hardsight.encoders.adapt import weights_hash
 from hardsight.encoders.base import Encoder, Features
 from hardsight.errors import DataError, SpecError
 from hardsight.objective import still
@@ -27,6 +30,8 @@ CACHE_BYTES = 3 * 2**30
 
 OUTPUTS = 2**27
 """Numbers that a head may make of one batch: 150 classes at 512x512 are trained 3 images at once, not 32."""
+TUNED = "encoder/"
+"""Before the names of a tuned encoder's weights, beside the head's."""
 TRAINER = 1
 """Raised when a change of this code changes the heads that it trains."""
 
@@ -68,7 +73,7 @@ class Bank:
     """Features of one split's readable images under one encoder, with the targets beside them.
 
     Pooled features and labels are always kept. Dense features, masks and depth maps are kept while they fit in `CACHE_BYTES`;
-    where they don't, each visit computes them anew.
+    where they don't, each visit computes them anew. layers: the encoder's that a head reads in place of dense features.
     """
 
     def __init__(
@@ -80,12 +85,13 @@ class Bank:
         device: torch.device | str = "cpu",
         on_error: Literal["stop", "skip"] = "stop",
         tick: Tick | None = None,
+        layers: tuple[int, ...] = (),
     ) -> None:
-        self.encoder, self.images, self.device = encoder, images, device
+        self.encoder, self.images, self.device, self.layers = encoder, images, device, layers
         self.skipped: list[str] = []
         self.places: list[int] = []
-        slim: list[tuple[Features, dict[str, Tensor]]] = []
-        wide: list[tuple[Features, dict[str, Tensor]]] | None = [] if dense else None
+        slim: list[tuple[Features, dict[str, Any]]] = []
+        wide: list[tuple[Features, dict[str, Any]]] | None = [] if dense else None
         size = 0
         for start in range(0, len(places), BATCH):
             part = places[start : start + BATCH]
@@ -93,12 +99,12 @@ class Bank:
             if good:
                 features, target = self._look(batch, dense=wide is not None)
                 self.places += good
-                slim.append((features._replace(dense=None), {key: t for key, t in target.items() if t.dim() == 1}))
+                labels = {key: t for key, t in target.items() if isinstance(t, Tensor) and t.dim() == 1}
+                slim.append((features._replace(dense=None, layers=()), labels))
                 if wide is not None:
                     wide.append((features, {key: _small(t) for key, t in target.items()}))
-                    size += sum(
-                        t.numel() * t.element_size() for t in (features.dense, *wide[-1][1].values()) if t is not None
-                    )
+                    kept = [t for t in (features.dense, *features.layers, *wide[-1][1].values()) if isinstance(t, Tensor)]
+                    size += sum(t.numel() * t.element_size() for t in kept)
                     wide = wide if size * len(places) <= CACHE_BYTES * len(self.places) else None
             if tick:
                 tick(start + len(part), len(places))
@@ -108,22 +114,24 @@ class Bank:
     def __len__(self) -> int:
         return len(self.places)
 
-    def batch(self, index: Tensor, dense: bool) -> tuple[Features, dict[str, Tensor]]:
+    def batch(self, index: Tensor, dense: bool) -> tuple[Features, dict[str, Any]]:
         """Features (with dense ones or without) and targets of the images at these places of the bank, on its device."""
         kept = self.wide if dense else self.slim
         if kept is None:
             features, target = self._look(load(self.images, [self.places[int(place)] for place in index]), dense)
         else:
             features, target = tree.take(kept[0], index), tree.take(kept[1], index)
-        target = {key: t.long() if t.dtype == torch.uint8 else t for key, t in target.items()}
+        target = {key: t.long() if isinstance(t, Tensor) and t.dtype == torch.uint8 else t for key, t in target.items()}
         return tree.move(features, self.device), tree.move(target, self.device)
 
-    def _look(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Tensor]]:
+    def _look(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Any]]:
         """On the CPU; copies, as views of a transformer's tokens would keep them all."""
         with torch.no_grad(), still(self.encoder):
-            found = self.encoder(pixels(batch.images, self.device))
-        maps = found.dense.clone() if dense and found.dense is not None else None
-        features = found._replace(pooled=found.pooled.clone(), dense=maps, layers=(), trunk=None)
+            x = pixels(batch.images, self.device)
+            found = self.encoder(x, self.layers) if self.layers else self.encoder(x)
+        maps = found.dense.clone() if dense and not self.layers and found.dense is not None else None
+        layers = tuple(one.clone() for one in found.layers) if dense else ()
+        features = found._replace(pooled=found.pooled.clone(), dense=maps, layers=layers, trunk=None)
         return tree.move(features, "cpu"), batch.target
 
 
@@ -136,33 +144,69 @@ def fit_probe(
     device: torch.device | str | None = None,
     bank: Bank | None = None,
     tick: Tick | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
 ) -> System:
     """The system of a frozen encoder and a head trained at the task on the data's "train" part.
 
-    bank: features computed before; otherwise they are computed here. seed draws the head's start and the batches' order.
+    Where the probe tunes the encoder (finetune, aff), the system holds a tuned copy, and this one stays as it was. bank:
+    features computed before; otherwise they are computed here. seed draws the head's start and the batches' order.
     Raises `DataError` where the data lack what the task needs.
     """
     at: Task = build(task, "Task") if isinstance(task, str | Call) else task
     data = open_data(data) if isinstance(data, str | Call) else data
     how = build(probe, "Probe") if isinstance(probe, str | Call) else probe
     device = device or next(iter(encoder.parameters())).device
+    if (own := getattr(how, "fit", None)) is not None:
+        return own(encoder, at, data, seed, device, on_error, tick)
     head = at.head(encoder, data.card)
-    if not any(True for _ in head.parameters()):
+    if not head.state_dict():
         return System(encoder, head.eval(), at)
     if bank is None:
         images = data.split("train")
-        bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device)
+        layers = getattr(head, "layers", ())
+        bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device, on_error, layers=layers)
     if len(bank) < 2:
         told = f"; the first that could not be read: {bank.skipped[0]}" if bank.skipped else ""
         raise DataError(f"{data.card.name} has {len(bank)} readable training images, and a head needs at least 2{told}")
-    head = seeded(head, noise.generator("head", seed)).to(device)
+    if (fill := getattr(head.to(device), "fill", None)) is not None:
+        features, target = bank.batch(torch.arange(len(bank)), dense=False)
+        fill(features.pooled, target[at.target])
+        return System(encoder, head.eval(), at)
+    head = seeded(head, noise.generator("head", seed))
     _train(head, at, bank, how, seed, tick)
     return System(encoder, head.eval().requires_grad_(False), at)
 
 
+def weights_of(system: System, encoder: Encoder) -> dict[str, Tensor]:
+    """What must be stored to have the system again: the head's weights, and a tuned encoder's beside them."""
+    parts = [("", system.head)] if system.encoder is encoder else [("", system.head), (TUNED, system.encoder)]
+    named = [(f"{prefix}{name}", value) for prefix, part in parts for name, value in part.state_dict().items()]
+    return {name: value.detach().cpu().contiguous() for name, value in named}
+
+
+def with_weights(
+    encoder: Encoder, task: Task, data: Data, probe: str, weights: dict[str, Tensor], device: torch.device | str
+) -> System:
+    """The system that `weights_of` took them from; the encoder stays as it is. Raises `RuntimeError` where they don't fit."""
+    tuned = {name.removeprefix(TUNED): value for name, value in weights.items() if name.startswith(TUNED)}
+    body = copy.deepcopy(encoder) if tuned else encoder
+    if tuned:
+        body.load_state_dict(tuned)
+        tuned_card(body, probe)
+    head = task.head(body, data.card)
+    head.load_state_dict({name: value for name, value in weights.items() if not name.startswith(TUNED)})
+    return System(body, head.to(device).eval().requires_grad_(False), task)
+
+
+def tuned_card(encoder: Encoder, probe: str | Call) -> None:
+    """Writes on a tuned copy's card what its weights are now, and what tuned them."""
+    note = "; ".join(text for text in (encoder.card.note, f"tuned by {show(minimal(probe))}") if text)
+    encoder.with_card(sha256=weights_hash(encoder), note=note)
+
+
 def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int, stamp: str = "") -> dict[str, Any]:
     """All that makes a head: its fingerprint is the name it is stored under."""
-    texts = {name: show(complete(spec)) for name, spec in specs.items()}
+    texts = {name: show(minimal(spec)) for name, spec in specs.items()}
     return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "stamp": stamp, "trainer": TRAINER}
 
 
@@ -175,7 +219,7 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
         epochs = max(epochs, -(-usual.steps // (len(bank) // size)))
     decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
     for part in head.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not getattr(head, "moving", False):
             part.momentum = None  # a plain average over the run: the features do not change
     optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr or usual.lr, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (len(bank) // size))
@@ -204,14 +248,18 @@ def _outputs(head: nn.Module, bank: Bank, dense: bool) -> int:
         return head(bank.batch(torch.zeros(1, dtype=torch.int64), dense)[0]).numel()
 
 
-def _small(target: Tensor) -> Tensor:
-    """Masks as bytes, an eighth of their size: ids are at most `IGNORE`, 255."""
+def _small(target: Any) -> Any:
+    """Masks as bytes, an eighth of their size: ids are at most `IGNORE`, 255. Lists of boxes as they are."""
+    if not isinstance(target, Tensor):
+        return target
     whole = target.dtype == torch.int64 and target.dim() > 1 and int(target.min()) >= 0 and int(target.max()) <= IGNORE
     return target.to(torch.uint8) if whole else target
 
 
-def _joined(parts: list[tuple[Features, dict[str, Tensor]]]) -> tuple[Features, dict[str, Tensor]]:
+def _joined(parts: list[tuple[Features, dict[str, Any]]]) -> tuple[Features, dict[str, Any]]:
     first, dense = parts[0][0], [features.dense for features, _ in parts if features.dense is not None]
     pooled = torch.cat([features.pooled for features, _ in parts])
-    target = {key: torch.cat([t[key] for _, t in parts]) for key in parts[0][1]}
-    return first._replace(pooled=pooled, dense=torch.cat(dense) if dense else None), target
+    columns = {key: [t[key] for _, t in parts] for key in parts[0][1]}
+    target = {key: torch.cat(c) if isinstance(c[0], Tensor) else list(chain(*c)) for key, c in columns.items()}
+    layers = tuple(torch.cat(one) for one in zip(*(features.layers for features, _ in parts), strict=True))
+    return first._replace(pooled=pooled, dense=torch.cat(dense) if dense else None, layers=layers), target

@@ -2,7 +2,7 @@
 
 autoattack         classification: APGD-CE, APGD-T, FAB-T, Square (Croce and Hein, ICML 2020), or its plus and rand versions
 sea                segmentation: four losses under APGD in shrinking balls (Croce, Singh and Hein, ECCV 2024)
-dense_autoattack   ours, for segmentation and depth: complementary losses under APGD in shrinking balls, and a black box
+dense_autoattack   ours, for segmentation, depth and detection: complementary losses under APGD in shrinking balls, and a black box
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hardsight.attack import Attack, Cascade, Single
 from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.losses.base import Loss, fits
+from hardsight.losses.boxes import dag, detection
 from hardsight.losses.classify import ce, dlr, dlr_to, gap_to, margin
 from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
 from hardsight.losses.depth import depth_rmse, depth_to, scale_invariant
@@ -171,7 +172,9 @@ def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
     walk, blind = _shrunk(steps), square(queries, rescale=True)
     mask = (tracked(cospgd_ce()), tracked(sea_balanced()), sea_js(), pixel_margin(5.0))
     depth = (depth_rmse(), scale_invariant(), depth_to("farther"), depth_to("nearer"))
+    boxes = (detection(), detection(boxes=0.0, centre=0.0), tracked(dag(), by=detection()))
     members = {
+        "boxes": Cascade((*(Single(walk, loss) for loss in boxes), Single(blind, detection())), keep=True),
         "mask": Cascade((*(Single(walk, loss) for loss in mask), Single(blind, pixel_margin())), keep=True),
         "depth": Cascade((*(Single(walk, loss) for loss in depth), Single(blind, depth_rmse())), keep=True),
         "label": autoattack(steps=steps, queries=queries),

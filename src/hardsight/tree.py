@@ -1,6 +1,7 @@
 """Targets are trees: a tensor, or a list, tuple or dict of trees. Two verbs are enough to index and to mix them.
 
-A list is a batch of ragged things (one dict of boxes an image) and is indexed itself; tuples and dicts are structure.
+A list is a batch of ragged things (one dict of boxes an image) and is indexed itself; tuples and dicts are structure. An
+object that has `each` and `[index]` of its own, such as a detector's output, is a tree too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def each(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
         return function(tree)
     if isinstance(tree, dict):
         return {key: each(value, function) for key, value in tree.items()}
+    if hasattr(tree, "each"):
+        return tree.each(function)
     if isinstance(tree, tuple | list):
         parts = [each(value, function) for value in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
@@ -35,6 +38,8 @@ def take(tree: Tree, index: Tensor) -> Tree:
         return [tree[int(place)] for place in chosen]
     if isinstance(tree, dict):
         return {key: take(value, index) for key, value in tree.items()}
+    if hasattr(tree, "each"):
+        return tree[index]
     if isinstance(tree, tuple):
         return (
             type(tree)(*(take(v, index) for v in tree)) if hasattr(tree, "_fields") else tuple(take(v, index) for v in tree)

@@ -50,7 +50,7 @@ def test_one_perturbation_for_all() -> None:
     x = toy_images(24) * 0.5 + 0.25  # far from the box, so that nothing is cut off
     y, threat = system.output(x).argmax(1), build("linf(16/255)", "Threat")
 
-    def train(count: int, batch: int, epoch: int):  # noqa: ANN202
+    def train(count: int, batch: int, epoch: int):
         yield from ((x[i : i + batch], y[i : i + batch]) for i in range(0, count, batch))
 
     lab = Lab(system, threat, train, lambda spec: system, torch.Generator().manual_seed(0))

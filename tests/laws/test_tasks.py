@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from hardsight import tree
 from hardsight.attack import Attack
 from hardsight.catalog import build, entries
 from hardsight.errors import DataError, SpecError
 from hardsight.evaluate import evaluate
+from hardsight.losses.places import Places
 from hardsight.metrics import of
 from hardsight.tasks.base import Task
 from tests.conftest import CLASSES, MASKS, toy_card, toy_encoder, toy_images, toy_system, toy_target
@@ -24,12 +29,35 @@ def task(request: pytest.FixtureRequest) -> Task:
     return build(request.param, "Task")
 
 
-def perfect(task: Task, target: Tensor) -> Tensor:
+def perfect(task: Task, target: Any) -> Any:
+    if task.name == "detect":
+        return told(target)
     if task.name == "depth":
         return torch.where(target > 0, target, 1.0)
     classes = len(CLASSES if task.name == "classify" else MASKS)
     hot = torch.nn.functional.one_hot(torch.where(target == 255, 0, target), classes).float()
     return 20 * (hot if hot.dim() == 2 else hot.movedim(-1, 1))
+
+
+def told(target: list[dict[str, Tensor]]) -> Places:
+    """What tells these boxes, each at a place of its own, and nothing else."""
+    count = sum(len(one["labels"]) for one in target)
+    classes, sides = torch.full((len(target), count, len(CLASSES)), -20.0), torch.ones(len(target), count, 4)
+    place = 0
+    for image, one in enumerate(target):
+        for (x1, y1, x2, y2), label in zip(one["boxes"].tolist(), one["labels"].tolist(), strict=True):
+            classes[image, place, label] = 20.0
+            sides[image, place] = torch.tensor([0.5 - x1, 0.5 - y1, x2 - 0.5, y2 - 0.5])
+            place += 1
+    cells = torch.tensor([[0.0, 0, 1, 1]]).expand(count, 4)
+    return Places(classes, sides, torch.full((len(target), count), 20.0), cells, (count,), (16, 16))
+
+
+def broken_like(output: Any) -> Any:
+    """An output of that shape of which nothing is a number."""
+    if isinstance(output, Places):
+        return replace(output, classes=torch.full_like(output.classes, float("nan")))
+    return torch.full_like(output, float("nan"))
 
 
 def numbers(counts: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -52,7 +80,7 @@ def test_losses_and_errors_are_per_image(task: Task) -> None:
     for read in (task.loss, task.error):
         whole = read(output, target)
         assert whole.shape == (COUNT,)
-        assert torch.allclose(read(output[order], target[order]), whole[order], atol=1e-6)
+        assert torch.allclose(read(output[order], tree.take(target, order)), whole[order], atol=1e-6)
     assert ((task.error(output, target) >= 0) & (task.error(output, target) <= 1)).all()
 
 
@@ -67,7 +95,7 @@ def test_counts_add(task: Task) -> None:
     assert low <= metric.summary(whole)[metric.headline] <= high
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if build(name, "Task").reads == "dense"])
+@pytest.mark.parametrize("name", [name for name in TASKS if build(name, "Task").target in ("mask", "depth")])
 def test_what_is_not_labelled_does_not_count(name: str) -> None:
     task = build(name, "Task")
     system, target = toy_system(task), toy_target(task, COUNT)
@@ -83,8 +111,6 @@ def test_what_is_not_labelled_does_not_count(name: str) -> None:
 
 
 def test_data_without_the_target_are_refused(task: Task) -> None:
-    from dataclasses import replace
-
     with pytest.raises(DataError, match=f"needs data with a {task.target}"):
         task.head(toy_encoder(), replace(toy_card(), targets=()))
 
@@ -93,7 +119,11 @@ def test_padding_is_undone(task: Task) -> None:
     """An image whose sides don't divide by the stride: the output has the image's own size."""
     system = toy_system(task)
     output = system.output(toy_images(2, 18))
-    if task.name != "classify":
+    if task.name == "detect":
+        assert output.size == (18, 18)
+        assert (output.cells[:, 2:].amax(0) >= 18).all()
+        assert all((one["boxes"] <= 18).all() for one in task.answer(output))
+    elif task.name != "classify":
         assert output.shape[-2:] == (18, 18)
 
 
@@ -110,6 +140,8 @@ def test_attacks_do_harm_within_the_threat(task: Task, text: str, spec: str) -> 
     system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
     if task.name == "classify" or task.name == "segment":
         target = system.output(x).argmax(1)
+    elif task.name == "detect":
+        target = task.answer(system.output(x))
     else:
         target = system.output(x).detach()
     threat = build(spec, "Threat")
@@ -216,7 +248,7 @@ def test_a_saturated_or_broken_output_is_no_hit(task: Task) -> None:
     """Ties fall as `error` says, and what is not finite is wrong."""
     target = toy_target(task, COUNT)
     output = perfect(task, target)
-    broken = output.clone().fill_(float("nan"))
+    broken = broken_like(output)
     assert (task.error(broken, target) == 1).all() or task.name == "segment"
     if task.name == "classify":
         same = torch.zeros_like(output)

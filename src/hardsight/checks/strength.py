@@ -11,7 +11,7 @@ from hardsight.checks.base import Case, Check, Finding
 from hardsight.errors import ShapeError, SpecError
 from hardsight.spec import Call, override
 
-STRONGER = {"label": "margin", "mask": "pixel_margin", "depth": "depth_rmse"}
+STRONGER = {"label": "margin", "mask": "pixel_margin", "depth": "depth_rmse", "boxes": "dag"}
 """By target: a loss that no scaling of the outputs can flatten."""
 
 

@@ -34,7 +34,12 @@ def report(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="One of: encoders, attacks, losses, threats, tasks, data, methods, recipes.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="What to list, such as encoders, attacks, losses, threats, tasks, data, probes, checks or recipes."
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """List what there is to name. Needs no torch."""

@@ -63,5 +63,7 @@ class Data:
 
     def split(self, name: str) -> Images:
         if name not in self.splits:
-            raise DataError(f"{self.card.name} has no '{name}' part; it has: {', '.join(self.splits)}; name one with split, as in --set split=val")
+            raise DataError(
+                f"{self.card.name} has no '{name}' part; it has: {', '.join(self.splits)}; name one with split, as in --set split=val"
+            )
         return self.splits[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +13,18 @@ from hardsight.data.base import Images, Sample
 from hardsight.errors import DataError
 
 RAGGED = ("boxes", "box_labels")
-"""Targets whose number differs from image to image; they are no part of a batch."""
+"""Targets whose number differs from image to image; in a batch they are one list, "boxes", of a dict an image."""
 
 
 class Batch(NamedTuple):
-    """ids [B]; images uint8 [B, 3, H, W]; target by name, [B, ...]."""
+    """ids [B]; images uint8 [B, 3, H, W], or clips [B, 3, T, H, W]; target by name, [B, ...], and "boxes" a list.
+
+    The list has a dict an image: boxes [N, 4] as x1 y1 x2 y2 in pixels, and labels [N].
+    """
 
     ids: list[str]
     images: Tensor
-    target: dict[str, Tensor]
+    target: dict[str, Any]
 
 
 def choose(images: Images, count: int | None, seed: int = 0) -> list[int]:
@@ -84,7 +87,7 @@ def readable(
 
 
 def stack(samples: Sequence[Sample]) -> Batch:
-    """Samples of one size as a batch; boxes are left out. `DataError`, with the sample's id, where one is unlike the first."""
+    """Samples of one size as a batch. `DataError`, with the sample's id, where one is unlike the first or a box is none."""
     if not samples:
         return Batch([], torch.zeros(0, 3, 0, 0, dtype=torch.uint8), {})
     first = samples[0]
@@ -96,21 +99,41 @@ def stack(samples: Sequence[Sample]) -> Batch:
         for name in names:
             if name not in sample.target or sample.target[name].shape != first.target[name].shape:
                 raise DataError(f"{sample.id}: its {name} is missing or of another size than that of {first.id}")
-    target = {name: torch.stack([sample.target[name] for sample in samples]) for name in names}
+    target: dict[str, Any] = {name: torch.stack([sample.target[name] for sample in samples]) for name in names}
+    if "boxes" in first.target:
+        target["boxes"] = [boxes_of(sample) for sample in samples]
     return Batch([sample.id for sample in samples], torch.stack([sample.image for sample in samples]), target)
 
 
+def boxes_of(sample: Sample) -> dict[str, Tensor]:
+    """The sample's boxes [N, 4], clipped to its image, and labels [N]; N may be 0.
+
+    Raises `DataError`, with its id, where there is not one label a box, or nothing of a box lies within the image.
+    """
+    boxes, labels = (sample.target.get(name) for name in RAGGED)
+    if boxes is None or labels is None or boxes.shape != (len(labels), 4):
+        told = [None if one is None else list(one.shape) for one in (boxes, labels)]
+        raise DataError(f"{sample.id} has boxes {told[0]} and box_labels {told[1]}; they are [N, 4] and [N]")
+    high, wide = sample.image.shape[-2:]
+    inside = torch.minimum(boxes.clamp_min(0), boxes.new_tensor([wide, high, wide, high]))
+    lost = ~(inside[:, 2:] > inside[:, :2]).all(1)
+    if bool(lost.any()):
+        told = ", ".join(f"{value:g}" for value in boxes[lost][0].tolist())
+        raise DataError(f"{sample.id}: nothing of the box [{told}], x1 y1 x2 y2, lies within its {wide}x{high} pixels")
+    return {"boxes": inside, "labels": labels}
+
+
 def pixels(batch_images: Tensor, device: torch.device | str) -> Tensor:
-    """Bytes [B, 3, H, W] as float32 in [0, 1] on the device; they travel as bytes and are divided there."""
+    """Bytes [B, 3, ...] as float32 in [0, 1] on the device; they travel as bytes and are divided there."""
     if batch_images.dtype != torch.uint8:
         raise DataError(f"images are uint8, 0 to 255; these are {batch_images.dtype}")
     return batch_images.to(device).to(torch.float32).div_(255)
 
 
 def check_pixels(x: Tensor) -> None:
-    """`DataError` unless x is [B, 3, H, W] and all its values lie in [0, 1]; NaN does not."""
-    if x.dim() != 4 or x.shape[1] != 3:
-        raise DataError(f"images are [B, 3, H, W]; these are {list(x.shape)}")
+    """`DataError` unless x is [B, 3, H, W] or clips [B, 3, T, H, W], and all its values lie in [0, 1]; NaN does not."""
+    if x.dim() not in (4, 5) or x.shape[1] != 3:
+        raise DataError(f"images are [B, 3, H, W], clips [B, 3, T, H, W]; these are {list(x.shape)}")
     if x.numel() == 0:
         return
     low, high = float(x.min()), float(x.max())

@@ -7,6 +7,7 @@ without, can be made of it image by image, and differentiated to the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +45,11 @@ class Places:
     def __getitem__(self, index: Tensor | slice) -> Places:
         """Those of some images."""
         return Places(self.classes[index], self.sides[index], self.centre[index], self.cells, self.levels, self.size)
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Places:
+        """With `function` applied to every tensor."""
+        classes, sides, centre, cells = (function(one) for one in (self.classes, self.sides, self.centre, self.cells))
+        return Places(classes, sides, centre, cells, self.levels, self.size)
 
     def numel(self) -> int:
         """How many numbers it is."""

@@ -18,7 +18,7 @@ from hardsight.metrics.intervals import bootstrap, wilson
 Counts = dict[str, np.ndarray]
 """Counts by name, each [n, ...] with the images leading."""
 
-METRICS = ("classify", "segment", "depth")
+METRICS = ("classify", "segment", "depth", "detect")
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,16 @@ class Metric:
     """What a task's counts mean.
 
     labels: key -> (label, unit, "higher" or "lower" is better). shares: every figure is a share of images (Wilson's interval); the
-    others get a percentile bootstrap over images.
+    others get a percentile bootstrap over images. figures, spread: of counts that are lists and may not be summed (detections), every
+    figure and its interval from the rows as they are.
     """
 
     headline: str
     labels: dict[str, tuple[str, str, str]]
     totals: Callable[[Counts], dict[str, np.ndarray]]
     shares: bool = False
+    figures: Callable[[Counts], dict[str, float]] | None = None
+    spread: Callable[[Counts], dict[str, tuple[float, float]]] | None = None
 
     @property
     def label(self) -> str:
@@ -48,12 +51,16 @@ class Metric:
 
     def summary(self, counts: Counts) -> dict[str, float]:
         """Every figure by its key, over the images of `counts`; shares as fractions, lengths in metres."""
+        if self.figures:
+            return self.figures(counts)
         sums = {key: value.sum(0, keepdims=True) for key, value in counts.items()}
         return {key: float(value[0]) for key, value in self.totals(sums).items()}
 
     def interval(self, counts: Counts, key: str | None = None) -> tuple[float, float]:
         """The 95% interval of the headline or another figure: Wilson's for a share of images, else a bootstrap over images."""
         key = key or self.headline
+        if self.spread:
+            return self.spread(counts)[key]
         n = len(next(iter(counts.values())))
         if self.shares:
             return wilson(self.summary(counts)[key] * n, n)
@@ -61,7 +68,7 @@ class Metric:
 
 
 def of(task: str) -> Metric:
-    """The metric of a task by its name ("classify", "segment", "depth"); `SpecError` for another name."""
+    """The metric of a task by its name ("classify", "segment", "depth", "detect"); `SpecError` for another name."""
     if task not in METRICS:
         raise SpecError(f"no metric is known for the task '{task}'{nearest(task, METRICS)}")
     return importlib.import_module(f"hardsight.metrics.{task}").METRIC

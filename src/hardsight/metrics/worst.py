@@ -89,10 +89,11 @@ def chosen(members: Members, picks: np.ndarray) -> Counts:
 def counts_for(rows: dict[str, np.ndarray], metric: Metric, key: str | None = None) -> Counts:
     """The counts that a figure of a cell is read from: the set-wise choice over its members; an interval holds it fixed.
 
-    The cell's own where it keeps no members, or where figures are not made of sums (average precision).
+    The cell's own where it keeps no members, where figures are not made of sums (average precision), and for a figure that
+    its counts, kept by an older version, do not give.
     """
     members = members_of(rows)
-    if metric.figures or not members:
+    if metric.figures or not members or (key and key not in metric.summary(_own(rows))):
         return _own(rows)
     return chosen(members, set_wise(members, metric, key))
 

@@ -12,7 +12,7 @@ import io
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from hardsight.report.colours import IGNORE, VOID, class_colour, class_palette, depth_colours, gradient
 from hardsight.report.figures import COLOURS, palette
@@ -79,7 +79,10 @@ class _Painter:
     far: float
     seen: set[int] = field(default_factory=set)
 
-    def paint(self, value: np.ndarray, truth: np.ndarray | None = None) -> Picture:
+    def paint(self, value: np.ndarray, truth: np.ndarray | None = None, image: np.ndarray | None = None) -> Picture:
+        if self.kind == "detect" and image is not None:
+            self.seen.update(int(one) for one in np.unique(value[:, 4]) if one >= 0)
+            return _boxed(image, value)
         if self.kind == "classify":
             mark = "" if truth is None else "right" if int(value) == int(truth) else "wrong"
             return Picture(text=_class(int(value), self.classes), mark=mark)
@@ -125,7 +128,8 @@ def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict)
             if before or any(parts):
                 title = table.rows[place].title
                 lines.append(Line(place, title, colours[title] % COLOURS, colours[title], before, parts))
-        scenes.append(Scene(plain(name), _photo(clean["image"]), painter.paint(clean["target"]), tuple(lines)))
+        truth = painter.paint(clean["target"], image=clean["image"])
+        scenes.append(Scene(plain(name), _photo(clean["image"]), truth, tuple(lines)))
     known = sorted(painter.seen - {IGNORE})
     legend = [(_hex(class_colour(one)), _class(one, painter.classes)) for one in known[:LEGEND]]
     legend += [("", f"and {len(known) - LEGEND} more")] if len(known) > LEGEND else []
@@ -151,13 +155,15 @@ def _part(entry: tuple | None, name: str, painter: _Painter, column: Column) -> 
     return (
         _photo(loaded["x_adv"][at]),
         _photo(np.round(255 * grey).astype(np.uint8), quality=55),
-        painter.paint(loaded["answer"][at], loaded["target"][at]),
+        painter.paint(loaded["answer"][at], loaded["target"][at], loaded["x_adv"][at]),
     )
 
 
 def _answer(entry: tuple, name: str, painter: _Painter) -> Picture | None:
     at = _at(entry[1], name)
-    return None if at is None else painter.paint(entry[1]["answer"][at], entry[1]["target"][at])
+    if at is None:
+        return None
+    return painter.paint(entry[1]["answer"][at], entry[1]["target"][at], entry[1]["image"][at])
 
 
 def _at(loaded: dict[str, np.ndarray], name: str) -> int | None:
@@ -196,6 +202,19 @@ def _photo(pixels: np.ndarray, quality: int = 78) -> Picture:
     image = Image.fromarray(np.ascontiguousarray(pixels), "RGB")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     return _uri(image, "WEBP", quality=quality, method=4)
+
+
+def _boxed(image: np.ndarray, boxes: np.ndarray) -> Picture:
+    """The image in grey under its boxes [N, 6] in their classes' colours: x1 y1 x2 y2, class (-1: none), score."""
+    shrunk = Image.fromarray(np.ascontiguousarray(image), "RGB").convert("L").convert("RGB")
+    side = max(shrunk.size)
+    scale = LARGEST / side if side > LARGEST else LARGEST // side
+    shrunk = shrunk.resize((round(shrunk.width * scale), round(shrunk.height * scale)), Image.Resampling.LANCZOS)
+    pen = ImageDraw.Draw(shrunk)
+    for *corners, label, _ in boxes[boxes[:, 4] >= 0][::-1]:  # the most certain last, on top
+        x1, y1, x2, y2 = (float(corner) * scale for corner in corners)
+        pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=class_colour(int(label)), width=2)
+    return _uri(shrunk, "WEBP", quality=88, method=4)
 
 
 def _masked(mask: np.ndarray) -> Picture:

@@ -20,7 +20,7 @@ from hardsight.metrics.worst import counts_for, set_wise
 CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
 RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, WORST: 4}
-TASKS = ("classify", "segment", "depth")
+TASKS = ("classify", "segment", "depth", "detect")
 SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp")
 """What two cells must share, besides encoder, task and data, to stand in one row."""
 LEAST_EPS = 3

@@ -31,7 +31,8 @@ class Training:
 class Task(Protocol):
     """One downstream task. name: also its metric's. target: the key of its target. reads: what its head reads of an encoder.
 
-    attack: the spec of its own attack (`--attack task`).
+    attack: the spec of its own attack (`--attack task`). Two methods are optional: `around(x, run)`, the output for images x
+    where `run` gives that of any images (sliding windows), and `measured(target)`, the target without what does not count.
     """
 
     name: ClassVar[str]
@@ -56,14 +57,14 @@ class Task(Protocol):
         """Per image, leading [B]; they add over images. `hardsight.metrics` makes figures of them."""
         ...
 
-    def answer(self, output: Any) -> Tensor:
-        """What a person would look at: a class [B], a mask [B, H, W] or a depth map [B, H, W]."""
+    def answer(self, output: Any) -> Any:
+        """What a person would look at: a class [B], a mask [B, H, W], a depth map [B, H, W], or a list of a dict of boxes an image."""
         ...
 
 
 @dataclass(frozen=True)
 class System:
-    """An encoder and a trained head at one task: what is attacked."""
+    """An encoder and a trained head at one task: what is attacked. A head with `layers` reads these of the encoder."""
 
     encoder: Encoder
     head: nn.Module
@@ -71,7 +72,12 @@ class System:
 
     def output(self, x: Tensor) -> Any:
         """The task's output for images x [B, 3, H, W] in [0, 1]."""
-        return self.head(self.encoder(x))
+        around = getattr(self.task, "around", None)
+        return around(x, self._whole) if around else self._whole(x)
+
+    def _whole(self, x: Tensor) -> Any:
+        layers = getattr(self.head, "layers", ())
+        return self.head(self.encoder(x, layers) if layers else self.encoder(x))
 
     def pooled(self, x: Tensor) -> Tensor:
         return self.encoder(x).pooled

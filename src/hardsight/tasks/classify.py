@@ -1,4 +1,4 @@
-"""Classification: one linear layer on the pooled features, or the classifier that the model came with."""
+"""Classification: one linear layer on the pooled features, their nearest neighbours, or the classifier the model came with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hardsight.catalog import register
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder, Features
-from hardsight.errors import DataError
+from hardsight.errors import DataError, SpecError
 from hardsight.losses.classify import cross_entropy
 from hardsight.tasks.base import Task, Training, needs
+from hardsight.tasks.knn import KnnHead
 
 
 class LinearHead(nn.Module):
@@ -42,6 +43,8 @@ class OwnHead(nn.Module):
 @dataclass(frozen=True)
 class Classify:
     kind: str
+    k: int = 20
+    temperature: float = 0.07
     name: ClassVar[str] = "classify"
     target: ClassVar[str] = "label"
     reads: ClassVar[Literal["pooled", "dense"]] = "pooled"
@@ -57,6 +60,8 @@ class Classify:
                     f"{len(data.classes)}; train a head with classify(head='linear')"
                 )
             return OwnHead(encoder)
+        if self.kind == "knn":
+            return KnnHead(encoder.card.dim, len(data.classes), self.k, self.temperature)
         return LinearHead(encoder.card.dim, len(data.classes))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -79,6 +84,11 @@ class Classify:
 
 
 @register
-def classify(head: Literal["linear", "own"] = "linear") -> Task:
-    """Image classification; head: a linear probe on the pooled features, or the model's own classifier."""
-    return Classify(head)
+def classify(head: Literal["linear", "own", "knn"] = "linear", k: int = 20, temperature: float = 0.07) -> Task:
+    """Image classification; head: a linear probe on the pooled features, the model's own classifier, or nearest neighbours.
+
+    k, temperature: of the neighbours' votes, for head=knn alone.
+    """
+    if k < 1 or temperature <= 0:
+        raise SpecError(f"classify: k is {k} and temperature {temperature:g}; k is at least 1 and temperature above 0")
+    return Classify(head, k, temperature)

@@ -1,5 +1,8 @@
 """Monocular depth: a linear head on dense and pooled features, as bins or directly.
 
+What does not count, an unmeasured pixel or one outside the crop or beyond the greatest depth, is left out by `measured`, and
+that once: of training, of what an attack raises, of what judges it and of the figures, clean and attacked alike (quirk B3).
+
 Source of the head: DINOv2's and paper 002's linear depth probe (one 1x1 convolution to 256 bins, normalised linearly).
 differs: depth is computed on the grid and upsampled after that, where theirs upsamples the features first.
 """
@@ -18,7 +21,14 @@ from hardsight.encoders.base import Encoder, Features
 from hardsight.errors import SpecError
 from hardsight.losses.base import mean_where
 from hardsight.losses.depth import TINY, gradient_gap, silog
-from hardsight.tasks.base import Task, Training, dense_dim, needs, to_pixels
+from hardsight.tasks.base import Task, Training, needs, to_pixels
+from hardsight.tasks.heads import channels, grid_of, spread_four
+
+CROPS = {
+    "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+}
+"""Top, bottom, left and right as shares of the image: Eigen et al. on NYU's 480x640 pixels; Garg et al., ECCV 2016, on KITTI."""
 
 
 class DepthHead(nn.Module):
@@ -28,17 +38,16 @@ class DepthHead(nn.Module):
     place of the grid, so it is computed once.
     """
 
-    def __init__(self, dense: int, pooled: int, bins: int, low: float, high: float) -> None:
+    def __init__(self, dense: int, pooled: int, bins: int, low: float, high: float, layers: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.norm, self.norm_pooled = nn.BatchNorm2d(dense), nn.BatchNorm1d(pooled)
         self.linear, self.linear_pooled = nn.Conv2d(dense, bins or 1, 1), nn.Linear(pooled, bins or 1, bias=False)
-        self.bins, self.low, self.high = bins, low, high
+        self.bins, self.low, self.high, self.layers = bins, low, high, layers
         self.register_buffer("centres", torch.linspace(low, high, max(bins, 1)).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
-        assert features.dense is not None
         everywhere = self.linear_pooled(self.norm_pooled(features.pooled))[:, :, None, None]
-        raw = self.linear(self.norm(features.dense)) + everywhere
+        raw = self.linear(self.norm(grid_of(features, self.layers))) + everywhere
         if self.bins:
             share = raw.relu() + 0.1
             grid = (share * self.centres).sum(1, keepdim=True) / share.sum(1, keepdim=True)
@@ -52,6 +61,9 @@ class Depth:
     bins: int
     low: float
     high: float | None
+    four: bool = False
+    align: str | None = None
+    crop: str | None = None
     name: ClassVar[str] = "depth"
     target: ClassVar[str] = "depth"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
@@ -65,9 +77,26 @@ class Depth:
             raise SpecError(
                 f"depth: the greatest depth is {high:g} m and the least {self.low:g} m; it must be the other way"
             )
-        return DepthHead(dense_dim(encoder.card, "depth"), encoder.card.dim, self.bins, self.low, high)
+        layers = spread_four(encoder) if self.four else ()
+        dense = channels(encoder, layers, "depth")
+        return DepthHead(dense, encoder.card.dim, self.bins, self.low, high, layers)
+
+    def measured(self, target: Tensor) -> Tensor:
+        """The target with 0, not measured, at pixels outside the crop and beyond `high`, where that is given."""
+        if self.high is not None:
+            target = torch.where(target <= self.high, target, 0.0)
+        if self.crop is None:
+            return target
+        height, width = target.shape[-2:]
+        top, bottom, left, right = (
+            int(side * share + 1e-6) for side, share in zip((height, height, width, width), CROPS[self.crop], strict=True)
+        )
+        inner = torch.zeros_like(target)
+        inner[..., top:bottom, left:right] = target[..., top:bottom, left:right]
+        return inner
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        target = self.measured(target)
         return silog(output, target) + 0.5 * gradient_gap(output, target)
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
@@ -75,33 +104,69 @@ class Depth:
 
         It rises with the image's RMSE, so that an attack keeps the point that harms the headline most.
         """
+        output, target = self._judged(output, target)
         valid = target > 0
         rmse = mean_where((output - target).square(), valid).sqrt()
         error = rmse / (rmse + mean_where(target, valid)).clamp_min(TINY)
         return torch.where(torch.isfinite(error), error, torch.ones_like(error))
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Sums over the measured pixels of an image, each [B], float64."""
+        """Sums over the measured pixels of an image, each [B], float64.
+
+        images: whether any is measured; image_rmse, image_silog: the image's own RMSE, and its sqrt(mean g^2 - (mean g)^2) with g
+        the gap of the logarithms.
+        """
+        output, target = self._judged(output, target)
         valid = target > 0
         there, truth = output.double(), torch.where(valid, target, 1.0).double()
-        gap = there - truth
+        gap, log_gap = there - truth, there.clamp_min(TINY).log() - truth.log()
         ratio = _ratio(output, target)
 
         def total(values: Tensor) -> Tensor:
             return torch.where(valid, values.double(), 0.0).flatten(1).sum(1)
 
+        pixels, squared = total(torch.ones_like(truth)), total(gap.square())
+        count = pixels.clamp_min(1)
+        variance = total(log_gap.square()) / count - (total(log_gap) / count).square()
         return {
-            "pixels": total(torch.ones_like(truth)),
-            "squared": total(gap.square()),
+            "pixels": pixels,
+            "squared": squared,
             "relative": total(gap.abs() / truth),
             "log10": total((there.clamp_min(1e-6).log10() - truth.log10()).abs()),
             "delta1": total(ratio < 1.25),
             "delta2": total(ratio < 1.25**2),
             "delta3": total(ratio < 1.25**3),
+            "images": (pixels > 0).double(),
+            "image_rmse": (squared / count).sqrt(),
+            "image_silog": variance.clamp_min(0).sqrt(),
         }
+
+    def _judged(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and target as error and figures compare them."""
+        target = self.measured(target)
+        return (median_scaled(output, target) if self.align == "median" else output), target
 
     def answer(self, output: Tensor) -> Tensor:
         return output
+
+
+def median_scaled(output: Tensor, target: Tensor) -> Tensor:
+    """Each image's output times the ratio of the medians of target and output over its measured pixels.
+
+    Source: Zhou et al., CVPR 2017, section 4.1. The median of an even number is the mean of the middle two, as numpy's is.
+    differs: nothing is clipped afterwards.
+    """
+    factors = []
+    for depth, truth in zip(output, target, strict=True):
+        valid = truth > 0
+        both = [_median(values[valid]) for values in (truth, depth)] if bool(valid.any()) else [output.new_ones(())] * 2
+        factors.append(both[0] / both[1].clamp_min(TINY))
+    return output * torch.stack(factors)[:, None, None]
+
+
+def _median(values: Tensor) -> Tensor:
+    ordered = values.sort().values
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _ratio(output: Tensor, target: Tensor) -> Tensor:
@@ -112,11 +177,21 @@ def _ratio(output: Tensor, target: Tensor) -> Tensor:
 
 
 @register
-def depth(head: Literal["bins", "direct"] = "bins", bins: int = 256, low: float = 0.1, high: float | None = None) -> Task:
+def depth(
+    head: Literal["bins", "direct", "linear4"] = "bins",
+    bins: int = 256,
+    low: float = 0.1,
+    high: float | None = None,
+    align: Literal["median"] | None = None,
+    crop: Literal["eigen", "garg"] | None = None,
+) -> Task:
     """Monocular depth in metres; head: a mixture of `bins` depths between low and high, or one value through a sigmoid.
 
-    high: None is the greatest depth of the data.
+    head=linear4: that mixture of four layers spread over the encoder, with the last one's pooled features. high: None is the
+    greatest depth of the data; a pixel beyond a given one does not count. align=median: each image's depth is scaled to the
+    median of its truth before it is judged, attacked or not. crop: Eigen's (NYU) or Garg's (KITTI), scaled to the image's size;
+    pixels outside do not count.
     """
     if bins < 2 or low <= 0:
         raise SpecError(f"depth: bins is {bins} and low is {low:g}; bins is at least 2 and low above 0 m")
-    return Depth(bins if head == "bins" else 0, low, high)
+    return Depth(0 if head == "direct" else bins, low, high, head == "linear4", align, crop)

@@ -1,10 +1,8 @@
-"""Semantic segmentation: batch norm and a 1x1 convolution on the dense features, logits upsampled to the image's pixels.
-
-Source of the head: DINOv2's and paper 002's linear segmentation probe.
-"""
+"""Semantic segmentation: a head on the dense features, logits upsampled to the image's pixels, of whole images or of windows."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,29 +11,20 @@ from torch import Tensor, nn
 
 from hardsight.catalog import register
 from hardsight.data.base import IGNORE, DataCard
-from hardsight.encoders.base import Encoder, Features
-from hardsight.errors import DataError
+from hardsight.encoders.base import Encoder
+from hardsight.errors import DataError, SpecError
 from hardsight.losses.base import mean_where
 from hardsight.losses.classify import cross_entropy
-from hardsight.tasks.base import Task, Training, dense_dim, needs, to_pixels
-
-
-class LinearHead(nn.Module):
-    """Features -> logits [B, K, H, W]."""
-
-    def __init__(self, dim: int, classes: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(dim)
-        self.linear = nn.Conv2d(dim, classes, 1)
-
-    def forward(self, features: Features) -> Tensor:
-        assert features.dense is not None
-        return to_pixels(self.linear(self.norm(features.dense)), features)
+from hardsight.tasks.base import Task, Training, needs
+from hardsight.tasks.heads import LinearHead, channels, deeplab, fcn, last_four
+from hardsight.tasks.windows import slide
 
 
 @dataclass(frozen=True)
 class Segment:
     kind: str
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] = (1, 1)
     name: ClassVar[str] = "segment"
     target: ClassVar[str] = "mask"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
@@ -44,7 +33,14 @@ class Segment:
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         needs(data, "segment", "mask", data.mask_classes)
-        return LinearHead(dense_dim(encoder.card, "segment"), len(data.mask_classes))
+        layers = last_four(encoder) if self.kind == "linear4" else ()
+        dim, classes = channels(encoder, layers, "segment"), len(data.mask_classes)
+        if self.kind == "fcn":
+            return fcn(dim, classes)
+        return deeplab(dim, classes) if self.kind == "deeplab" else LinearHead(dim, classes, layers)
+
+    def around(self, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        return slide(x, run, self.window, self.stride) if self.window else run(x)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return cross_entropy(output, target)
@@ -75,6 +71,29 @@ class Segment:
 
 
 @register
-def segment(head: Literal["linear"] = "linear") -> Task:
-    """Semantic segmentation with a linear head on the dense features."""
-    return Segment(head)
+def segment(
+    head: Literal["linear", "linear4", "fcn", "deeplab"] = "linear",
+    window: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
+) -> Task:
+    """Semantic segmentation with a head on the dense features, of whole images or of windows that slide over them.
+
+    head: linear on the last layer, or on the last four; FCN's or DeepLabV3's, for convolutional networks. window, stride: (h, w)
+    in pixels, or a number for both, of the windows whose logits are averaged; a stride of None is two thirds of the window's.
+    The head is trained on whole images, and an attack on embeddings reads whole images.
+    """
+    if window is None:
+        if stride is not None:
+            raise SpecError("segment: stride is that of a window, and there is none; give window=512")
+        return Segment(head)
+    size = _pair(window)
+    step = _pair(stride) if stride is not None else tuple(max(1, 2 * side // 3) for side in size)
+    if min(size) < 1 or not all(1 <= one <= side for one, side in zip(step, size, strict=True)):
+        raise SpecError(
+            f"segment: window is {size} and stride {step}; a window is at least 1 pixel, a stride at least 1 and at most the window"
+        )
+    return Segment(head, size, step)  # type: ignore[arg-type]
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -8,6 +8,7 @@ downloaded and nothing is stored: a scene is rendered when it is first asked for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,17 +89,17 @@ class Scenes:
             self._frames(np.arange(start, min(start + self.step, self.count)))
         frames, at = self._frames(where)
         target = {name: values[0] for name, values in self._target(frames, at, where).items()}
-        boxes, names = frames.box[at[0]], frames.box_label[at[0]]
-        target["boxes"] = torch.from_numpy(boxes[names >= 0].astype(np.float32))
-        target["box_labels"] = torch.from_numpy(names[names >= 0].astype(np.int64))
+        target["boxes"], target["box_labels"] = _boxes(frames, at[0])
         return Sample(self._id(where[0]), torch.from_numpy(frames.image[at[0]].copy()), target)
 
-    def batch(self, places: Sequence[int]) -> tuple[list[str], Tensor, dict[str, Tensor]]:
-        """Ids, images uint8 [B, 3, H, W], and the targets but for boxes, [B, ...]."""
+    def batch(self, places: Sequence[int]) -> tuple[list[str], Tensor, dict[str, Any]]:
+        """Ids, images uint8 [B, 3, H, W], and the targets [B, ...], with the boxes as a list of a dict a scene."""
         where = self._checked(places)
         frames, at = self._frames(where)
         ids = [self._id(place) for place in where]
-        return ids, torch.from_numpy(frames.image[at]), self._target(frames, at, where)
+        target: dict[str, Any] = self._target(frames, at, where)
+        target["boxes"] = [dict(zip(("boxes", "labels"), _boxes(frames, place), strict=True)) for place in at]
+        return ids, torch.from_numpy(frames.image[at]), target
 
     @property
     def step(self) -> int:
@@ -138,3 +139,9 @@ class Scenes:
             # Only now, so that another thread never takes what is half written; two that render the same write the same.
             self._done[block] = True
         return self._kept, places
+
+
+def _boxes(frames: Frames, at: int | np.integer) -> tuple[Tensor, Tensor]:
+    """Boxes [N, 4] and labels [N] of one scene."""
+    boxes, names = frames.box[at], frames.box_label[at]
+    return torch.from_numpy(boxes[names >= 0].astype(np.float32)), torch.from_numpy(names[names >= 0].astype(np.int64))

@@ -1,0 +1,124 @@
+"""An encoder that looks at several crops of an image and answers the mean of their embeddings.
+
+Source: the n-patch evaluation of EMP-SSL (Tong et al., 2023) and of paper 003. The crops are cut from the image within the
+attacked graph, so an attack perturbs one image, and with fresh crops each of its steps sees a new draw: what it climbs is
+the expectation over crops. differs: the released code of paper 003 perturbs each crop by itself, which is no attack on an
+image; sizes whose crop reaches past the image are cut back to it, where torchvision draws again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardsight import noise
+from hardsight.catalog import register
+from hardsight.encoders.base import Encoder, Features
+from hardsight.errors import SpecError
+
+Box = tuple[int, int, int, int]
+"""top, left, height, width, in pixels."""
+
+
+class Crops(nn.Module):
+    """An `Encoder` of images whose pooled features are the mean over crops; it has no dense features, layers or classifier."""
+
+    def __init__(
+        self, image: Encoder, n: int, size: int | None, scale: tuple[float, float], ratio: float, draw: str, seed: int
+    ) -> None:
+        super().__init__()
+        self.image, self.n, self.size, self.scale, self.ratio, self.draw, self.seed = (
+            image,
+            n,
+            size,
+            scale,
+            ratio,
+            draw,
+            seed,
+        )
+        text = "central crop" if draw == "central" else f"{n} {draw} crops"
+        note = "; ".join(one for one in (image.card.note, text) if one)
+        self.card = replace(
+            image.card,
+            name=f"{image.card.name}, {text}",
+            arch=f"crops({image.card.arch})",
+            dense_dim=0,
+            classes=0,
+            note=note,
+        )
+
+    @property
+    def body(self) -> nn.Module:
+        """The image encoder's: what training saves of this one can be loaded as that one."""
+        return self.image.body
+
+    def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
+        if layers:
+            raise SpecError(f"{self.card.name}: crops of an image have no layers of it to look into")
+        height, width = x.shape[-2:]
+        boxes = self.boxes(height, width)
+        total = sum(self.image(self._cut(x, box)).pooled for box in boxes)
+        return Features(total / len(boxes), None, (), None, (height, width), (height, width))  # type: ignore[operator]
+
+    def classify(self, features: Features) -> Tensor:
+        raise ValueError(f"{self.card.name} has no classifier of its own; use a probe: classify(head='linear')")
+
+    def with_card(self, **changes: Any) -> Crops:
+        self.card = replace(self.card, **changes)
+        return self
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """The crops of this pass, the same for all images of a batch; fresh ones come from torch's default generator."""
+        if self.draw == "central":
+            side = min(height, width)
+            return [((height - side) // 2, (width - side) // 2, side, side)]
+        rng = noise.generator("crops", self.seed) if self.draw == "fixed" else None
+        return [self._box(torch.rand(4, generator=rng).tolist(), height, width) for _ in range(self.n)]
+
+    def _box(self, draw: list[float], height: int, width: int) -> Box:
+        low, high = self.scale
+        area = (low + (high - low) * draw[0]) * height * width
+        shape = math.exp((2 * draw[1] - 1) * math.log(self.ratio))
+        tall = min(height, max(1, round(math.sqrt(area / shape))))
+        wide = min(width, max(1, round(math.sqrt(area * shape))))
+        return int(draw[2] * (height - tall + 1)), int(draw[3] * (width - wide + 1)), tall, wide
+
+    def _cut(self, x: Tensor, box: Box) -> Tensor:
+        """The crop of every image, resized to `size`, or to the image's own."""
+        top, left, tall, wide = box
+        sides = [self.size, self.size] if self.size else list(x.shape[-2:])
+        if self.draw == "central" and not self.size:
+            sides = [tall, wide]
+        part = x[..., top : top + tall, left : left + wide]
+        if [tall, wide] == sides:
+            return part
+        return F.interpolate(part, size=sides, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+
+@register
+def crops(
+    image: Encoder,
+    n: int = 16,
+    size: int | None = None,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: float = 4 / 3,
+    draw: Literal["fixed", "fresh", "central"] = "fixed",
+    seed: int = 0,
+) -> Encoder:
+    """The mean embedding of n random crops of the image, as paper 003 evaluates; crops(tiny, n=16).
+
+    size: the side in pixels that crops are resized to; None for the image's own. scale: least and greatest share of the area in
+    a crop; (0.25, 0.25) with ratio 1 are the paper's patches. ratio: greatest of width to height, or height to width. draw:
+    "fixed" are the crops of `seed` for every image, "fresh" are new ones at every pass, "central" is one, the largest square.
+    """
+    if n < 1 or (size is not None and size < 1):
+        raise SpecError(f"crops: n is {n} and size {size}; both are at least 1")
+    if not 0 < scale[0] <= scale[1] <= 1 or ratio < 1:
+        raise SpecError(f"crops: scale is {scale} and ratio {ratio:g}; 0 < least <= greatest <= 1, and ratio is at least 1")
+    made = Crops(image, n, size, (scale[0], scale[1]), ratio, draw, seed)
+    return made.eval()  # type: ignore[return-value]

@@ -1,0 +1,113 @@
+"""Heads on dense features, as the papers train them: linear on one layer or on four, FCN and DeepLab.
+
+A head whose `layers` is not empty reads these layers of the encoder, in `Features.layers`, in place of `dense`. One that says
+`moving` has batch norm behind layers that are trained with it, whose statistics a plain average over the training would miss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hardsight.encoders.base import Encoder, Features, join
+from hardsight.errors import SpecError
+from hardsight.objective import still
+from hardsight.tasks.base import dense_dim, to_pixels
+
+FOUR = 4
+
+
+def grid_of(features: Features, layers: tuple[int, ...]) -> Tensor:
+    """What a head reads: the layers it asked for, at the finest one's grid, or the dense features."""
+    found = join(features.layers) if layers else features.dense
+    assert found is not None
+    return found
+
+
+def last_four(encoder: Encoder) -> tuple[int, ...]:
+    """The last four layers: DINOv2's choice for segmentation. Raises `SpecError` where the encoder has fewer."""
+    depth = _depth(encoder)
+    return tuple(range(depth - FOUR, depth))
+
+
+def spread_four(encoder: Encoder) -> tuple[int, ...]:
+    """Four layers evenly spread, of twelve blocks 2, 5, 8 and 11: DINOv2's choice for depth. Raises `SpecError` as well.
+
+    differs: of 24 blocks the first one is 5, theirs is 4.
+    """
+    depth = _depth(encoder)
+    return tuple(depth * place // FOUR - 1 for place in range(1, FOUR + 1))
+
+
+def channels(encoder: Encoder, layers: tuple[int, ...], task: str) -> int:
+    """Channels of what `grid_of` gives; of layers they are read off one grey image."""
+    dim = dense_dim(encoder.card, task)
+    if not layers:
+        return dim
+    weight = next(encoder.parameters())
+    grey = torch.full((1, 3, encoder.card.size, encoder.card.size), 0.5, device=weight.device)
+    with torch.no_grad(), still(encoder):
+        return sum(one.shape[1] for one in encoder(grey, layers).layers)
+
+
+class LinearHead(nn.Module):
+    """Features -> logits [B, K, H, W]: batch norm and a 1x1 convolution. Source: DINOv2's and paper 002's linear probe."""
+
+    def __init__(self, dim: int, classes: int, layers: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.linear = nn.Conv2d(dim, classes, 1)
+        self.layers = layers
+
+    def forward(self, features: Features) -> Tensor:
+        return to_pixels(self.linear(self.norm(grid_of(features, self.layers))), features)
+
+
+class DeepHead(nn.Module):
+    """Features -> logits [B, K, H, W] by a network on the dense features."""
+
+    moving = True
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, features: Features) -> Tensor:
+        return to_pixels(self.net(grid_of(features, ())), features)
+
+
+def fcn(dim: int, classes: int) -> nn.Module:
+    """3x3 convolution to a quarter of the channels, batch norm, ReLU, 1x1 convolution (Long et al., CVPR 2015; torchvision's).
+
+    differs: without dropout, whose draws no seed of ours would fix.
+    """
+    if dim < FOUR:
+        raise SpecError(f"segment(head=fcn) takes a quarter of the dense channels, and there are {dim}; use head=linear")
+    from torchvision.models.segmentation.fcn import FCNHead  # here, as importing it takes seconds
+
+    return DeepHead(_without_dropout(FCNHead(dim, classes)))
+
+
+def deeplab(dim: int, classes: int) -> nn.Module:
+    """DeepLabV3's: atrous convolutions at rates 12, 24, 36 and a pooled branch, then 3x3 and 1x1 (Chen et al., 2017; torchvision's).
+
+    differs: without dropout, as `fcn`. The rates are meant for dense features of stride 8.
+    """
+    from torchvision.models.segmentation.deeplabv3 import DeepLabHead  # here, as importing it takes seconds
+
+    return DeepHead(_without_dropout(DeepLabHead(dim, classes)))
+
+
+def _depth(encoder: Encoder) -> int:
+    depth = int(getattr(encoder.body, "depth", 0))
+    if depth < FOUR:
+        raise SpecError(f"head=linear4 reads four layers, and {encoder.card.name} has {depth}; use a head of one layer")
+    return depth
+
+
+def _without_dropout(net: nn.Module) -> nn.Module:
+    for part in list(net.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(part, name, nn.Identity())
+    return net
