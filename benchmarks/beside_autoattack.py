@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def chunk(system: hs.System, x: torch.Tensor, y: torch.Tensor, eps: float, place
         started = time.perf_counter()
         if name == "theirs":
             suite = pyautoattack.AutoAttack(Model(system).eval(), norm="Linf", eps=eps, seed=SEED, version="standard")
-            x_adv = suite.run_standard_evaluation(x, y, batch_size=CHUNK)
+            x_adv, _ = suite.run_standard_evaluation(x, y, batch_size=CHUNK)
             with torch.no_grad():
                 standing = int((system.output(x_adv).argmax(1) == y).sum())
         else:
@@ -93,6 +94,7 @@ def chunk(system: hs.System, x: torch.Tensor, y: torch.Tensor, eps: float, place
             )
             standing = int((rows["error"] < 1).sum())
         line[f"{name}_s"], line[name] = round(time.perf_counter() - started, 2), standing
+        print(f"chunk {place}, {name}: {standing} of {len(x)} stand, {line[f'{name}_s']} s", file=sys.stderr, flush=True)
     return line
 
 

@@ -14,7 +14,7 @@ section() { # title, command, file
 cat benchmarks/results-head.md >"$page.new"
 uv run hardsight bench >&2
 section "Embedded encoders on made scenes" "hardsight bench" runs/made/report.md
-for recipe in cifar10-classifiers cifar10-probes camvid rgbd; do
+for recipe in cifar10-classifiers cifar10-probes camvid rgbd suites; do
   uv run hardsight bench --recipe "benchmarks/$recipe.toml" >&2
   title=$(sed -n 's/^title = "\(.*\)"$/\1/p' "benchmarks/$recipe.toml")
   section "$title" "hardsight bench --recipe benchmarks/$recipe.toml" "runs/$recipe/report.md"

@@ -17,26 +17,26 @@ def test_python_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(r"robust accuracy [01]\.\d\d on 16 images", capsys.readouterr().out)
 
 
-def test_names_in_the_tables_are_known() -> None:
-    from hardsight.catalog import complete
+def test_names_in_the_commands_and_tables_are_known() -> None:
+    from hardsight.catalog import complete, find
+    from hardsight.spec import read
 
     text = README.read_text()
-    for spec in re.findall(r"--attack '?([a-z]\w*(?:\([^']*\))?)'?", text):
-        complete(spec, "Attack")
-    for spec in re.findall(r"--(?:task) '?([a-z]\w*(?:\([^']*\))?)'?", text):
-        complete(spec, "Task")
-    for name in (
-        "made",
-        "cifar10",
-        "folder",
-        "camvid",
-        "rgbd",
-        "classpgd",
-        "segpgd",
-        "cospgd",
-        "depthpgd",
-        "fgsm",
-        "embed",
-        "clean",
+    for kind, option in (("Attack", "attack"), ("Task", "task"), ("Threat", "threat"), ("Encoder", "encoder")):
+        for quoted, bare in re.findall(rf"--{option} (?:'([^']*)'|([a-z][^\s'`]*))", text):
+            if (quoted or bare) != "task":
+                complete(quoted or bare, kind)
+    for row, kind in (
+        ("attacks", "Attack"),
+        ("tasks", "Task"),
+        ("data", "Data"),
+        ("threats", "Threat"),
+        ("encoders", "Encoder"),
     ):
-        assert f"`{name}" in text
+        line = re.search(rf"^\| {row} \| (.*) \|$", text, re.MULTILINE)
+        assert line, row
+        names = [name for name in re.findall(r"`([^`]*)`", line[1]) if name != "task"]
+        assert len(names) > 2
+        for name in names:
+            if not name.startswith("--"):
+                find(read(name.replace("...", "None")).name, kind)
