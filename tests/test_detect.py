@@ -355,6 +355,7 @@ def test_heads_follow_their_seed_cached_or_not(monkeypatch: pytest.MonkeyPatch) 
 def test_a_store_of_detections(tmp_path: Path) -> None:
     """Chunks of various numbers of boxes make one table, with a worst case, and a run that goes on where it was cut equals it."""
     recipe = Recipe(
+        audit=0,
         name="small",
         encoders=("tiny",),
         tasks=("detect(width=16)",),

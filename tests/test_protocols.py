@@ -24,7 +24,14 @@ from hardsight.tasks.knn import KnnHead, _greatest
 
 DATA = "made(size=32, train=32, test=12)"
 SMALL = Recipe(
-    name="protocols", encoders=("tiny",), data=(DATA,), attacks=("clean", "pgd(2)"), count=6, chunk=4, gallery=2, audit=0
+    name="protocols",
+    encoders=("tiny",),
+    data=(DATA,),
+    attacks=("clean", "pgd(2)"),
+    count=6,
+    chunk=4,
+    gallery=2,
+    audit=0,
 )
 PROBES = {
     "finetune": "finetune(epochs=2, batch=16)",

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from hardsight.recipe import Recipe
 from hardsight.store import Store
 
 SMALL = Recipe(
+    audit=0,
     name="small",
     encoders=("tiny",),
     data=("made(size=32, train=48, test=24)",),
@@ -39,6 +41,8 @@ SMALL = Recipe(
     gallery=2,
 )
 FAST = [
+    "--set",
+    "audit=0",
     "--set",
     "chunk=4",
     "--set",
@@ -391,3 +395,33 @@ def test_help_and_doctor_answer() -> None:
         found = runner.invoke(app, words)
         assert found.exit_code == 0, (words, found.output)
         assert found.output.strip()
+
+
+def test_numbers_are_audited_by_default_and_only_once(tmp_path: Path) -> None:
+    words = [
+        "bench",
+        "--encoder",
+        "tiny",
+        "--task",
+        "classify",
+        "--count",
+        "4",
+        "--eps",
+        "4/255",
+        *FAST[2:],
+        "--set",
+        "audit=2",
+    ]
+    first = inside(*words, "--attack", "clean", "--attack", "pgd(2)", "--store", str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert re.search(r"audit of 1 numbers, each by \d+ checks", first.stdout)
+    stored = [cell for cell in Store(tmp_path).cells() if cell.audit]
+    assert len(stored) == 1
+    assert stored[0].what["attack_name"] == "pgd(2)"
+    assert stored[0].audit["images"] == 2
+    assert "Can these numbers be trusted?" in (tmp_path / "report.html").read_text()
+    before = (stored[0].path / "audit.json").stat().st_mtime_ns
+    (stored[0].path / "rows-00000.npz").unlink()
+    assert inside(*words, "--attack", "clean", "--attack", "pgd(2)", "--store", str(tmp_path)).returncode == 0
+    assert (stored[0].path / "audit.json").stat().st_mtime_ns == before
+    assert Recipe(encoders=("tiny",)).audit > 0

@@ -17,6 +17,7 @@ from hardsight.store import Store
 from tests.conftest import toy_images, toy_system, toy_target
 
 SMALL = Recipe(
+    audit=0,
     encoders=("zoo:made_supervised",),
     tasks=("classify",),
     data=("made",),
