@@ -314,7 +314,6 @@ def test_more_draws_of_noise_do_no_less_and_an_attack_does_more() -> None:
 
 def test_bench_shows_natural_beside_adversarial(tmp_path: Path) -> None:
     recipe = Recipe(
-        audit=0,
         encoders=("tiny",),
         tasks=("segment",),
         data=("made(size=32, train=32, test=16)",),
