@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hardsight import noise, tree
-from hardsight.attack import Attack, Lab, prepared
+from hardsight.attack import Attack, Lab, Single, prepared
 from hardsight.audit import audit
 from hardsight.catalog import build, complete, minimal
 from hardsight.checks.base import Case
@@ -189,9 +189,14 @@ class Bench:
         if not batch.ids:
             return
         x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
-        case = Case(system, build(cell.attack, "Attack"), threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
+        attack, spec = build(cell.attack, "Attack"), cell.attack
+        if (
+            not isinstance(attack, Single) or attack.where != "output"
+        ):  # suites take thousands of readings, embed sees no head
+            attack, spec = build(system.task.attack, "Attack"), system.task.attack
+        case = Case(system, attack, threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
         with seeded(noise.seed_of(cell.id, "audit")):
-            found = audit(case)
+            found = {"attack": attack_name(spec), **audit(case)}
         write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
         write_json(stored.path / "audit.json", found)
         name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"

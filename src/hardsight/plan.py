@@ -16,7 +16,7 @@ from hardsight.recipe import Precision, Recipe
 from hardsight.spec import calls_in, read, show
 from hardsight.tasks.base import Task
 
-MEASURE = 1
+MEASURE = 2
 """Raised when a change of this code changes what cells measure: what older code measured is then not taken for it."""
 
 
@@ -70,17 +70,12 @@ class Plan:
     audit: int = 0
 
     def audited(self) -> list[Cell]:
-        """Of each encoder, task and data the cell that is audited: the task's own attack, or another at its output, at the greatest eps."""
+        """Of each encoder, task and data the cell that is audited: at the task's own attack, or else another, and the greatest eps."""
         best: dict[tuple[str, str, str], tuple[bool, float, Cell]] = {}
         for cell in self.cells if self.audit else ():
             eps, attack = build(cell.threat, "Threat").eps, build(cell.attack, "Attack")
             natural = getattr(attack, "natural", getattr(getattr(attack, "search", None), "natural", False))
-            if (
-                cell.column == "clean"
-                or getattr(attack, "where", "output") != "output"
-                or hasattr(attack, "prepare")
-                or natural
-            ):
+            if cell.column == "clean" or natural:
                 continue
             key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", eps)
             if key not in best or rank > best[key][:2]:

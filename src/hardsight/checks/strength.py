@@ -10,9 +10,7 @@ from hardsight.catalog import build, complete, register
 from hardsight.checks.base import Case, Check, Finding
 from hardsight.errors import ShapeError, SpecError
 from hardsight.spec import Call, override
-
-STRONGER = {"label": "margin", "mask": "pixel_margin", "depth": "depth_rmse", "boxes": "dag"}
-"""By target: a loss that no scaling of the outputs can flatten."""
+from hardsight.threats.base import scaled
 
 
 @register
@@ -37,12 +35,11 @@ def rises() -> Check:
 
     def check(case: Case) -> Finding:
         weak, full = float(case.run(radius=0.25).error.mean()), float(case.found.error.mean())
-        everything = float(case.threat.size(torch.ones_like(case.x)).max())
-        radius = min(everything / case.threat.eps, 1e4) if case.threat.eps and everything < float("inf") else 0.0
         told = f"mean error {weak:.2f} at eps/4, {full:.2f} at eps"
         if weak > full + case.slack:
             return Finding("fail", f"{told}: less radius did more harm, so the attack at eps is not at its end")
-        if radius <= 1:
+        radius = _without_bounds(case)
+        if radius is None:
             return Finding("pass", told)
         most = float(case.run(radius=radius).error.mean())
         told += f", {most:.2f} without bounds"
@@ -77,7 +74,7 @@ def black_box(queries: int = 100) -> Check:
     """No black box wins: Square, which sees no gradient, breaks no image that the white-box attack leaves standing."""
 
     def check(case: Case) -> Finding:
-        loss = _loss(case)
+        loss = complete(case.system.task.scale_free, "Loss")
         try:
             attack = build(Call("attack", (("search", Call("square", (("queries", queries),))), ("loss", loss))), "Attack")
             found = case.run(attack)
@@ -110,14 +107,23 @@ def other_loss() -> Check:
     """No loss wins: a loss that no scale of the outputs can flatten breaks no more than the attack's own does."""
 
     def check(case: Case) -> Finding:
-        loss = _loss(case)
-        if loss is None:
-            return Finding("none", "this task has no second loss to compare with")
+        loss = complete(case.system.task.scale_free, "Loss")
         pgd = Call("pgd", (("steps", 20), ("early_exit", case.whole)))
         attack = build(Call("attack", (("search", pgd), ("loss", loss))), "Attack")
         return _beside(case, case.run(attack).error, f"the loss {loss.name}", "the outputs are saturated; use dlr or margin")
 
     return check
+
+
+def _without_bounds(case: Case) -> float | None:
+    """How many eps it takes until the threat allows any image at all; None where it never does (a flicker, a masked one)."""
+    other = torch.rand(case.x.shape, generator=case.rng("bounds")).to(case.x.device)
+    size = float(case.threat.size(torch.ones_like(case.x)).max())
+    if not case.threat.eps or not 0 < size < float("inf"):
+        return None
+    radius = size / case.threat.eps
+    near = scaled(case.threat, radius).project(other, case.x)
+    return radius if radius > 1 and float((near - other).abs().max()) < 1e-3 else None
 
 
 def _beside(case: Case, error: Tensor, what: str, cause: str = "the gradients it follows are masked") -> Finding:
@@ -131,12 +137,6 @@ def _beside(case: Case, error: Tensor, what: str, cause: str = "the gradients it
     if there > here + case.slack:
         return Finding("warn", f"{told}: the attack has missed some")
     return Finding("pass", told)
-
-
-def _loss(case: Case) -> Call | None:
-    """The scale-free loss of the task's target, where there is one."""
-    name = STRONGER.get(case.system.task.target)
-    return complete(name, "Loss") if name else None
 
 
 def _with_steps(attack: Attack, times: float) -> Attack | None:

@@ -25,7 +25,7 @@ def audits(table: Table) -> dict[str, Any]:
                 "encoder": row.title,
                 "task": row.task,
                 "data": row.data,
-                "attack": f"{row.names[record.column]} {record.column.eps_text}",
+                "attack": f"{plain(found.get('attack') or row.names[record.column])} {record.column.eps_text}",
                 "images": found["images"],
                 "verdict": found["verdict"],
                 "checks": {title: (one["verdict"], plain(one["reason"])) for title, one in checks.items()},

@@ -17,7 +17,7 @@ from hardsight import tree
 from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, loss_and_grad
-from hardsight.search.base import Best, Search, counted
+from hardsight.search.base import Best, Search, begin, counted
 from hardsight.threats.base import Threat, per_image, unit
 
 
@@ -52,11 +52,9 @@ def apgd(
     ) -> AttackResult:
         _check(threat, where if start is None and where != "clean" else "project")
         pace = _pace(threat, x, rho)
+        x_adv = begin(where if start is None else start, x, threat, rng)
         if start is not None:
-            x_adv = threat.project(start, x)
             pace.begin(x_adv, x)
-        else:
-            x_adv = x.detach().clone() if where == "clean" else getattr(threat, where)(x, rng)
         best = Best(x_adv)
         places, before, best_grad = torch.arange(len(x), device=x.device), x_adv, torch.zeros_like(x)
         checks = pace.checks(steps)

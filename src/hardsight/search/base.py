@@ -38,6 +38,13 @@ def counted(walk: Callable[..., AttackResult], passes: int, *inner: Search) -> S
     return walk  # type: ignore[return-value]
 
 
+def begin(where: str | Tensor, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
+    """Where a search of images x begins: at points that are given, made allowed, or "clean", "inside" or on the "surface"."""
+    if isinstance(where, Tensor):
+        return threat.project(where, x)
+    return x.detach().clone() if where == "clean" else getattr(threat, where)(x, rng)
+
+
 def better(new: Reading, old: Reading) -> Tensor:
     """Mask [B]: where `new` has the greater error or, at equal error, the greater loss. A loss that is not finite never wins."""
     finite = torch.isfinite(new.loss)

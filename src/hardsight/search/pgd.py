@@ -10,7 +10,7 @@ from torch import Tensor
 from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, loss_and_grad
-from hardsight.search.base import Best, Search, counted
+from hardsight.search.base import Best, Search, begin, counted
 from hardsight.threats.base import Threat, per_image
 
 
@@ -44,7 +44,7 @@ def pgd(
         rng: torch.Generator | None = None,
         start: Tensor | None = None,
     ) -> AttackResult:
-        x_adv = threat.project(start, x) if start is not None else _first(where, x, threat, rng)
+        x_adv = begin(where if start is None else start, x, threat, rng)
         best = Best(x_adv)
         places = None
         velocity = torch.zeros_like(x)
@@ -76,9 +76,3 @@ def pgd(
         return best.result()
 
     return counted(search, steps + 1)
-
-
-def _first(where: str, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
-    if where == "clean":
-        return x.detach().clone()
-    return threat.inside(x, rng) if where == "inside" else threat.surface(x, rng)

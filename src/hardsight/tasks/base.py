@@ -31,7 +31,8 @@ class Training:
 class Task(Protocol):
     """One downstream task. name: also its metric's. target: the key of its target. reads: what its head reads of an encoder.
 
-    attack: the spec of its own attack (`--attack task`). Two methods are optional: `around(x, run)`, the output for images x
+    attack: the spec of its own attack (`--attack task`). scale_free: the spec of a loss that no scale of the outputs can flatten,
+    which the audit holds beside it. Two methods are optional: `around(x, run)`, the output for images x
     where `run` gives that of any images (sliding windows), and `measured(target)`, the target without what does not count.
     """
 
@@ -39,6 +40,7 @@ class Task(Protocol):
     target: ClassVar[str]
     reads: ClassVar[Literal["pooled", "dense"]]
     attack: ClassVar[str]
+    scale_free: ClassVar[str]
     training: ClassVar[Training]
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:

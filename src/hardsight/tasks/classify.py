@@ -49,6 +49,7 @@ class Classify:
     target: ClassVar[str] = "label"
     reads: ClassVar[Literal["pooled", "dense"]] = "pooled"
     attack: ClassVar[str] = "classpgd"
+    scale_free: ClassVar[str] = "margin"
     training: ClassVar[Training] = Training(epochs=50, steps=300, lr=1e-2, weight_decay=1e-3, batch=256)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:

@@ -68,6 +68,7 @@ class Depth:
     target: ClassVar[str] = "depth"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
     attack: ClassVar[str] = "depthpgd"
+    scale_free: ClassVar[str] = "depth_rmse"
     training: ClassVar[Training] = Training(epochs=10, steps=300, lr=1e-2, weight_decay=1e-2, batch=32)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:

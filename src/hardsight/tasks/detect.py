@@ -45,6 +45,7 @@ class Detect:
     target: ClassVar[str] = "boxes"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
     attack: ClassVar[str] = "detpgd"
+    scale_free: ClassVar[str] = "dag"
     training: ClassVar[Training] = Training(epochs=4, steps=600, lr=1e-3, weight_decay=1e-4, batch=8)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:

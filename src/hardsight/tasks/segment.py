@@ -29,6 +29,7 @@ class Segment:
     target: ClassVar[str] = "mask"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
     attack: ClassVar[str] = "segpgd"
+    scale_free: ClassVar[str] = "pixel_margin"
     training: ClassVar[Training] = Training(epochs=10, steps=300, lr=1e-2, weight_decay=1e-4, batch=32)
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
