@@ -11,14 +11,16 @@ from safetensors.torch import load_file
 from hardsight import noise
 from hardsight.catalog import build, entries
 from hardsight.criteria.contrast import nt_xent
-from hardsight.data.views import Views
+from hardsight.data.views import View
 from hardsight.encoders import load_encoder
 from hardsight.errors import SpecError, StoreError
+from hardsight.methods.base import Samples
 from hardsight.train.loop import TrainingRecipe, read_recipe, train
 from hardsight.watch import Watch
+from hardsight.when import When
 from tests.conftest import toy_card, toy_images, toy_target
 
-MADE = {"deacl": "deacl(tiny(widths=(8, 8, 8, 8)), pgd(2, keep=last))"}
+MADE = {"deacl": "deacl(adversary(pgd(2, keep=last)))", "replace": "replace(simclr(width=16), adversary(pgd(2, keep=last)))"}
 METHODS = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Method"]
 
 
@@ -31,13 +33,13 @@ def test_nt_xent_is_the_formula() -> None:
         partner = (i + 4) % 8
         others = [torch.exp(z[i] @ z[j] / 0.3) for j in range(8) if j != i]
         total += float(-torch.log(torch.exp(z[i] @ z[partner] / 0.3) / sum(others)))
-    assert float(nt_xent(one, two, 0.3)) == pytest.approx(total / 8, rel=1e-5)
+    assert float(nt_xent(one, two, 0.3).mean()) == pytest.approx(total / 8, rel=1e-5)
 
 
 def test_views_draw_for_each_image_and_follow_the_seed() -> None:
     x = toy_images(1).expand(8, -1, -1, -1).contiguous()
-    views = Views()
-    one, two = (views(x, noise.generator("v", 1)) for _ in range(2))
+    views = View()
+    one, two = (views(x, When(noise.generator("v", 1))) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one[0], one[1])
     assert one.shape == x.shape
@@ -47,7 +49,7 @@ def test_views_draw_for_each_image_and_follow_the_seed() -> None:
 
 def test_views_without_change_are_the_image() -> None:
     x = toy_images(4)
-    same = Views(scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, grey=0.0, flip=False)(x, noise.generator("v", 1))
+    same = View(scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, grey=0.0, flip=False)(x, When(noise.generator("v", 1)))
     assert torch.allclose(same, x, atol=1e-5)
 
 
@@ -57,16 +59,18 @@ def test_every_method_lowers_its_loss(spec: str) -> None:
     encoder = load_encoder("tiny(widths=(8, 8, 8, 8))").requires_grad_(True).train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = method.parts(encoder, toy_card())
-    weights = [*encoder.parameters(), *parts.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=0.05)
-    x, label = toy_images(16), toy_target(build("classify", "Task"), 16)
+        learner = method.begin(encoder, toy_card(), 16)
+    optimizer = torch.optim.SGD([one for one in learner.parameters() if one.requires_grad], lr=0.05)
+    samples = Samples(toy_images(16), {"label": toy_target(build("classify", "Task"), 16)}, torch.arange(16))
     losses = []
     for _ in range(12):
-        step = method.step(encoder, parts, x, label, noise.generator("same", 0))
+        when = When(noise.generator("same", 0))
+        step = learner(samples, when)
         optimizer.zero_grad()
         step.loss.backward()
+        learner.after_backward(when)
         optimizer.step()
+        learner.after_step(step.keep, when)
         losses.append(float(step.loss.detach()))
     assert losses[-1] < losses[0]
     assert encoder.training
@@ -77,7 +81,8 @@ def test_deacl_attacks_without_touching_gradients_or_statistics() -> None:
     method = build(MADE["deacl"], "Method")
     encoder = load_encoder("tiny(widths=(8, 8, 8, 8))").requires_grad_(True).eval()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    method.step(encoder, torch.nn.Identity(), toy_images(4), torch.zeros(4), noise.generator("a", 0))
+    learner = method.begin(encoder, toy_card(), 4).eval()
+    learner(Samples(toy_images(4), {}, torch.arange(4)), When(noise.generator("a", 0)))
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 

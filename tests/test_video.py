@@ -22,7 +22,7 @@ from hardsight.data.feed import check_pixels, choose, load, pixels, stack
 from hardsight.data.made.scene import labels
 from hardsight.data.made.solids import SHAPES
 from hardsight.data.moving import MOTIONS, film, motions, moving, path
-from hardsight.data.views import Views
+from hardsight.data.views import View
 from hardsight.encoders import load_encoder
 from hardsight.errors import DataError, MissingDependency, ShapeError, SpecError, WeightsError
 from hardsight.evaluate import evaluate
@@ -31,6 +31,7 @@ from hardsight.store import Store
 from hardsight.tasks.base import System
 from hardsight.train.loop import TrainingRecipe, train
 from hardsight.watch import Watch
+from hardsight.when import When
 from tests.conftest import toy_card
 from tests.end.test_bench import inside
 
@@ -492,12 +493,12 @@ def test_what_is_no_batch_of_clips() -> None:
 
 def test_a_clips_views_move_as_one(some: tuple[Tensor, Tensor]) -> None:
     x, _ = some
-    views = Views(scale=(0.5, 1.0), jitter=0.4, hue=0.1, grey=0.2)
+    views = View(scale=(0.5, 1.0), jitter=0.4, hue=0.1, grey=0.2)
     still = x[:, :, :1].expand(-1, -1, 4, -1, -1)
-    found = views(still, torch.Generator().manual_seed(0))
+    found = views(still, When(torch.Generator().manual_seed(0)))
     assert found.shape == x.shape
     assert torch.equal(found[:, :, 0], found[:, :, 3]), "all frames share one draw"
-    assert torch.allclose(found[:, :, 0], views(x[:, :, 0], torch.Generator().manual_seed(0)), atol=1e-6)
+    assert torch.allclose(found[:, :, 0], views(x[:, :, 0], When(torch.Generator().manual_seed(0))), atol=1e-6)
     assert not torch.equal(found[0], found[1])
 
 
@@ -553,7 +554,14 @@ def test_masks_are_not_for_clips(data: Data) -> None:
 
 def test_a_small_network_trains_on_clips_and_loads_again(tmp_path: Path) -> None:
     encoder = "small_clips(widths=[8, 16])"
-    recipe = TrainingRecipe("clips", encoder, "supervised(least=0.9, jitter=0.1, flip=False)", SMALL, epochs=1, batch=16)
+    recipe = TrainingRecipe(
+        "clips",
+        encoder,
+        "supervised(views(1, scale=(0.9, 1.0), jitter=0.1, grey=0.0, flip=False))",
+        SMALL,
+        epochs=1,
+        batch=16,
+    )
     file = train(recipe, tmp_path, torch.device("cpu"), Watch(quiet=True))
     again = load_encoder(f"small_clips(widths=[8, 16], weights={str(file)!r})")
     assert again.card.sha256 != load_encoder(encoder).card.sha256

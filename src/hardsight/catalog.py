@@ -33,6 +33,8 @@ FAMILIES = (
     "encoders",
     "data",
     "tasks",
+    "criteria",
+    "schedules",
     "methods",
     "aim",
     "attack",

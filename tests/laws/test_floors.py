@@ -11,7 +11,8 @@ ROOT = Path(hardsight.__file__).parent
 FLOORS = [
     {"errors"},
     {"spec"},
-    {"catalog", "tree", "noise", "metrics", "watch", "machine"},
+    {"catalog", "tree", "noise", "metrics", "watch", "machine", "when"},
+    {"schedules"},
     {"objective", "losses", "criteria", "encoders", "data", "store", "recipe"},
     {"tasks", "threats", "corruptions", "report"},
     {"search", "aim"},

@@ -2,70 +2,70 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 from hardsight.catalog import register
 from hardsight.data.base import DataCard
-from hardsight.data.views import Views
+from hardsight.data.views import Views, views
 from hardsight.encoders.base import Encoder
-from hardsight.errors import SpecError
 from hardsight.losses.embed import far_cosine
-from hardsight.methods.base import Method, Step
-from hardsight.objective import against, still
-from hardsight.search.base import Search
+from hardsight.methods.base import Learner, Method, Samples, Step
+from hardsight.methods.robust.adversary import Adversary, adversary
+from hardsight.objective import against
 from hardsight.search.pgd import pgd
-from hardsight.threats.base import Threat
 from hardsight.threats.linf import linf
+from hardsight.when import When
 
 
-@dataclass(frozen=True)
-class DeACL:
-    teacher: Encoder
-    search: Search
-    threat: Threat
-    weight: float
-    views: Views
+class Distilled(Learner):
+    """The encoder is the student; its teacher is itself as it came."""
 
-    def parts(self, encoder: Encoder, data: DataCard) -> nn.Module:
-        """Nothing trains beside the student, which starts as a copy of the teacher."""
-        if self.teacher.card.arch != encoder.card.arch:
-            raise SpecError(
-                f"deacl: the student is {encoder.card.arch} and its teacher {self.teacher.card.arch}; they must be alike"
-            )
-        self.teacher.to(next(encoder.parameters()).device)
-        encoder.load_state_dict(self.teacher.state_dict())
-        return nn.Identity()
+    def __init__(self, encoder: Encoder, views: Views, adversary: Adversary, weight: float) -> None:
+        super().__init__(encoder, views)
+        self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False)
+        self.adversary = adversary
+        self.weight = weight
 
-    def step(self, encoder: Encoder, parts: nn.Module, x: Tensor, label: Tensor, rng: torch.Generator) -> Step:
-        x = self.views(x, rng)
+    def train(self, mode: bool = True) -> Distilled:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, samples: Samples, when: When) -> Step:
+        (x,) = self.draw(samples, when)
         with torch.no_grad():
             wanted = self.teacher(x).pooled.float()
-        with still(encoder):
-            raised = against(lambda x: encoder(x).pooled.float(), far_cosine(), target=wanted)
-            x_adv = self.search(raised, x, self.threat, rng).x_adv
-        clean, moved = encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
+        raised = against(lambda x: self.encoder(x).pooled.float(), far_cosine(), target=wanted)
+        x_adv = self.adversary.on(self.encoder, x, raised, when)
+        clean, moved = self.encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
         firm = F.cosine_similarity(moved, clean).mean()
         return Step(-near - self.weight * firm, {"near": float(near.detach()), "firm": float(firm.detach())})
 
 
+@dataclass(frozen=True)
+class DeACL:
+    adversary: Adversary
+    weight: float
+    views: Views
+
+    def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
+        return Distilled(encoder, self.views, self.adversary, self.weight)
+
+
 @register
 def deacl(
-    teacher: Encoder,
-    search: Search = pgd(steps=5, keep="last"),
-    threat: Threat = linf(8 / 255),
+    adversary: Adversary = adversary(pgd(steps=5, step=0.25, keep="last"), linf(8 / 255)),
     weight: float = 2.0,
-    least: float = 0.5,
-    jitter: float = 0.2,
+    views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0),
 ) -> Method:
     """DeACL (Zhang et al., ECCV 2022): -cos(S(x), T(x)) - weight cos(S(x'), S(x)), where x' moves S(x') away from T(x).
 
-    differs: the inner attack runs in eval mode with frozen batch norm, and touches no weight's gradient.
+    The student starts as the encoder that is hardened, and the teacher is that encoder, frozen. differs: the inner attack runs
+    in eval mode with frozen batch norm, and touches no weight's gradient.
     """
-    return DeACL(
-        teacher.eval().requires_grad_(False), search, threat, weight, Views(scale=(least, 1.0), jitter=jitter, grey=0.0)
-    )
+    return DeACL(adversary, weight, views)

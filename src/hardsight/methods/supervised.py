@@ -1,4 +1,4 @@
-"""Supervised training: cross-entropy of a linear classifier on the pooled features of one random view."""
+"""Supervised training: cross-entropy of a linear classifier on the pooled features of random views."""
 
 from __future__ import annotations
 
@@ -6,31 +6,41 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hardsight.catalog import register
 from hardsight.data.base import DataCard
-from hardsight.data.views import Views
+from hardsight.data.views import Views, views
 from hardsight.encoders.base import Encoder
-from hardsight.methods.base import Method, Step
+from hardsight.errors import SpecError
+from hardsight.methods.base import Drawn, Learner, Method, Samples, Step
+from hardsight.methods.joint import through
+from hardsight.when import When
+
+
+class Classifier(Learner):
+    def __init__(self, encoder: Encoder, views: Views, classes: int) -> None:
+        super().__init__(encoder, views)
+        self.classifier = nn.Linear(encoder.card.dim, classes)
+
+    def read(self, views: Drawn, samples: Samples, when: When) -> Step:
+        label = samples.target["label"]
+        found = through(lambda x: self.classifier(self.encoder(x).pooled), views)
+        loss = torch.stack([F.cross_entropy(logits, label, reduction="none") for logits in found]).mean(0)
+        return Step(loss, {"accuracy": float((found[0].argmax(1) == label).float().mean())})
 
 
 @dataclass(frozen=True)
 class Supervised:
     views: Views
 
-    def parts(self, encoder: Encoder, data: DataCard) -> nn.Module:
-        return nn.Linear(encoder.card.dim, len(data.classes))
-
-    def step(self, encoder: Encoder, parts: nn.Module, x: Tensor, label: Tensor, rng: torch.Generator) -> Step:
-        logits = parts(encoder(self.views(x, rng)).pooled)
-        return Step(F.cross_entropy(logits, label), {"accuracy": float((logits.argmax(1) == label).float().mean())})
+    def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
+        if not data.classes:
+            raise SpecError(f"supervised needs labels, and {data.name} has no classes")
+        return Classifier(encoder, self.views, len(data.classes))
 
 
 @register
-def supervised(least: float = 0.5, jitter: float = 0.2, flip: bool = True) -> Method:
-    """Cross-entropy with labels; least: the least share of the area in a crop, jitter: the greatest change of colour.
-
-    flip: whether views are mirrored at random; not where left and right are classes.
-    """
-    return Supervised(Views(scale=(least, 1.0), jitter=jitter, grey=0.0, flip=flip))
+def supervised(views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0)) -> Method:
+    """Cross-entropy with labels, of one random view an image or the mean over several."""
+    return Supervised(views)

@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
 
-from hardsight import noise
+from hardsight import noise, tree
 from hardsight.catalog import build, complete
 from hardsight.data import open_data
 from hardsight.data.feed import load, pixels
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
 from hardsight.errors import SpecError, StoreError, nearest
+from hardsight.methods.base import Learner, Samples
 from hardsight.recipe import check_name
 from hardsight.store import write_bytes, write_json
 from hardsight.watch import Watch
+from hardsight.when import When
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
@@ -92,8 +93,8 @@ def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Wat
     method = build(recipe.method, "Method")
     with torch.random.fork_rng():
         torch.manual_seed(noise.seed_of("parts", recipe.seed))
-        parts = method.parts(encoder, data.card).to(device)
-    weights = [*encoder.parameters(), *parts.parameters()]
+        learner = method.begin(encoder, data.card, len(images)).to(device)
+    weights = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     batches = len(images) // recipe.batch
     if not batches:
@@ -101,12 +102,12 @@ def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Wat
             f"{recipe.name}: batch is {recipe.batch}, and {data.card.name} has only {len(images)} training images"
         )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(recipe.epochs * batches, recipe.warmup))
-    state = {"encoder": encoder, "parts": parts, "optimizer": optimizer, "schedule": schedule}
+    state = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
     first = _resume(folder / "last.pt", state, asdict(recipe))
     with watch, watch.bar(recipe.name, recipe.epochs * batches) as bar:
         bar.advance(first * batches)
         for epoch in range(first, recipe.epochs):
-            logs = _epoch(epoch, recipe, encoder, parts, method, images, optimizer, schedule, bar, device)
+            logs = _epoch(epoch, recipe, learner, images, optimizer, schedule, bar, device)
             _checkpoint(folder / "last.pt", state, asdict(recipe), epoch + 1)
             watch.note(
                 f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items())
@@ -124,7 +125,7 @@ def export(encoder: Encoder, folder: Path, recipe: TrainingRecipe) -> Path:
 
 
 def _epoch(
-    epoch: int, recipe: TrainingRecipe, encoder: Encoder, parts: nn.Module, method: Any, images: Any,
+    epoch: int, recipe: TrainingRecipe, learner: Learner, images: Any,
     optimizer: torch.optim.Optimizer, schedule: Any, bar: Any, device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
     rng = noise.generator("epoch", recipe.seed, epoch)
@@ -132,25 +133,29 @@ def _epoch(
         noise.seed_of("epoch", recipe.seed, epoch)
     )  # for dropout and stochastic depth, which take no generator
     order = torch.randperm(len(images), generator=rng).tolist()
-    encoder.train()
-    parts.train()
+    learner.train()
     totals: dict[str, float] = {}
     batches = len(images) // recipe.batch
     for place in range(batches):
-        batch = load(images, order[place * recipe.batch : (place + 1) * recipe.batch])
-        x, label = pixels(batch.images, device), batch.target.get("label", torch.zeros(len(batch.ids))).to(device)
+        places = order[place * recipe.batch : (place + 1) * recipe.batch]
+        batch = load(images, places)
+        target = {name: tree.move(value, device) for name, value in batch.target.items()}
+        samples = Samples(pixels(batch.images, device), target, torch.tensor(places, device=device))
+        when = When(rng, epoch * batches + place, recipe.epochs * batches, epoch, recipe.epochs)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            step = method.step(encoder, parts, x, label, rng)
+            step = learner(samples, when)
         loss = float(step.loss.detach())
         if not math.isfinite(loss):
             raise StoreError(f"the loss became {loss} in epoch {epoch + 1}, step {place + 1}; try a smaller lr")
         optimizer.zero_grad()
         step.loss.backward()
+        learner.after_backward(when)
         optimizer.step()
         schedule.step()
+        learner.after_step(step.keep, when)
         for key, value in {"loss": loss, **step.logs}.items():
             totals[key] = totals.get(key, 0.0) + value / batches
-        bar.advance(1, len(x))
+        bar.advance(1, len(places))
     return totals
 
 

@@ -1,0 +1,1 @@
+"""Adversaries in training, and the five ways to train beside one: each wraps any method."""
