@@ -21,6 +21,9 @@ from hardsight.encoders.layouts import SKIPPED
 from hardsight.errors import WeightsError
 
 State = dict[str, Tensor]
+PICKLE = b"\x80"
+"""How a pickle begins, from protocol 2 on."""
+
 # fmt: off
 SETTINGS = (
     "argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
@@ -73,13 +76,13 @@ def read_weights(place: Path) -> object:
             return torch.load(place, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named or "Unsupported" in str(error):
+        if named or ("Unsupported" in str(error) and _first(place) == PICKLE):
             what = f" of {named[1]}" if named else ""
             raise WeightsError(
                 f"{place} is refused: it holds an object{what}, and would run code when read; where you trust it, "
                 "torch.load it with weights_only=False and save its state_dict() as safetensors"
             ) from None
-        raise WeightsError(f"{place} is not a checkpoint that torch can read: {_line(error)}") from None
+        raise WeightsError(f"{place} is not a checkpoint that torch can read; it is damaged, or of another kind") from None
     except Exception as error:
         if "TorchScript" in str(error):
             raise WeightsError(
@@ -118,6 +121,11 @@ def _listed(stored: object) -> str:
     keys = [str(key) for key in stored] if isinstance(stored, Mapping) else []
     more = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
     return f"{', '.join(keys[:8])}{more}" if keys else f"a {type(stored).__name__}"
+
+
+def _first(place: Path) -> bytes:
+    with open(place, "rb") as file:
+        return file.read(1)
 
 
 def _line(error: Exception) -> str:
