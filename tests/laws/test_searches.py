@@ -22,7 +22,12 @@ MADE = {
     "fmn": "fmn(20)",
 }
 SEARCHES = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
-EXTRA = ["pgd(4, early_exit=True)", "pgd(4, momentum=1, start='clean')", "pgd(4, start='surface', keep='last')"]
+EXTRA = [
+    "pgd(4, early_exit=True)",
+    "pgd(4, momentum=1, start='clean')",
+    "pgd(4, start='surface', keep='last')",
+    "pgd(4, momentum=1, nesterov=True)",
+]
 THREATS = ["linf(8/255)", "l2(0.5)", "l1(5)"]
 
 

@@ -51,6 +51,15 @@ def test_linf_equals_torchattacks(net: Net, x: torch.Tensor) -> None:
     assert (mine - x).abs().max() > 7.9 / 255
 
 
+def test_ni_fgsm_equals_torchattacks_where_its_look_ahead_stays_allowed(net: Net, x: torch.Tensor) -> None:
+    x, y = 0.3 + 0.4 * x, net(x).argmax(1)
+    theirs = torchattacks.NIFGSM(net, eps=32 / 255, alpha=0.32 / 255, steps=6, decay=1.0)(x, y)
+    mine = ours(net, x, y, "pgd(6, 0.01, start='clean', momentum=1, nesterov=True, keep='last')", "linf(32/255)", None)
+    plain = ours(net, x, y, "pgd(6, 0.01, start='clean', momentum=1, keep='last')", "linf(32/255)", None)
+    assert (mine - theirs).abs().max() < 1e-6
+    assert (mine - plain).abs().max() > 1e-4
+
+
 def test_l2_equals_torchattacks(net: Net, x: torch.Tensor) -> None:
     y = net(x).argmax(1)
     theirs = torchattacks.PGDL2(net, eps=0.5, alpha=0.1, steps=STEPS, random_start=False)(x, y)

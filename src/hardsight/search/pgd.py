@@ -1,4 +1,4 @@
-"""Projected gradient ascent. One loop is FGSM, PGD and MI-FGSM; with other losses it is SegPGD, CosPGD, DepthPGD, EmbedAttack."""
+"""Projected gradient ascent. One loop is FGSM, PGD, MI- and NI-FGSM; with other losses it is SegPGD, CosPGD, DepthPGD, EmbedAttack."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ def pgd(
     step: float = 0.25,
     start: Literal["inside", "clean", "surface"] = "inside",
     momentum: float = 0.0,
+    nesterov: bool = False,
     keep: Literal["best", "last"] = "best",
     early_exit: bool = False,
 ) -> Search:
     """Projected gradient ascent in any threat.
 
     step: a step's length as a share of eps, so that 0.25 at 8/255 is paper 002's 2/255. momentum: of gradients divided by
-    their mean absolute value (Dong et al., CVPR 2018). keep: the point of greatest error, then loss, or the last one.
+    their mean absolute value (Dong et al., CVPR 2018); nesterov: the gradient is taken where the momentum alone would lead
+    (NI-FGSM, Lin et al., ICLR 2020; differs: that point is projected, so that every reading is of an allowed image). keep: the
+    point of greatest error, then loss, or the last one.
     early_exit: an image with error 1 leaves the batch, which saves its passes and changes no verdict.
 
     Source: Madry et al., ICLR 2018. Readings an image: steps + 1.
     """
     if steps < 0 or step <= 0:
         raise SpecError(f"pgd: steps is {steps} and step is {step:g}; steps is at least 0 and step above 0")
+    if nesterov and not momentum:
+        raise SpecError("pgd: nesterov=True looks ahead along the momentum, and momentum is 0; NI-FGSM is momentum=1")
     if keep == "last" and early_exit:
         raise SpecError("pgd: keep='last' and early_exit=True exclude each other: what leaves the batch has no last point")
     where = start
@@ -49,8 +54,9 @@ def pgd(
         places = None
         velocity = torch.zeros_like(x)
         for t in range(steps):
-            reading, grad = loss_and_grad(objective, x_adv, t / steps)
-            best.see(x_adv, reading, places)
+            ahead = threat.project(x_adv + step * threat.eps * momentum * velocity, x) if nesterov else x_adv
+            reading, grad = loss_and_grad(objective, ahead, t / steps)
+            best.see(ahead, reading, places)
             if early_exit and reading.error is not None and bool((reading.error >= 1).any()):
                 stands = (reading.error < 1).nonzero().flatten()
                 places = stands if places is None else places[stands]
