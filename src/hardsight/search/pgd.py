@@ -20,9 +20,9 @@ def pgd(
     step: float = 0.25,
     start: Literal["inside", "clean", "surface"] = "inside",
     momentum: float = 0.0,
-    nesterov: bool = False,
     keep: Literal["best", "last"] = "best",
     early_exit: bool = False,
+    nesterov: bool = False,
 ) -> Search:
     """Projected gradient ascent in any threat.
 
