@@ -1,0 +1,127 @@
+"""What views cost beside the training step they feed: milliseconds a batch, and the share of a SimCLR step. Prints a table.
+
+    python benchmarks/augmentation.py [--rounds 7] [--threads 1] [--device cpu] [--clock wall]
+
+One run in one process: the contestants take turns, round after round, and a figure is the median over the rounds. A step is the
+forward and backward pass of SimCLR on two views that are there already; a share is views / (views + step) of the same round.
+The line `torchvision` is its v2 transforms image by image, those of `random_crops(2)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torchvision.transforms.v2 as tv
+from torch import Tensor
+
+from hardsight.catalog import build
+from hardsight.data import open_data
+from hardsight.data.feed import load, pixels
+from hardsight.encoders import load_encoder
+from hardsight.machine import device_name
+from hardsight.methods.base import Samples
+from hardsight.when import When
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+PLANS = {
+    "views(2)": "views(2)",
+    "views(2, hue=0.1)": "views(2, hue=0.1)",
+    "random_crops(2, exact=False)": "random_crops(2, exact=False)",
+    "random_crops(2)": "random_crops(2)",
+    "patches(2)": "patches(2)",
+    "fading, at its start": "fading",
+    "pair, BYOL's": "pair(random_crops(1, blur=1.0, solarise=0.0), random_crops(1, solarise=0.2))",
+    "weak(2)": "weak(2)",
+}
+NETS = {"tiny": "tiny", "ResNet-18": "tv:resnet18(weights=None)"}
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("--rounds", type=int, default=7)
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
+    asked = words.parse_args()
+    torch.set_num_threads(asked.threads)
+    device = torch.device(asked.device)
+    print(
+        f"{device_name(device)}, torch {torch.__version__}, {asked.threads} threads, {asked.rounds} rounds, {asked.clock} time"
+    )
+    for count, side in ((256, 32), (64, 64)):
+        table(count, side, asked.rounds, device, CLOCKS[asked.clock])
+
+
+def table(count: int, side: int, rounds: int, device: torch.device, clock: Callable[[], float]) -> None:
+    x = pixels(load(open_data(f"made(size={side}, train={count})").split("train"), range(count)).images, device)
+    drawing = {name: drawer(spec, x) for name, spec in PLANS.items()}
+    steps = {name: stepper(spec, x) for name, spec in NETS.items()}
+    drawing["torchvision"] = beside(x)
+    taken: dict[str, list[float]] = {name: [] for name in (*drawing, *steps)}
+    for turn in range(rounds + 1):
+        for name, run in (*drawing.items(), *steps.items()):
+            seconds = timed(run, device, clock)
+            if turn:
+                taken[name].append(seconds)
+    print(f"\n{count} images of {side} x {side}, two views; a step alone: ", end="")
+    print(", ".join(f"{name} {1e3 * statistics.median(taken[name]):.0f} ms" for name in steps))
+    print("\n| views | ms a batch | " + " | ".join(f"of a step, {name}" for name in steps) + " |")
+    print("|---|---|" + "---|" * len(steps))
+    for name in drawing:
+        shares = [
+            statistics.median(views / (views + step) for views, step in zip(taken[name], taken[net], strict=True))
+            for net in steps
+        ]
+        print(f"| {name} | {1e3 * statistics.median(taken[name]):.1f} | " + " | ".join(f"{s:.1%}" for s in shares) + " |")
+
+
+def timed(run: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
+    """Seconds of one run, until the device is done with it."""
+    start = clock()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def drawer(spec: str, x: Tensor) -> Callable[[], object]:
+    plan, rng = build(spec, "Views"), torch.Generator().manual_seed(0)
+    return lambda: plan(x, When(rng))
+
+
+def stepper(spec: str, x: Tensor) -> Callable[[], object]:
+    """Forward and backward of SimCLR on two views, without the drawing."""
+    encoder = load_encoder(spec, device=x.device).requires_grad_(True)
+    learner = build("simclr", "Method").begin(encoder, open_data("made").card, len(x)).to(x.device).train()
+    when, samples = When(torch.Generator().manual_seed(0)), Samples(x, {}, torch.arange(len(x)))
+    seen = build("views(2)", "Views")(x, when)
+
+    def step() -> None:
+        learner.zero_grad()
+        learner.read(seen, samples, when).loss.mean().backward()
+
+    return step
+
+
+def beside(x: Tensor) -> Callable[[], object]:
+    """torchvision's pipeline with the numbers of `random_crops`, image by image."""
+    change = tv.Compose(
+        [
+            tv.RandomResizedCrop(x.shape[-1], scale=(0.08, 1)),
+            tv.RandomHorizontalFlip(),
+            tv.RandomApply([tv.ColorJitter(0.4, 0.4, 0.4, 0.2)], 0.8),
+            tv.RandomGrayscale(0.2),
+            tv.RandomApply([tv.GaussianBlur(23, (0.1, 2.0))], 0.1),
+            tv.RandomSolarize(0.5, 0.1),
+        ]
+    )
+    return lambda: torch.stack([change(image) for image in itertools.chain(x, x)])
+
+
+if __name__ == "__main__":
+    main()

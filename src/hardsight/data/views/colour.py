@@ -1,0 +1,152 @@
+"""What a view's colours become: every image by its own numbers, [B, 3, N] pixels at once, in as few passes as the steps allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hardsight.data.views.geometry import apart
+
+GREY = (0.299, 0.587, 0.114)
+"""Luma's weights (ITU-R BT.601), as in NTSC's YIQ and in PIL."""
+TV_GREY = (0.2989, 0.587, 0.114)
+"""The same, as torchvision writes them; they add up to 0.9999."""
+TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+class Colours(NamedTuple):
+    """What is done to the colours of B images, each [B], on the CPU; 1, 1, 1, 0 and False leave an image as it is.
+
+    bright, contrast, saturation: factors. hue: share of the circle by which all colours are turned. drained: without colour.
+    order: [B, 4], which of the first four comes when, for `step_by_step`.
+    """
+
+    bright: Tensor
+    contrast: Tensor
+    saturation: Tensor
+    hue: Tensor
+    drained: Tensor
+    order: Tensor
+
+
+def at_once(x: Tensor, colours: Colours) -> Tensor:
+    """Pixels x [B, 3, N] made brighter, given contrast, turned in YIQ (NTSC, 1953), saturated or drained, clamped to [0, 1] at last.
+
+    Given an image's mean grey, all of that is linear: one matrix M and one number an image,
+    y = M x + (1 - contrast) mean, as every step after the first leaves greys alone.
+    """
+    grey = torch.tensor(GREY).expand(3, 3)
+    kept = torch.where(colours.drained, 0.0, colours.saturation).view(-1, 1, 1)
+    mix = grey + (torch.eye(3) - grey) * kept
+    if colours.hue.any():
+        mix = mix @ _turn(colours.hue)
+    mix = mix * (colours.bright * colours.contrast).view(-1, 1, 1)
+    mean = (x.mean(2) @ torch.tensor(GREY).to(x)) * (colours.bright * (1 - colours.contrast)).to(x)
+    return torch.baddbmm(mean.view(-1, 1, 1), mix.to(x), x).clamp(0, 1)
+
+
+def step_by_step(x: Tensor, colours: Colours) -> Tensor:
+    """The same as torchvision does it: each image's steps in its own order, each clamped, and hue turned in HSV."""
+    steps = (brightened, contrasted, saturated, turned)
+    idle = (1.0, 1.0, 1.0, 0.0)
+    x = x.clone()
+    for place in range(len(steps)):
+        for step, change, factor in zip(range(len(steps)), steps, colours, strict=False):
+            which = ((colours.order[:, place] == step) & (factor != idle[step])).nonzero()[:, 0]
+            if len(which):
+                there = which.to(x.device)
+                x.index_copy_(0, there, change(x.index_select(0, there), factor[which]))
+    return drained(x, colours.drained)
+
+
+def brightened(x: Tensor, factor: Tensor) -> Tensor:
+    """x [B, 3, N] times `factor` [B], clamped."""
+    return (x * factor.to(x).view(-1, 1, 1)).clamp(0, 1)
+
+
+def contrasted(x: Tensor, factor: Tensor) -> Tensor:
+    """x [B, 3, N] blended with its mean grey, clamped: factor 0 is that grey, 1 is x."""
+    factor = factor.to(x).view(-1, 1, 1)
+    mean = (x.mean(2) @ torch.tensor(TV_GREY).to(x)).view(-1, 1, 1)
+    return (x * factor + mean * (1 - factor)).clamp(0, 1)
+
+
+def saturated(x: Tensor, factor: Tensor) -> Tensor:
+    """x [B, 3, N] blended with its own grey, clamped: factor 0 is grey, 1 is x."""
+    factor, grey = factor.view(-1, 1, 1), torch.tensor(TV_GREY).expand(3, 3)
+    return torch.bmm((torch.eye(3) * factor + grey * (1 - factor)).to(x), x).clamp(0, 1)
+
+
+def turned(x: Tensor, share: Tensor) -> Tensor:
+    """x [B, 3, N] in [0, 1] with its hue in HSV turned by `share` [B] of the circle."""
+    red, green, blue = x.unbind(1)
+    most = torch.maximum(torch.maximum(red, green), blue)
+    span = most - torch.minimum(torch.minimum(red, green), blue)
+    later = torch.where(most == green, blue - red + 2 * span, red - green + 4 * span)
+    place = torch.where(most == red, green - blue, later) / span.clamp_min(1e-12) / 6 + share.to(x)[:, None]
+    found = []
+    for own in (5 / 6, 3 / 6, 1 / 6):  # a channel lacks all of the span from 1/6 to 1/2 on from here, none of it after 2/3
+        there = place + own
+        lack = (6 * (there - there.floor()) - 2).abs()
+        found.append(torch.addcmul(most, span, (lack - 2).clamp(-1, 0)))
+    return torch.stack(found, 1)
+
+
+def drained(x: Tensor, which: Tensor) -> Tensor:
+    """x [B, 3, N], without colour where `which` [B]."""
+    return changed(x, which, lambda some: (some.transpose(1, 2) @ torch.tensor(TV_GREY).to(x))[:, None].expand_as(some))
+
+
+def solarised(x: Tensor, which: Tensor, threshold: float) -> Tensor:
+    """x [B, ...], where `which` [B], with the pixels from `threshold` on turned to their negative."""
+    return changed(x, which, lambda some: torch.where(some >= threshold, 1 - some, some))
+
+
+def blurred(x: Tensor, which: Tensor, sigma: Tensor, taps: int) -> Tensor:
+    """Images x [B, C, H, W], where `which` [B], under a Gaussian of `sigma` [B] pixels, cut off at `taps` and mirrored at edges.
+
+    taps: odd; fewer where the image is too small to be mirrored so far.
+    """
+    some = sigma[which]
+
+    def blur(x: Tensor) -> Tensor:
+        return apart(x, *(_gaussian(some, length, taps).to(x) for length in x.shape[2:]))
+
+    return changed(x, which, blur)
+
+
+def changed(x: Tensor, which: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x [B, ...] with `change` made to the images that `which` [B], on the CPU, marks; the others cost nothing but a copy."""
+    if which.all():
+        return change(x)
+    places = which.nonzero()[:, 0].to(x.device)
+    return x.index_copy(0, places, change(x.index_select(0, places))) if len(places) else x
+
+
+def _gaussian(sigma: Tensor, length: int, taps: int) -> Tensor:
+    """[B, length, length]: how much each pixel of a side counts in each blurred one, those beyond both edges folded back."""
+    reach = min(taps // 2, length - 1)
+    steps = torch.arange(reach + 1)
+    weights = (-(steps**2) / (2 * sigma[:, None] ** 2)).exp()
+    weights = weights / (2 * weights.sum(1, keepdim=True) - 1)
+    here, there = torch.arange(length)[:, None], torch.arange(length)
+    left, right = (
+        torch.where(there > 0, -there, -length * 2),
+        torch.where(there < length - 1, 2 * (length - 1) - there, length * 3),
+    )
+    far = torch.stack([(place - here).abs() for place in (there, left, right)])
+    folded = (far == steps.view(-1, 1, 1, 1)).sum(1).to(weights)
+    return (weights @ folded.flatten(1)).view(-1, length, length)
+
+
+def _turn(share: Tensor) -> Tensor:
+    """[B, 3, 3]: colours turned about the grey axis by `share` [B] of the circle, in YIQ."""
+    forth = torch.tensor(TO_YIQ)
+    angle = 2 * math.pi * share.float()
+    spin = torch.eye(3).repeat(len(share), 1, 1)
+    spin[:, 1, 1], spin[:, 1, 2], spin[:, 2, 1], spin[:, 2, 2] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+    return torch.linalg.inv(forth) @ spin @ forth

@@ -1,0 +1,195 @@
+"""Random views of a batch: every image its own draw, on the batch's device, differentiable, from one generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from hardsight.data.views.colour import Colours, at_once, blurred, solarised, step_by_step
+from hardsight.data.views.geometry import Crop, any_crop, cut, mirrored, pixel_crop, shifted
+from hardsight.errors import SpecError
+from hardsight.when import When
+
+
+class Views(Protocol):
+    """How many views of an image there are, and how each is drawn."""
+
+    @property
+    def count(self) -> int: ...
+
+    def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
+        """`count` views of images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1]; they may differ in size."""
+        ...
+
+
+class Kind(Protocol):
+    """How one view is drawn."""
+
+    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+        """`count` views of this kind of images or clips x, drawn one after the other."""
+        ...
+
+    def at(self, strength: float) -> Kind:
+        """The same kind of view, weaker: 1 is itself, 0 changes no more than a mirror does."""
+        ...
+
+
+class Draw(NamedTuple):
+    """All that is random about one view of B images, each [B], on the CPU."""
+
+    crop: Crop
+    colours: Colours
+    blurs: Tensor
+    sigma: Tensor
+    solarises: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """A crop, perhaps mirrored, with other colours, perhaps blurred and solarised. What is off draws no numbers.
+
+    scale: least and greatest share of the image's area in a crop; ratio: of its width to its height. jitter: greatest change
+    of brightness, contrast and saturation. hue: greatest turn of all colours, as a share of the whole circle (0.5: any). prob:
+    share of views with these four changed. grey: share of views without colour. flip: whether views are mirrored at random.
+    blur: share of views under a Gaussian of `sigma` pixels, from least to greatest, of `taps` pixels a side. solarise: share of
+    views with the pixels from `threshold` on turned to their negative. size: pixels a side; 0: the image's own.
+    exact: as torchvision does it, or smoother and faster (`any_crop` and `at_once`, else `pixel_crop` and `step_by_step`).
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float | tuple[float, float, float] = 0.4
+    hue: float = 0.0
+    grey: float = 0.2
+    flip: bool = True
+    prob: float = 1.0
+    blur: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    taps: int = 23
+    solarise: float = 0.0
+    threshold: float = 0.5
+    size: int = 0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("grey", "prob", "blur", "solarise")}
+        wrong = [f"{name} is {value}; it is a share, from 0 to 1" for name, value in shares.items() if not 0 <= value <= 1]
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            wrong.append(f"scale is {self.scale}; it is two shares of the image's area, above 0 and rising")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            wrong.append(f"ratio is {self.ratio}; it is two ratios, above 0 and rising")
+        if min(self.jitters) < 0:
+            wrong.append(f"jitter is {self.jitter}; it is 0 or more")
+        if not 0 <= self.hue <= 0.5:
+            wrong.append(f"hue is {self.hue}; it is a share of the circle, from 0 to 0.5")
+        if not 0 < self.sigma[0] <= self.sigma[1]:
+            wrong.append(f"sigma is {self.sigma}; it is two widths in pixels, above 0 and rising")
+        if self.taps < 1 or self.taps % 2 == 0:
+            wrong.append(f"taps is {self.taps}; it is odd")
+        if self.size < 0:
+            wrong.append(f"size is {self.size}; it is pixels a side, or 0 for the image's own")
+        if wrong:
+            raise SpecError(f"a view's {wrong[0]}")
+
+    @property
+    def jitters(self) -> tuple[float, float, float]:
+        """Of brightness, contrast and saturation."""
+        return self.jitter if isinstance(self.jitter, tuple) else (self.jitter, self.jitter, self.jitter)
+
+    def __call__(self, x: Tensor, when: When) -> Tensor:
+        """One view of each of the images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1], in [0, 1].
+
+        A clip's frames share one draw. In x's own precision, whatever autocast says: an adversary has to know the pixels.
+        """
+        return self.several(x, 1, when)[0]
+
+    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+        """Drawn one after the other, and made as one batch: a device is quicker so."""
+        height, width = x.shape[-2:]
+        draws = [self.draw(len(x), height, width, when) for _ in range(count)]
+        return self.made(x, draws).chunk(count)
+
+    def draw(self, count: int, height: int, width: int, when: When) -> Draw:
+        """What is random about one view of `count` images of that size."""
+        if self.exact:
+            crop = pixel_crop(count, self.scale, self.ratio, height, width, when)
+        else:
+            crop = any_crop(count, self.scale, self.ratio, width / height, when)
+        crop = mirrored(crop, when) if self.flip else crop
+        colours = self._colours(count, when)
+        none = torch.zeros(count, dtype=torch.bool)
+        blurs = when.uniform(count) < self.blur if self.blur else none
+        sigma = when.uniform(count, *self.sigma) if self.blur else torch.ones(count)
+        solarises = when.uniform(count) < self.solarise if self.solarise else none
+        return Draw(crop, colours, blurs, sigma, solarises)
+
+    def made(self, x: Tensor, draws: list[Draw]) -> Tensor:
+        """The views of x [B, ...] as they were drawn, one after the other: [len(draws) B, ...]."""
+        crop, colours, blurs, sigma, solarises = _joined(draws)
+        size = (self.size or x.shape[-2], self.size or x.shape[-1])
+        shape = (len(blurs), *x.shape[1:-2], *size)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.flatten(1, -3).repeat(len(draws), 1, 1, 1)
+            x = cut(x, crop, size, fenced=self.exact).view(len(x), 3, -1)
+            x = (step_by_step if self.exact else at_once)(x, colours).view(shape)
+            x = blurred(x.flatten(1, -3), blurs, sigma, self.taps).view(shape)
+            return solarised(x, solarises, self.threshold)
+
+    def at(self, strength: float) -> View:
+        """Every share and change times `strength`, and crops as much nearer to the whole image."""
+        return replace(
+            self,
+            scale=(1 - (1 - self.scale[0]) * strength, 1 - (1 - self.scale[1]) * strength),
+            # an exact crop that leaves the image is drawn again, and is at last all of it; a smooth one would be narrowed
+            ratio=self.ratio if self.exact else (self.ratio[0] ** strength, self.ratio[1] ** strength),
+            jitter=tuple(one * strength for one in self.jitters),
+            **{name: getattr(self, name) * strength for name in ("hue", "grey", "prob", "blur", "solarise")},
+        )
+
+    def _colours(self, count: int, when: When) -> Colours:
+        bright, contrast, saturation = (when.uniform(count, max(0.0, 1 - change), 1 + change) for change in self.jitters)
+        hue = when.uniform(count, -self.hue, self.hue) if self.hue else torch.zeros(count)
+        drained = when.uniform(count) < self.grey
+        if self.prob < 1:
+            changed = when.uniform(count) < self.prob
+            bright, contrast, saturation = (torch.where(changed, one, 1.0) for one in (bright, contrast, saturation))
+            hue = torch.where(changed, hue, 0.0)
+        order = when.uniform(count * 4).view(count, 4).argsort(1) if self.exact else torch.zeros(count, 4, dtype=torch.long)
+        return Colours(bright, contrast, saturation, hue, drained, order)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """The image moved by up to `padding` pixels over black, and mirrored or not."""
+
+    padding: int
+    flip: bool
+
+    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+        flat = x.flatten(1, -3)
+        return tuple(shifted(flat, self.padding, self.flip, when).view(x.shape) for _ in range(count))
+
+    def at(self, strength: float) -> Shifted:
+        return replace(self, padding=round(self.padding * strength))
+
+
+@dataclass(frozen=True)
+class Same:
+    """The image itself."""
+
+    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+        return (x,) * count
+
+    def at(self, strength: float) -> Same:
+        return self
+
+
+def _joined(draws: list[Any]) -> Any:
+    """Several draws as one of all their images: tuples of tensors, joined part by part."""
+    first = draws[0]
+    if isinstance(first, Tensor):
+        return torch.cat(draws)
+    return type(first)(*(_joined(list(parts)) for parts in zip(*draws, strict=True)))
