@@ -33,6 +33,14 @@ def linear(start: float, end: float) -> Schedule:
 
 
 @register
+def ramp(start: float, end: float, epochs: int) -> Schedule:
+    """From start to end over the first `epochs` epochs, one value an epoch, and end from then on; DINO's is ramp(0.04, 0.07, 30)."""
+    if epochs < 1:
+        raise SpecError(f"ramp: epochs is {epochs}; it is at least 1")
+    return lambda when: start + (end - start) * min(1.0, when.epoch / max(1, epochs - 1))
+
+
+@register
 def stairs(start: float, end: float, count: int) -> Schedule:
     """From start to end in `count` equal stairs of equal length: the first is at start, the last one stair short of end.
 

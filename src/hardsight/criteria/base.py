@@ -11,7 +11,7 @@ class Criterion(Protocol):
     """An `nn.Module`, or a function. sees: how many views it takes, None for any number from 2.
 
     One with a memory (a queue, a centre) also has `keep(kept)`, which stores after a step what its `remember(online, target)`
-    picked out of it.
+    picked out of it. One whose numbers change during a run has `at(when)`, which answers the criterion of that step.
     """
 
     @property

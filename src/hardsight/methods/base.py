@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from hardsight.data.base import DataCard
+from hardsight.data.base import DataCard, Images
 from hardsight.data.views import Views
 from hardsight.encoders.base import Encoder
 from hardsight.when import When
@@ -54,6 +54,9 @@ class Learner(nn.Module):
         self.encoder = encoder
         self.views = views
 
+    def prepare(self, images: Images) -> None:
+        """Looks at the training images once, before the first step and before a checkpoint is loaded: for pseudo-labels."""
+
     def draw(self, samples: Samples, when: When) -> Drawn:
         """Views of the batch; everything random is drawn here, from `when.rng`."""
         return self.views(samples.x, when)
@@ -79,12 +82,15 @@ class Method(Protocol):
         ...
 
 
-def mlp(widths: tuple[int, ...], last_norm: bool = False, bias: bool = True) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them; last_norm: batch norm without an affine part at the end."""
+def mlp(widths: tuple[int, ...], last_norm: bool = False, bias: bool = True, norm: bool = True) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between them; last_norm: batch norm without an affine part at the end.
+
+    norm: False leaves out the batch norm between the layers.
+    """
     layers: list[nn.Module] = []
     for place, (wide, next_wide) in enumerate(itertools.pairwise(widths)):
         if place:
-            layers += [nn.BatchNorm1d(wide), nn.ReLU(inplace=True)]
+            layers += [nn.BatchNorm1d(wide)] * norm + [nn.ReLU(inplace=True)]
         layers.append(nn.Linear(wide, next_wide, bias=bias))
     if last_norm:
         layers.append(nn.BatchNorm1d(widths[-1], affine=False))

@@ -26,12 +26,17 @@ class Joint(Learner):
     """predictor: after the projector, of the online branch alone. momentum: of a slow copy, which is then the target branch.
 
     stop: the target is the online branch itself before its predictor, with its gradient stopped. first: how many views go
-    through the target branch, None for all; the rest, small crops, are read by the online branch alone.
+    through the target branch, None for all; the rest, small crops, are read by the online branch alone. apart: the online
+    branch leaves out the views that the target branch reads. late: a part whose weights rest in the first `resting` epochs.
+
+    differs: views of one size go through a network as one batch, so batch norm's statistics are of all of them together, where
+    the authors' codes, but for SimCLR's, SwAV's and DINO's, send one view after the other.
     """
 
     def __init__(
         self, encoder: Encoder, views: Views, criterion: Criterion, projector: nn.Module,
         predictor: nn.Module | None = None, momentum: Schedule | None = None, stop: bool = False, first: int | None = None,
+        apart: bool = False, late: nn.Module | None = None, resting: int = 1,
     ) -> None:  # fmt: skip
         super().__init__(encoder, views)
         if criterion.sees is not None and criterion.sees != views.count:
@@ -42,10 +47,15 @@ class Joint(Learner):
         self.momentum = momentum
         self.stop = stop
         self.first = first
+        self.apart = apart
+        self.resting = resting
+        self.late = [] if late is None else list(late.parameters())
         self.sees = criterion.sees
         self.slow: nn.ModuleList | None = None
         if momentum is not None:
             self.slow = nn.ModuleList([copy.deepcopy(encoder), copy.deepcopy(projector)]).requires_grad_(False)
+        heads = [part for head in (projector, predictor) if head is not None for part in head.modules()]
+        self.normed = any(isinstance(part, nn.BatchNorm1d) for part in heads)
 
     def settle(self) -> None:
         """The slow copy made equal to the online branch: once its weights are drawn."""
@@ -54,18 +64,30 @@ class Joint(Learner):
             self.slow[1].load_state_dict(self.projector.state_dict())
 
     def read(self, views: Drawn, samples: Samples, when: When) -> Step:
-        projected = through(lambda x: self.projector(self.encoder(x).pooled), views)
+        name = type(self.criterion).__name__
+        if self.training and self.normed and len(views[0]) < 2:
+            raise SpecError(f"{name}: batch norm in the projector needs a batch of at least 2, and this one has 1 image")
+        projected = embedded(self.encoder, self.projector, views[self.first :] if self.apart else views)
         target = None
         if self.slow is not None:
-            encoder, projector = self.slow
             with torch.no_grad():
-                target = through(lambda x: projector(encoder(x).pooled), views[: self.first])
+                target = embedded(self.slow[0], self.slow[1], views[: self.first])
         elif self.stop:
             target = tuple(z.detach() for z in projected[: self.first])
         online = projected if self.predictor is None else through(self.predictor, projected)
-        loss = self.criterion(online, target, samples.target.get("label"), samples.places)
-        remember = getattr(self.criterion, "remember", None)
-        return Step(loss, getattr(self.criterion, "logs", dict)(), remember(online, target) if remember else None)
+        with torch.autocast(online[0].device.type, enabled=False):
+            online = tuple(single(z) for z in online)
+            target = None if target is None else tuple(single(z) for z in target)
+            criterion = self.criterion.at(when) if hasattr(self.criterion, "at") else self.criterion
+            loss = criterion(online, target, samples.target.get("label"), samples.places)
+            remember = getattr(self.criterion, "remember", None)
+            keep = remember(online, target) if remember else None
+        return Step(loss, getattr(self.criterion, "logs", dict)(), keep)
+
+    def after_backward(self, when: When) -> None:
+        if when.epoch < self.resting:
+            for parameter in self.late:
+                parameter.grad = None
 
     def after_step(self, keep: Any, when: When) -> None:
         if keep is not None:
@@ -74,6 +96,16 @@ class Joint(Learner):
             share = self.momentum(when)
             follow(self.slow[0], self.encoder, share)
             follow(self.slow[1], self.projector, share)
+
+
+def embedded(encoder: Any, projector: Any, views: Drawn) -> Drawn:
+    """Each view's projection [B, D]; the projector takes views of all sizes together."""
+    return through(projector, through(lambda x: encoder(x).pooled, views))
+
+
+def single(z: Tensor) -> Tensor:
+    """z in float32 where it is in half precision."""
+    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
 def through(network: Any, views: Drawn) -> Drawn:

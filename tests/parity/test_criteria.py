@@ -1,0 +1,146 @@
+"""Criteria beside lightly's, in double precision and with their gradients; and the coding rate's two forms against the clock."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardsight.criteria.cluster import Swapped, sinkhorn
+from hardsight.criteria.coding import Coding, coding_rate
+from hardsight.criteria.contrast import NTXent, sup_con
+from hardsight.criteria.decorrelate import CrossCorrelation, Regularized
+from hardsight.criteria.distill import Centred
+from hardsight.criteria.keys import Queued
+from hardsight.criteria.predict import Aligned, Regressed
+from hardsight.schedules import constant
+from hardsight.when import When
+
+B, D = 16, 24
+PLACES = torch.arange(B)
+
+
+@pytest.fixture
+def theirs() -> Any:
+    return pytest.importorskip("lightly.loss", reason="compares with lightly, which is no dependency: pip install lightly")
+
+
+def leaves(count: int, dim: int = D, seed: int = 0) -> tuple[Tensor, ...]:
+    rng = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(B, dim, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(count))
+
+
+def same(mine: Tensor, other: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    """The two losses and their gradients agree to rounding."""
+    assert float(mine.detach()) == pytest.approx(float(other.detach()), rel=1e-12)
+    for one, two in zip(torch.autograd.grad(mine, inputs), torch.autograd.grad(other, inputs), strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12 * float(two.abs().max()))
+
+
+def test_nt_xent(theirs: Any) -> None:
+    views = leaves(2)
+    same(NTXent(0.3)(views, None, None, PLACES).mean(), theirs.NTXentLoss(0.3)(*views), views)
+
+
+def test_moco_is_nt_xent_with_a_memory_bank(theirs: Any) -> None:
+    (query,), (key,) = leaves(1), leaves(1, seed=1)
+    mine = Queued(0.2, 64, D).double()
+    other = theirs.NTXentLoss(0.2, memory_bank_size=(64, D)).double()
+    mine.queue.copy_(other.memory_bank.bank.T if len(other.memory_bank.bank) == D else other.memory_bank.bank)
+    other.memory_bank.bank = other.memory_bank.bank.double()
+    same(mine((query,), (key.detach(),), None, PLACES).mean(), other(query, key.detach()), (query,))
+
+
+def test_byol_and_simsiam(theirs: Any) -> None:
+    online, target = leaves(2), tuple(z.detach() for z in leaves(2, seed=1))
+    cosine = theirs.NegativeCosineSimilarity()
+
+    def other() -> Tensor:
+        return (cosine(online[0], target[1]) + cosine(online[1], target[0])) / 2
+
+    same(Aligned()(online, target, None, PLACES).mean(), other(), online)
+    same(Regressed()(online, target, None, PLACES).mean(), 4 + 4 * other(), online)
+
+
+def test_barlow_twins(theirs: Any) -> None:
+    views = leaves(2)
+    same(CrossCorrelation(0.0051)(views, None, None, PLACES).mean(), theirs.BarlowTwinsLoss(0.0051)(*views), views)
+
+
+def test_vicreg(theirs: Any) -> None:
+    views = leaves(2)
+    same(Regularized(25, 25, 1)(views, None, None, PLACES).mean(), theirs.VICRegLoss()(*views), views)
+
+
+@pytest.mark.parametrize("queue", [0, 20])
+def test_swav(theirs: Any, queue: int) -> None:
+    views = leaves(4)
+    mine = Swapped(D, 10, queue=queue).double()
+    mine.queue.copy_(F.normalize(torch.randn(2, queue, D), dim=-1))
+    mine.stored.fill_(queue)
+    weight = mine.prototypes.weight
+    scores = [F.normalize(z, dim=1) @ weight.T for z in views]
+    others = [one @ weight.T for one in mine.queue] if queue else None
+    loss = mine(views, tuple(z.detach() for z in views[:2]), None, PLACES).mean()
+    same(loss, theirs.SwaVLoss()(scores[:2], scores[2:], others)[0], (*views, weight))
+
+
+def test_dino_with_its_centre(theirs: Any) -> None:
+    """At a temperature that float32 holds exactly, as lightly rounds it to that."""
+    online, target = leaves(4), tuple(z.detach() for z in leaves(2, seed=1))
+    mine, other = Centred(D, 0.1, constant(0.0625)).double(), theirs.DINOLoss(D, student_temp=0.1).double()
+    reading = mine.at(When(torch.Generator()))
+    for _ in range(3):
+        loss = reading(online, target, None, PLACES).mean()
+        same(loss, other(list(target), list(online), teacher_temp=0.0625), online)
+        mine.keep(mine.remember(online, target))
+        assert torch.allclose(mine.centre, other.center.flatten(), atol=1e-12)
+
+
+def test_emp_ssl_but_for_the_sign_that_lightly_gives_the_coding_rate(theirs: Any) -> None:
+    """lightly 1.6.0 adds the coding rate, which training then lowers; the authors' code subtracts it (tsb0601/EMP-SSL, loss.py)."""
+    views = leaves(5)
+    short = [F.normalize(z, dim=1) for z in views]
+    rate = coding_rate(torch.stack(short), 0.2).mean()
+    same(Coding(200, 0.2)(views, None, None, PLACES).mean(), theirs.EMPSSLLoss()(short) - 2 * rate, views)
+
+
+def test_sup_con_of_labels_that_differ_is_lightlys_nt_xent(theirs: Any) -> None:
+    views = leaves(2)
+    same(sup_con(views, PLACES, 0.3).mean(), theirs.NTXentLoss(0.3)(*views), views)
+
+
+def test_sinkhorn(theirs: Any) -> None:
+    other = pytest.importorskip("lightly.loss.swav_loss").sinkhorn
+    scores = F.normalize(leaves(1)[0].detach(), dim=1)
+    assert torch.allclose(sinkhorn(scores), other(scores), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_coding_rate_is_fifty_times_faster_than_its_large_form(capsys: pytest.CaptureFixture[str]) -> None:
+    """D = 1024, B = 128, with the gradient; the least of several times each, turn by turn."""
+    z = F.normalize(torch.randn(128, 1024), dim=1).requires_grad_()
+
+    def large() -> Tensor:
+        return torch.logdet(torch.eye(1024) + 1024 / (128 * 0.2) * z.T @ z) / 2
+
+    def small() -> Tensor:
+        return coding_rate(z, 0.2)
+
+    def seconds(rate: Any) -> float:
+        begin = time.perf_counter()
+        torch.autograd.grad(rate(), z)
+        return time.perf_counter() - begin
+
+    assert float(small().detach()) == pytest.approx(float(large().detach()), rel=1e-4)
+    times = [(seconds(large), min(seconds(small) for _ in range(5))) for _ in range(7)]
+    slow, fast = (min(column) for column in zip(*times, strict=True))
+    with capsys.disabled():
+        print(
+            f"\ncoding rate at D = 1024, B = 128: {slow * 1e3:.1f} ms in the D x D form, {fast * 1e3:.2f} ms: {slow / fast:.0f}x"
+        )
+    assert slow / fast >= 50
