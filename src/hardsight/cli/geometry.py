@@ -1,0 +1,76 @@
+"""The verb that looks at embeddings themselves: `geometry`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardsight.cli.base import AsJson, Device, Encoders, app
+from hardsight.errors import SpecError
+from hardsight.recipe import Recipe
+
+
+@app.command()
+def geometry(
+    encoder: Encoders = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="A training run's folder: every encoder that it kept, over epochs. Repeatable.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data with labels, such as cifar10:PATH.")] = "made",
+    eps: Annotated[str, typer.Option(help="The radius of attacks, such as 4/255.")] = "4/255",
+    norm: Annotated[str, typer.Option(help="The threat: linf, l2 or l1; Lipschitz constants are in this norm.")] = "linf",
+    count: Annotated[int, typer.Option(help="Test images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of views, probes, starts and intervals.")] = 0,
+    views: Annotated[str, typer.Option(help="How the two views are drawn that alignment compares.")] = "views",
+    probe: Annotated[str, typer.Option(help="How the linear probe is trained.")] = "probe(images=2000)",
+    k: Annotated[int, typer.Option(help="Nearest others that are asked for their class.")] = 10,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="A folder for the page, its numbers and arrays; by default none.")] = None,
+) -> None:
+    """How an encoder's embeddings lie: alignment, uniformity, rank, classes, margins, and what EmbedAttack moves."""
+    from hardsight.catalog import complete
+
+    if not encoder and not run:
+        raise SpecError("whose geometry? give --encoder, such as zoo:made_simclr, or --run, a training run's folder")
+    threat = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
+    for text, kind in ((threat, "Threat"), (data, "Data"), (views, "Views"), (probe, "Probe")):
+        complete(text, kind)
+    for text in encoder or []:
+        complete(text, "Encoder")
+    from rich.console import Console
+
+    from hardsight.data import open_data
+    from hardsight.encoders import load_encoder
+    from hardsight.geometry import kept_in, over, over_epochs
+    from hardsight.machine import pick_device
+    from hardsight.report.geometry import document, terminal, write
+    from hardsight.watch import Watch
+
+    for folder in run or []:
+        kept_in(folder)
+    where, opened = pick_device(device), open_data(data)
+    with Watch() as watch, watch.bar("geometry", count) as bar:
+
+        def tick(label: str, done: int, total: int) -> None:
+            bar.say(label)
+            bar(done, total)
+
+        named = ((one.card.name, one) for one in (load_encoder(text, where) for text in encoder or []))
+        how = {"count": count, "seed": seed, "views": views, "probe": probe, "k": k}
+        found = over(named, opened, threat, tick, **how)
+        for folder in run or []:
+            found += over_epochs(folder, opened, threat, tick, where, **how)
+    paths = write(found, out) if out is not None else {}
+    if as_json:
+        typer.echo(json.dumps(document(found), indent=1))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(terminal(found), highlight=False)
+    for kind, path in paths.items():
+        typer.echo(f"{kind:>5}  {path}")
