@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from hardsight.catalog import register
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.methods.base import Learner, Method, Samples, Step
 from hardsight.methods.robust.adversary import Adversary, adversary
+from hardsight.methods.robust.base import Wrapped, begin
 from hardsight.when import When
 
 
-class Replaced(Learner):
+class Replaced(Wrapped):
     def __init__(self, inner: Learner, adversary: Adversary) -> None:
-        super().__init__(inner.encoder, inner.views)
-        self.inner = inner
+        super().__init__(inner)
         self.adversary = adversary
 
     def forward(self, samples: Samples, when: When) -> Step:
-        views = self.inner.draw(samples, when)
+        views = self.draw(samples, when)
         moved = self.adversary(self.inner, views, lambda v: self.inner.read(v, samples, when).loss, when)
         step = self.inner.read(moved, samples, when)
         return step._replace(loss=step.loss.mean())
-
-    def after_step(self, keep: Any, when: When) -> None:
-        self.inner.after_step(keep, when)
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Replace:
     adversary: Adversary
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        return Replaced(self.method.begin(encoder, data, images), self.adversary)
+        return Replaced(begin("replace", self.method, encoder, data, images), self.adversary)
 
 
 @register
