@@ -1,4 +1,4 @@
-"""The small beginning of training: views, criteria, methods, and a run that is resumed."""
+"""Every training method of the registry, without knowing any: it trains, it goes on where it stopped, it leaves things as they were."""
 
 from __future__ import annotations
 
@@ -9,19 +9,136 @@ import torch
 from safetensors.torch import load_file
 
 from hardsight import noise
-from hardsight.catalog import build, entries
+from hardsight.catalog import Entry, build, entries
 from hardsight.criteria.contrast import nt_xent
 from hardsight.data.views import View
 from hardsight.encoders import load_encoder
-from hardsight.errors import SpecError, StoreError
-from hardsight.methods.base import Samples
-from hardsight.train.loop import TrainingRecipe, read_recipe, train
+from hardsight.methods.base import Learner, Samples
+from hardsight.spec import Call, show
+from hardsight.train.feed import Part
+from hardsight.train.loop import train
+from hardsight.train.recipe import TrainingRecipe
 from hardsight.watch import Watch
 from hardsight.when import When
 from tests.conftest import toy_card, toy_images, toy_target
+from tests.method_fixtures import SMALL
+from tests.training_fixtures import Killed, images_in
 
-MADE = {"deacl": "deacl(adversary(pgd(2, keep=last)))", "replace": "replace(simclr(width=16), adversary(pgd(2, keep=last)))"}
-METHODS = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Method"]
+TINY = "tiny(widths=(8, 8, 8, 8))"
+CPU = torch.device("cpu")
+PARTS = {
+    "adversary": "adversary(pgd(2, keep=last))",
+    "steps": "2",
+    "clusters": "(2, 3)",
+    "queue": "16",
+    "count": "3",
+}
+"""What makes a method small enough for a test, by the argument's name."""
+
+
+def small(entry: Entry) -> str:
+    """The method's spec with small networks and short attacks."""
+    if entry.name in SMALL:
+        return SMALL[entry.name]
+    given = [f"{one.name}={PARTS[one.name]}" for one in entry.parameters if one.name in PARTS]
+    for one in entry.parameters:
+        if one.name == "method" and isinstance(one.default, Call):
+            given.append(f"method={small(entries()[one.default.name])}")
+        elif one.name == "method":
+            given.append("method=simclr(width=16)")
+        if one.name == "widths" and isinstance(one.default, tuple):
+            given.append(f"widths={show((16,) * len(one.default))}")
+        if one.name == "views" and "(16)" in show(one.default):
+            given.append("views=random_crops(4)")
+    return f"{entry.name}({', '.join(given)})"
+
+
+METHODS = {name: small(entry) for name, entry in entries().items() if entry.kind == "Method"}
+PATCHED = "timm(test_vit, pretrained=False, resize=64)"
+
+
+def encoder_for(name: str) -> str:
+    return PATCHED if name == "mae" else TINY
+
+
+def begun(name: str, images: int = 16) -> Learner:
+    encoder = load_encoder(encoder_for(name)).requires_grad_(True).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        learner = build(METHODS[name], "Method").begin(encoder, toy_card(), images)
+        learner.prepare(Part(Toy(images), range(images)))
+    return learner
+
+
+class Toy:
+    """A split of the toy images."""
+
+    def __init__(self, count: int) -> None:
+        self.samples = samples(count)
+
+    def __len__(self) -> int:
+        return len(self.samples.x)
+
+    def sample(self, place: int):
+        from hardsight.data.base import Sample
+
+        image = (self.samples.x[place] * 255).round().to(torch.uint8)
+        return Sample(str(place), image, {"label": self.samples.target["label"][place]})
+
+
+def samples(count: int) -> Samples:
+    return Samples(toy_images(count), {"label": toy_target(build("classify", "Task"), count)}, torch.arange(count))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_lowers_its_loss(name: str) -> None:
+    """On one batch with the same draws; the mean of the last steps is below that of the first."""
+    learner, batch = begun(name), samples(16)
+    optimizer = torch.optim.SGD([one for one in learner.parameters() if one.requires_grad], lr=0.02, momentum=0.5)
+    losses = []
+    for _ in range(16):
+        when = When(noise.generator("same", 0))
+        step = learner(batch, when)
+        assert step.loss.shape == ()
+        optimizer.zero_grad()
+        step.loss.backward()
+        learner.after_backward(when)
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        learner.after_step(step.keep, when)
+        losses.append(float(step.loss.detach()))
+    assert sum(losses[-4:]) < sum(losses[:4]), losses
+    assert learner.encoder.training
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return images_in(tmp_path_factory.mktemp("images"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_equals_uninterrupted(name: str, tmp_path: Path, folder: str) -> None:
+    """Killed within an epoch, every method goes on from its last checkpoint to the same bytes."""
+    recipe = TrainingRecipe("resumed", encoder_for(name), METHODS[name], folder, epochs=2, batch=12, save=1e-9, watch="")
+    whole = train(recipe, tmp_path / "whole", CPU, Watch(quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", CPU, Killed(4))
+    assert not (tmp_path / "broken" / "encoder.safetensors").exists()
+    resumed = train(recipe, tmp_path / "broken", CPU, Watch(quiet=True))
+    assert whole and resumed and resumed.read_bytes() == whole.read_bytes()
+    begun_with = load_encoder(encoder_for(name)).state_dict()
+    before = {key.removeprefix("body.").removeprefix("model."): value for key, value in begun_with.items()}
+    assert any(not torch.equal(value, before[key]) for key, value in load_file(whole).items() if key in before)
+
+
+def test_deacl_attacks_without_touching_gradients_or_statistics() -> None:
+    """The released codes let the inner attack write into weight gradients and batch norm (FIELD: 003, 4.3); ours does not."""
+    learner = begun("deacl", 4).eval()
+    encoder = learner.encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    learner(Samples(toy_images(4), {}, torch.arange(4)), When(noise.generator("a", 0)))
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_nt_xent_is_the_formula() -> None:
@@ -51,79 +168,3 @@ def test_views_without_change_are_the_image() -> None:
     x = toy_images(4)
     same = View(scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, grey=0.0, flip=False)(x, When(noise.generator("v", 1)))
     assert torch.allclose(same, x, atol=1e-5)
-
-
-@pytest.mark.parametrize("spec", METHODS)
-def test_every_method_lowers_its_loss(spec: str) -> None:
-    method = build(spec, "Method")
-    encoder = load_encoder("tiny(widths=(8, 8, 8, 8))").requires_grad_(True).train()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        learner = method.begin(encoder, toy_card(), 16)
-    optimizer = torch.optim.SGD([one for one in learner.parameters() if one.requires_grad], lr=0.05)
-    samples = Samples(toy_images(16), {"label": toy_target(build("classify", "Task"), 16)}, torch.arange(16))
-    losses = []
-    for _ in range(12):
-        when = When(noise.generator("same", 0))
-        step = learner(samples, when)
-        optimizer.zero_grad()
-        step.loss.backward()
-        learner.after_backward(when)
-        optimizer.step()
-        learner.after_step(step.keep, when)
-        losses.append(float(step.loss.detach()))
-    assert losses[-1] < losses[0]
-    assert encoder.training
-
-
-def test_deacl_attacks_without_touching_gradients_or_statistics() -> None:
-    """The released codes let the inner attack write into weight gradients and batch norm (FIELD: 003, 4.3); ours does not."""
-    method = build(MADE["deacl"], "Method")
-    encoder = load_encoder("tiny(widths=(8, 8, 8, 8))").requires_grad_(True).eval()
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    learner = method.begin(encoder, toy_card(), 4).eval()
-    learner(Samples(toy_images(4), {}, torch.arange(4)), When(noise.generator("a", 0)))
-    assert all(parameter.grad is None for parameter in encoder.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-
-
-SMALL = TrainingRecipe(
-    "small", "tiny(widths=(8, 8, 8, 8))", "simclr(width=16)", "made(size=16, train=64)", epochs=3, batch=16
-)
-
-
-def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    whole = train(SMALL, tmp_path / "whole", cpu, Watch(quiet=True))
-
-    class Stop(Watch):
-        def note(self, text: str) -> None:
-            if "epoch 2/3" in text:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(SMALL, tmp_path / "broken", cpu, Stop(quiet=True))
-    resumed = train(SMALL, tmp_path / "broken", cpu, Watch(quiet=True))
-    assert resumed.read_bytes() == whole.read_bytes()
-    encoder = load_encoder(SMALL.encoder)
-    encoder.body.load_state_dict(load_file(resumed))
-
-
-def test_another_recipe_does_not_go_on_in_the_same_folder(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    train(replace(SMALL, epochs=1), tmp_path, torch.device("cpu"), Watch(quiet=True))
-    with pytest.raises(StoreError, match="another recipe"):
-        train(replace(SMALL, seed=1), tmp_path, torch.device("cpu"), Watch(quiet=True))
-
-
-@pytest.mark.parametrize("name", ["made-simclr", "made-supervised", "made-deacl"])
-def test_shipped_recipes_are_read(name: str) -> None:
-    assert read_recipe(name).name == name
-
-
-def test_recipes_that_cannot_be_meant(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text('encoder = "tiny"\nmethod = "simclr"\ndata = "made"\nepoch = 3\n')
-    with pytest.raises(SpecError, match="did you mean 'epochs'"):
-        read_recipe(str(path))

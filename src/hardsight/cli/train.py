@@ -1,26 +1,120 @@
-"""Verbs that train encoders: `pretrain`."""
+"""Verbs that train encoders: `pretrain`, `harden` and `resume`."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardsight.cli.base import Device, app
+from hardsight.cli.base import Device, OneEncoder, app
+
+if TYPE_CHECKING:
+    from hardsight.train.recipe import TrainingRecipe
+
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Changes the recipe: epochs=5, method.temperature=0.5. Repeatable."),
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>.")]
+Minutes = Annotated[
+    float | None, typer.Option(help="Stop after so many minutes, saved; 'hardsight resume' goes on.", min=0.0)
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of new weights, views and batches.")]
 
 
 @app.command()
 def pretrain(
     recipe: Annotated[str, typer.Option(help="A training recipe's name or TOML file, such as made-simclr.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>.")] = None,
+    out: Out = None,
+    setting: Setting = None,
+    seed: Seed = None,
     device: Device = "auto",
+    minutes: Minutes = None,
 ) -> None:
-    """Train an encoder by a recipe. Run it again to go on after the last finished epoch."""
-    from hardsight.train.loop import read_recipe, train
+    """Train an encoder by a recipe. Run it again to go on where it stopped; under torchrun, on several devices.
 
-    chosen = read_recipe(recipe)
+    The encoder is then run:FOLDER: hardsight bench --encoder run:runs/made-simclr.
+    """
+    from hardsight.train.recipe import read_recipe
+
+    _train(_changed(read_recipe(recipe), setting, seed), out, device, minutes)
+
+
+@app.command()
+def harden(
+    encoder: OneEncoder,
+    method: Annotated[str | None, typer.Option(help="How, such as 'deacl(weight=2)'; see: hardsight list methods.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data whose training part is seen, such as folder:PATH.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
+    recipe: Annotated[str | None, typer.Option(help="A training recipe to take the rest from.")] = None,
+    out: Out = None,
+    setting: Setting = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    minutes: Minutes = None,
+) -> None:
+    """Make an encoder that there is more robust; it starts as it came. By default DeACL, 5 epochs of AdamW at 1e-4.
+
+    The hardened encoder is then run:FOLDER: hardsight bench --encoder run:runs/made_simclr-deacl.
+    """
+    from hardsight.catalog import complete
+    from hardsight.train.recipe import TrainingRecipe, read_recipe
+
+    complete(encoder, "Encoder")
+    start = read_recipe(recipe) if recipe else None
+    chosen = start or TrainingRecipe("", "", "deacl", "made", epochs=5, batch=64, optimizer="adamw(1e-4)")
+    given = {"encoder": encoder, "method": method, "data": data, "epochs": epochs}
+    chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
+    chosen = replace(chosen, name=_named(chosen), title=chosen.title or f"{chosen.encoder} hardened")
+    _train(_changed(chosen, setting, seed), out, device, minutes)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/made-simclr.")],
+    setting: Setting = None,
+    device: Device = "auto",
+    minutes: Minutes = None,
+) -> None:
+    """Go on with a run that stopped, from its last checkpoint, by the recipe in its folder."""
+    from hardsight.train.recipe import recipe_of_run
+
+    _train(_changed(recipe_of_run(run), setting, None), run, device, minutes)
+
+
+def _changed(recipe: TrainingRecipe, setting: list[str] | None, seed: int | None) -> TrainingRecipe:
+    for one in setting or []:
+        recipe = recipe.with_set(one)
+    return (recipe if seed is None else replace(recipe, seed=seed)).check()
+
+
+def _named(recipe: TrainingRecipe) -> str:
+    """Encoder and method in one word: made_simclr-deacl."""
+    from hardsight.spec import read
+
+    call = read(recipe.encoder)
+    first = next((value for _, value in call.arguments if isinstance(value, str)), call.name)
+    words = f"{first.rpartition('/')[2]}-{read(recipe.method).name}"
+    return re.sub(r"[^\w.-]+", "-", words).strip(".-")[:100]
+
+
+def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float | None) -> None:
     from hardsight.machine import pick_device
+    from hardsight.train.loop import train
     from hardsight.watch import Watch
 
-    typer.echo(train(chosen, out or Path("runs") / chosen.name, pick_device(device), Watch()))
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # what ends a job is no other than Ctrl-C
+    folder = out or Path("runs") / recipe.name
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one talks
+    path = train(recipe, folder, pick_device(device), Watch(quiet=not leads), minutes)
+    if leads and path is not None:
+        typer.echo(path)
+    if path is None:
+        if leads:
+            typer.echo(f"hardsight: saved after {minutes:g} minutes; 'hardsight resume {folder}' goes on", err=True)
+        raise typer.Exit(130)

@@ -1,189 +1,350 @@
-"""One training run, from a recipe file to an encoder's weights: what is finished of it is kept, epoch by epoch."""
+"""One training run, from a recipe to an encoder's weights; killed anywhere, it goes on from its last checkpoint.
+
+A step's random numbers derive from the seed and the step alone, an epoch's order from the seed and the epoch, so a resumed run
+equals an uninterrupted one. A batch is the unit that is finished before a run stops: all its replays, then a checkpoint.
+"""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import tomllib
-from dataclasses import asdict, dataclass, fields
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save
+from torch import nn
 
-from hardsight import noise, tree
-from hardsight.catalog import build, complete
+from hardsight import noise
+from hardsight.catalog import build
 from hardsight.data import open_data
-from hardsight.data.feed import load, pixels
+from hardsight.data.base import DataCard
+from hardsight.data.feed import choose
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
-from hardsight.errors import SpecError, StoreError, nearest
-from hardsight.methods.base import Learner, Samples
-from hardsight.recipe import check_name
-from hardsight.store import write_bytes, write_json
-from hardsight.watch import Watch
+from hardsight.encoders.runs import BEST, LAST, snapshot
+from hardsight.errors import SpecError, StoreError
+from hardsight.methods.base import Samples
+from hardsight.methods.joint import follow
+from hardsight.schedules import Schedule
+from hardsight.store import write_json
+from hardsight.train import logs, parallel, state
+from hardsight.train.export import write_encoder
+from hardsight.train.feed import Kept, Part, batches, order
+from hardsight.train.guard import BACK_OFFS, COLLAPSED, NotFinite, device_memory, norm_of
+from hardsight.train.parallel import Forward, Group
+from hardsight.train.recipe import TrainingRecipe, to_dict
+from hardsight.train.settle import Asked, patient, settings
+from hardsight.train.state import Training
+from hardsight.train.watching import Watching, look
+from hardsight.watch import Bar, Watch
 from hardsight.when import When
 
-SHIPPED = Path(__file__).parent.parent / "recipes"
 
+def train(
+    recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Watch, minutes: float | None = None
+) -> Path | None:
+    """Trains, or goes on from the last checkpoint in `folder`; returns the path of the encoder's safetensors file.
 
-@dataclass(frozen=True)
-class TrainingRecipe:
-    """What to train: specs as text; epochs over `data`'s training part; AdamW with a cosine schedule and a short warm-up."""
-
-    name: str
-    encoder: str
-    method: str
-    data: str
-    epochs: int = 10
-    batch: int = 128
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    seed: int = 0
-    precision: str = "float32"
-    title: str = ""
-
-
-def read_recipe(name: str) -> TrainingRecipe:
-    """The training recipe of a TOML file, or of that name among the shipped ones."""
-    path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
-    if not path.exists():
-        shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
-        raise SpecError(f"there is no recipe '{name}'{nearest(name, shipped) or '; shipped: ' + ', '.join(shipped)}")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not TOML: {error}") from None
-    known = [f.name for f in fields(TrainingRecipe)]
-    for key in content:
-        if key not in known:
-            raise SpecError(
-                f"{path}: a training recipe has no '{key}'{nearest(key, known) or '; it has ' + ', '.join(known)}"
-            )
-    for key in ("encoder", "method", "data"):
-        if not isinstance(content.get(key), str):
-            raise SpecError(
-                f"{path}: a training recipe needs '{key}', a spec; a recipe to measure goes to 'hardsight bench'"
-            )
-    recipe = TrainingRecipe(**{"name": path.stem, **content})
-    for key, kind, least in (("epochs", int, 1), ("batch", int, 2), ("lr", float, 0), ("seed", int, 0)):
-        value = getattr(recipe, key)
-        if not isinstance(value, kind | int) or value < least:
-            raise SpecError(f"{path}: {key} is {value!r}; it is a number of at least {least}")
-    if recipe.precision not in ("float32", "bf16"):
-        raise SpecError(f"{path}: precision is '{recipe.precision}'; it is float32 or bf16")
-    check_name(recipe.name)
-    complete(recipe.encoder, "Encoder")
-    complete(recipe.method, "Method")
-    complete(recipe.data, "Data")
-    return recipe
-
-
-def train(recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Watch) -> Path:
-    """Trains, or goes on after the last finished epoch in `folder`; returns the path of the encoder's safetensors file.
-
-    An epoch's random numbers derive from the seed and the epoch alone, so a resumed run equals an uninterrupted one.
+    minutes: after so many the run is saved and left, and None is returned. Ctrl-C and SIGTERM let the batch under way end,
+    save, and then do what they do. Raises `StoreError` where the folder holds another run, and where the loss won't be finite.
     """
-    encoder = load_encoder(recipe.encoder, device=device).requires_grad_(True)
+    recipe.check(recipe.name)
+    logs.named(recipe.log)
+    with parallel.joined(device) as group, settings(recipe, group), patient(minutes) as asked:
+        run = begin(recipe, folder, group, watch)
+        try:
+            finished = run.go(asked)
+        finally:
+            run.close()
+        if asked.signal is not None:
+            asked.obey()
+        if not finished:
+            return None
+        return run.export(LAST)
+
+
+@dataclass
+class Run:
+    """What a run holds while it goes on; `training` is what a checkpoint keeps of it. rate: a factor of the lr."""
+
+    training: Training
+    forward: Forward
+    trained: Kept
+    held: Kept | None
+    watching: Watching | None
+    rate: Schedule
+    card: DataCard
+    folder: Path
+    watch: Watch
+    weights: list[nn.Parameter]
+    lrs: list[float]
+    logs: list[logs.Log] = field(default_factory=list)
+    saved: float = 0.0
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        return self.training.recipe
+
+    @property
+    def per_epoch(self) -> int:
+        return len(self.trained.part) // self.recipe.batch
+
+    @property
+    def encoder(self) -> Encoder:
+        """The one that is exported."""
+        return self.training.average or self.training.learner.encoder
+
+    def go(self, asked: Asked) -> bool:
+        """Whether all epochs are done; False where the run was asked to stop."""
+        whole = self.recipe.epochs * self.per_epoch
+        with self.watch, self.watch.bar(self.recipe.name, whole) as bar:
+            bar.advance(self.training.batches)
+            while self.training.batches < whole:
+                epoch = self.training.batches // self.per_epoch
+                try:
+                    if not self._epoch(epoch, bar, asked) and self.training.batches < whole:
+                        return False
+                except NotFinite:
+                    before = self.training.batches
+                    self._back_off()
+                    bar.advance(self.training.batches - before)
+        return True
+
+    def _epoch(self, epoch: int, bar: Bar, asked: Asked) -> bool:
+        training, recipe = self.training, self.recipe
+        training.learner.train()
+        first = training.batches - epoch * self.per_epoch
+        for parts in self.batches(epoch, first):
+            started = time.perf_counter()
+            for replay in range(training.learner.replays):
+                self.step(parts, epoch, replay)
+            training.batches += 1
+            training.seconds += time.perf_counter() - started
+            bar.advance(1, recipe.batch)
+            bar.say(
+                f"{recipe.name} epoch {epoch + 1}/{recipe.epochs}, loss {training.totals['loss'] / training.counted:.3f}, "
+                f"{device_memory(training.group.device):,.0f} MiB"
+                if training.counted
+                else recipe.name
+            )
+            if training.batches % self.per_epoch and self._saves(asked):
+                return False
+        self._end_of(epoch)
+        return not self._stops(asked)
+
+    def batches(self, epoch: int, first: int) -> Iterator[list[Samples]]:
+        """The epoch's batches from the first that is not done, each in its parts."""
+        recipe, group = self.recipe, self.training.group
+        size = recipe.batch // recipe.accumulate
+        plan = order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:]
+        shares = (group.share(b[start : start + size]) for b in plan for start in range(0, len(b), size))
+        parts: list[Samples] = []
+        for samples in batches(self.trained, shares, group.device):
+            parts.append(samples)
+            if len(parts) == recipe.accumulate:
+                yield parts
+                parts = []
+
+    def step(self, parts: list[Samples], epoch: int, replay: int) -> None:
+        training, recipe, group = self.training, self.recipe, self.training.group
+        learner, optimizer = training.learner, training.optimizer
+        step = training.batches * learner.replays + replay
+        steps = recipe.epochs * self.per_epoch * learner.replays
+        torch.manual_seed(noise.seed_of("step", recipe.seed, step, group.rank))  # dropout takes no generator
+        optimizer.zero_grad(set_to_none=True)
+        loss, found, keep, when = 0.0, {}, None, None
+        for place, samples in enumerate(parts):
+            rng = noise.generator("step", recipe.seed, step, place)
+            when = When(rng, step, steps, epoch, recipe.epochs, replay, group.rank, group.world)
+            with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                found = self.forward(samples, when)
+            (found.loss / len(parts)).backward()
+            learner.after_backward(when)
+            loss, keep, found = loss + float(found.loss.detach()) / len(parts), found.keep, found.logs
+        assert when is not None
+        for lr, options in zip(self.lrs, optimizer.param_groups, strict=True):
+            options["lr"] = lr * self.rate(when) * training.guard.factor
+        if training.sharded:
+            parallel.mean_gradients(self.weights, group)
+        norm = norm_of(self.weights, recipe.clip)
+        loss, norm = (value / group.world for value in group.total([loss, norm]))
+        if training.guard.passes(loss, norm, learner):
+            optimizer.step()
+            learner.after_step(keep, when)
+            if training.average is not None:
+                self._average(training.average)
+            numbers = {"loss": loss, **found}
+            training.counted += 1
+            for key, value in numbers.items():
+                training.totals[key] = training.totals.get(key, 0.0) + value
+            if recipe.every and (step + 1) % recipe.every == 0:
+                self._write(step + 1, {**numbers, "gradient": norm, "lr": optimizer.param_groups[0]["lr"]})
+
+    def _average(self, average: Encoder) -> None:
+        encoder = self.training.learner.encoder
+        follow(average, encoder, self.recipe.ema)
+        for slow, fast in zip(average.buffers(), encoder.buffers(), strict=True):
+            slow.copy_(fast)
+
+    def _saves(self, asked: Asked) -> bool:
+        """Within an epoch: saves where it is time to, or where the run is to stop; whether it is."""
+        stops = self._stops(asked)
+        due = bool(self.recipe.save) and time.perf_counter() - self.saved > 60 * self.recipe.save
+        if stops or self.training.group.total([float(due)])[0]:
+            self._save()
+        return stops
+
+    def _stops(self, asked: Asked) -> bool:
+        """Whether any process was asked to stop."""
+        return bool(self.training.group.total([float(asked.now)])[0])
+
+    def _end_of(self, epoch: int) -> None:
+        training, recipe = self.training, self.recipe
+        numbers = {key: value / max(1, training.counted) for key, value in training.totals.items()}
+        training.totals, training.counted = {}, 0
+        if self.watching and self.held and ((epoch + 1) % self.watching.every == 0 or epoch + 1 == recipe.epochs):
+            numbers |= self._look(epoch)
+        if training.guard.skipped:
+            numbers["skipped"] = training.guard.skipped
+        self._write(training.batches * training.learner.replays, {"epoch": epoch + 1, **numbers, **self._pace()})
+        if recipe.snapshots and (epoch + 1) % recipe.snapshots == 0:
+            self.export(snapshot(epoch + 1))
+        self._save()
+        told = " ".join(f"{key} {value:.4f}" for key, value in numbers.items())
+        self._note(f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} {told}")
+
+    def _look(self, epoch: int) -> dict[str, float]:
+        training, recipe = self.training, self.recipe
+        assert self.watching is not None
+        assert self.held is not None
+        device = training.group.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            found = look(self.encoder, self.watching, self.trained, self.held, self.card, recipe.seed, device)
+        sums = training.group.total(list(found.values()))
+        found = {key: value / training.group.world for key, value in zip(found, sums, strict=True)}
+        if found["spread"] < COLLAPSED:
+            self._note(
+                f"{recipe.name}: epoch {epoch + 1}: embeddings have collapsed: their spread is {found['spread']:.4f} of 1"
+            )
+        if "score" in found and (training.best is None or found["score"] > training.best):
+            training.best = found["score"]
+            self.export(BEST, **found)
+        return found
+
+    def _pace(self) -> dict[str, float]:
+        training = self.training
+        images = training.batches * self.recipe.batch
+        pace = images / training.seconds if training.seconds else 0.0
+        return {
+            "lr": training.optimizer.param_groups[0]["lr"],
+            "images_per_second": round(pace, 1),
+            "memory": round(device_memory(training.group.device), 1),
+            "seconds": round(training.seconds, 1),
+        }
+
+    def _back_off(self) -> None:
+        """To the last checkpoint, with the lr halved; `StoreError`, with the step, where that was done often enough."""
+        guard = self.training.guard
+        step = self.training.batches * self.training.learner.replays + 1
+        if guard.halved == BACK_OFFS:
+            raise StoreError(
+                f"{self.recipe.name}: the loss or its gradient is not finite at step {step}, with the learning rate halved "
+                f"{BACK_OFFS} times; try a smaller lr, or clip"
+            )
+        state.load(self.training, self.folder)
+        self.training.guard = type(guard)(guard.skipped, 0, guard.halved + 1)
+        self._note(f"{self.recipe.name}: not finite at step {step}; back to batch {self.training.batches}, lr halved")
+        self._save()
+
+    def _save(self) -> None:
+        state.save(self.training, self.folder)
+        self.saved = time.perf_counter()
+
+    def _write(self, step: int, numbers: dict[str, float]) -> None:
+        for log in self.logs:
+            log.write(step, numbers)
+
+    def _note(self, text: str) -> None:
+        if self.training.group.leads:
+            self.watch.note(text)
+
+    def export(self, name: str, **told: float) -> Path:
+        """Writes the encoder as it is now, and its card."""
+        training = self.training
+        whole = parallel.states(training.learner, training.optimizer, True)[0] if training.sharded else None
+        names = {part: name for name, part in training.learner.named_modules()}
+        prefix = f"{names[training.learner.encoder]}.body."
+        weights = whole and {key.removeprefix(prefix): v for key, v in whole.items() if key.startswith(prefix)}
+        place = {"epoch": training.batches // self.per_epoch, "step": training.batches * training.learner.replays}
+        if training.group.leads:
+            write_encoder(self.folder / name, self.encoder, weights, self.recipe, self.card, {**place, **told})
+        return self.folder / name
+
+    def close(self) -> None:
+        for log in self.logs:
+            log.close()
+        for kept in filter(None, (self.trained, self.held)):
+            kept.close()
+
+
+def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> Run:
+    """The run at its start, or where its last checkpoint left it."""
+    encoder = load_encoder(recipe.encoder, device=group.device).requires_grad_(True)
     data = open_data(recipe.data)
-    images = data.split("train")
-    method = build(recipe.method, "Method")
+    split = data.split("train")
+    watching: Watching | None = build(recipe.watch, "Watching") if recipe.watch else None
+    places = choose(split, recipe.images)
+    apart = watching.holds(len(places)) if watching else 0
+    trained = Kept(Part(split, sorted(places[apart:])))
+    _need_batch(recipe, data.card.name, len(places), apart)
+    parallel.need_shares(recipe.batch, recipe.accumulate, group)
     with torch.random.fork_rng():
         torch.manual_seed(noise.seed_of("parts", recipe.seed))
-        learner = method.begin(encoder, data.card, len(images)).to(device)
-    weights = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    batches = len(images) // recipe.batch
-    if not batches:
+        learner = build(recipe.method, "Method").begin(encoder, data.card, len(trained.part)).to(group.device)
+        learner.prepare(trained.part)
+    _need_statistics(recipe, learner, group)
+    if learner.replays > 1 and recipe.accumulate > 1:
+        raise SpecError(f"{recipe.name}: {recipe.method} replays each batch, and that does not go with accumulate above 1")
+    if recipe.channels_last:
+        learner = learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.ema and recipe.parallel == "fsdp" and group.world > 1:
+        raise SpecError(f"{recipe.name}: ema needs whole weights, and fsdp shares them out; use ddp, or ema = 0")
+    average = copy.deepcopy(learner.encoder).requires_grad_(False).eval() if recipe.ema else None
+    learner, forward = parallel.spread(learner, recipe.parallel, group, recipe.sync_norm, recipe.compile)
+    weights = [one for one in learner.parameters() if one.requires_grad]
+    if not weights:
+        raise SpecError(f"{recipe.name}: {recipe.method} leaves nothing to train")
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = build(recipe.optimizer, "Optimizer")
+    optimizer = make(weights)
+    lrs = [float(options["lr"]) for options in optimizer.param_groups]
+    training = Training(recipe, group, learner, optimizer, average)
+    again = state.load(training, folder)
+    held = Kept(Part(split, places[:apart])) if apart else None
+    rate: Schedule = build(recipe.schedule, "Schedule")
+    run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs)
+    run.saved = time.perf_counter()
+    if group.leads:
+        write_json(folder / "recipe.json", to_dict(recipe))
+        run.logs = logs.open_logs(folder, recipe, training.batches * learner.replays)
+    if not again:
+        run._save()
+    elif group.leads:
+        watch.note(f"{recipe.name}: goes on after batch {training.batches} of {recipe.epochs * run.per_epoch}")
+    return run
+
+
+def _need_batch(recipe: TrainingRecipe, name: str, images: int, apart: int) -> None:
+    if images - apart < recipe.batch:
+        held = f", {apart} of them held out" if apart else ""
+        raise SpecError(f"{recipe.name}: batch is {recipe.batch}, and {name} has only {images} training images{held}")
+
+
+def _need_statistics(recipe: TrainingRecipe, learner: nn.Module, group: Group) -> None:
+    share = recipe.batch // recipe.accumulate // group.world
+    norms = [part for part in learner.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    if share == 1 and norms:
         raise SpecError(
-            f"{recipe.name}: batch is {recipe.batch}, and {data.card.name} has only {len(images)} training images"
+            f"{recipe.name}: {type(norms[0]).__name__} needs the statistics of a batch, and one image has none; "
+            "give a batch of at least 2 for each process and part"
         )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(recipe.epochs * batches, recipe.warmup))
-    state = {"learner": learner, "optimizer": optimizer, "schedule": schedule}
-    first = _resume(folder / "last.pt", state, asdict(recipe))
-    with watch, watch.bar(recipe.name, recipe.epochs * batches) as bar:
-        bar.advance(first * batches)
-        for epoch in range(first, recipe.epochs):
-            logs = _epoch(epoch, recipe, learner, images, optimizer, schedule, bar, device)
-            _checkpoint(folder / "last.pt", state, asdict(recipe), epoch + 1)
-            watch.note(
-                f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} " + " ".join(f"{k} {v:.4f}" for k, v in logs.items())
-            )
-    return export(encoder, folder, recipe)
-
-
-def export(encoder: Encoder, folder: Path, recipe: TrainingRecipe) -> Path:
-    """Writes the body's weights as safetensors, and the recipe beside them."""
-    path = folder / "encoder.safetensors"
-    body = {name: value.detach().cpu().contiguous() for name, value in encoder.body.state_dict().items()}
-    write_bytes(path, save(body, metadata={"format": "pt"}))
-    write_json(folder / "recipe.json", asdict(recipe))
-    return path
-
-
-def _epoch(
-    epoch: int, recipe: TrainingRecipe, learner: Learner, images: Any,
-    optimizer: torch.optim.Optimizer, schedule: Any, bar: Any, device: torch.device,
-) -> dict[str, float]:  # fmt: skip
-    rng = noise.generator("epoch", recipe.seed, epoch)
-    torch.manual_seed(
-        noise.seed_of("epoch", recipe.seed, epoch)
-    )  # for dropout and stochastic depth, which take no generator
-    order = torch.randperm(len(images), generator=rng).tolist()
-    learner.train()
-    totals: dict[str, float] = {}
-    batches = len(images) // recipe.batch
-    for place in range(batches):
-        places = order[place * recipe.batch : (place + 1) * recipe.batch]
-        batch = load(images, places)
-        target = {name: tree.move(value, device) for name, value in batch.target.items()}
-        samples = Samples(pixels(batch.images, device), target, torch.tensor(places, device=device))
-        when = When(rng, epoch * batches + place, recipe.epochs * batches, epoch, recipe.epochs)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            step = learner(samples, when)
-        loss = float(step.loss.detach())
-        if not math.isfinite(loss):
-            raise StoreError(f"the loss became {loss} in epoch {epoch + 1}, step {place + 1}; try a smaller lr")
-        optimizer.zero_grad()
-        step.loss.backward()
-        learner.after_backward(when)
-        optimizer.step()
-        schedule.step()
-        learner.after_step(step.keep, when)
-        for key, value in {"loss": loss, **step.logs}.items():
-            totals[key] = totals.get(key, 0.0) + value / batches
-        bar.advance(1, len(places))
-    return totals
-
-
-def _cosine(steps: int, warmup: float) -> Any:
-    rising = max(1, int(steps * warmup))
-    return lambda t: (
-        (t + 1) / rising if t < rising else 0.5 * (1 + math.cos(math.pi * (t - rising) / max(1, steps - rising)))
-    )
-
-
-def _checkpoint(path: Path, state: dict[str, Any], recipe: dict[str, Any], epochs: int) -> None:
-    buffer = io.BytesIO()
-    torch.save(
-        {**{key: part.state_dict() for key, part in state.items()}, "recipe": json.dumps(recipe), "epochs": epochs}, buffer
-    )
-    write_bytes(path, buffer.getvalue())
-
-
-def _resume(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> int:
-    """Loads what an earlier run left; returns how many epochs are finished."""
-    if not path.exists():
-        return 0
-    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    if saved["recipe"] != json.dumps(recipe):
-        raise StoreError(f"{path.parent} holds a run of another recipe; give another --out, or delete that folder")
-    try:
-        for key, part in state.items():
-            part.load_state_dict(saved[key])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{path} does not fit this recipe's networks ({error}); delete that folder to start anew") from None
-    return int(saved["epochs"])

@@ -1,0 +1,214 @@
+"""What training costs beside its bare passes: clean, adversarial and free steps, the total coding rate, and the images' way.
+
+    HARDSIGHT_DATA=... python benchmarks/training.py steps|coding|feed|all [--rounds 5] [--threads 1] [--device cpu] [--clock cpu]
+
+Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
+its seconds over the floor's in the same round. A pass is the forward and backward pass of both views, drawn before, through
+encoder and projector in train mode, with the weights' gradients; an attack's pass asks for the gradient of pixels alone, in
+eval mode. Weights are random, seed 0; SimCLR, two views, SGD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardsight import noise
+from hardsight.criteria.coding import coding_rate
+from hardsight.data import open_data
+from hardsight.machine import device_name
+from hardsight.objective import still
+from hardsight.train.feed import Kept, Part, batches, order
+from hardsight.train.loop import begin
+from hardsight.train.parallel import Group
+from hardsight.train.recipe import TrainingRecipe
+from hardsight.watch import Watch
+from hardsight.when import When
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+SIMCLR = "simclr(width=512, views=views(2, scale=(0.2, 1.0), jitter=0.4, hue=0.1, grey=0.2))"
+STEPS, REPLAYS = 5, 3
+METHODS = {
+    "clean": SIMCLR,
+    "pgd": f"replace({SIMCLR}, adversary(pgd({STEPS}, keep=last), linf(8/255)))",
+    "free": f"free({SIMCLR}, replays={REPLAYS})",
+}
+NETS = {
+    "tiny, 64 px, batch 64": ("tiny", 64, 64),
+    "ResNet-18 (CIFAR stem), 32 px, batch 16": ("tv:resnet18(weights=None, stem='cifar')", 32, 16),
+}
+Runs = dict[str, tuple[Callable[[], Any], str]]
+"""By name: what is timed, and the name of its floor."""
+
+
+def main() -> None:
+    words = argparse.ArgumentParser()
+    words.add_argument("what", choices=("steps", "coding", "feed", "all"))
+    words.add_argument("--rounds", type=int, default=5)
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
+    asked = words.parse_args()
+    torch.set_num_threads(asked.threads)
+    device, clock = torch.device(asked.device), CLOCKS[asked.clock]
+    print(
+        f"{device_name(device)}, torch {torch.__version__}, {asked.threads} threads, {asked.rounds} rounds, {asked.clock} seconds\n"
+    )
+    if asked.what in ("steps", "all"):
+        for title, net in NETS.items():
+            table(title, steps(*net, device), asked.rounds, clock, device)
+    if asked.what in ("coding", "all"):
+        table(
+            "Total coding rate of 4 crops, d = 1024, m = 128, with its gradient", coding(device), asked.rounds, clock, device
+        )
+    if asked.what in ("feed", "all"):
+        feed(device)
+
+
+def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
+    """A step of the engine and what it is made of."""
+    folder = Path(tempfile.mkdtemp())
+    made = {}
+    for name, method in METHODS.items():
+        recipe = TrainingRecipe(
+            name,
+            encoder,
+            method,
+            f"made(size={side}, train={batch}, test=1)",
+            batch=batch,
+            optimizer="sgd",
+            watch="",
+            every=0,
+        )
+        made[name] = begin(recipe, folder / name, Group(device), Watch(quiet=True))
+        made[name].training.learner.train()
+    clean = made["clean"]
+    parts = next(iter(clean.batches(0, 0)))
+    learner: Any = clean.training.learner
+    with torch.no_grad():
+        views = learner.draw(parts[0], at())
+    x = torch.cat(views)
+
+    def bare(count: int = 1) -> None:
+        for _ in range(count):
+            learner.zero_grad(set_to_none=True)
+            learner.projector(learner.encoder(x).pooled).square().mean().backward()
+
+    def pixels(count: int) -> None:
+        with still(learner):
+            for _ in range(count):
+                here = x.detach().requires_grad_(True)
+                torch.autograd.grad(learner.projector(learner.encoder(here).pooled).square().mean(), here)
+
+    def drawn(name: str) -> None:
+        """The method's forward and backward on views that are there."""
+        inner = made[name].training.learner
+        real, inner.draw = inner.draw, lambda samples, when: views  # type: ignore[method-assign]
+        try:
+            inner.zero_grad(set_to_none=True)
+            inner(parts[0], at()).loss.backward()
+        finally:
+            inner.draw = real  # type: ignore[method-assign]
+
+    def taken(name: str, count: int = 1) -> None:
+        for replay in range(count):
+            made[name].step(parts, 0, replay)
+
+    runs: Runs = {
+        "one pass": (bare, "one pass"),
+        "clean step, views drawn before": (lambda: drawn("clean"), "one pass"),
+        "clean step of the engine, augmentation and optimizer included": (lambda: taken("clean"), "one pass"),
+        f"{STEPS + 1} passes": (lambda: bare(STEPS + 1), f"{STEPS + 1} passes"),
+        f"PGD-{STEPS} step of the engine, over {STEPS + 1} passes": (lambda: taken("pgd"), f"{STEPS + 1} passes"),
+        f"{STEPS} attack's passes and one pass": (lambda: (pixels(STEPS), bare()), f"{STEPS} attack's passes and one pass"),
+        f"PGD-{STEPS} step, views drawn before, over {STEPS} attack's passes and one": (
+            lambda: drawn("pgd"), f"{STEPS} attack's passes and one pass",
+        ),
+        f"{REPLAYS} clean steps of the engine": (lambda: taken("clean", REPLAYS), f"{REPLAYS} clean steps of the engine"),
+        f"a free batch of {REPLAYS} replays, over {REPLAYS} clean steps": (
+            lambda: taken("free", REPLAYS), f"{REPLAYS} clean steps of the engine",
+        ),
+    }  # fmt: skip
+    return runs
+
+
+def coding(device: torch.device) -> Runs:
+    """The rate of 4 crops, each 128 unit embeddings of 1024 numbers, and its gradient."""
+    z = F.normalize(torch.randn(4, 128, 1024, generator=noise.generator("coding")), dim=-1).to(device)
+
+    def wide(z: Tensor) -> Tensor:
+        """The paper's form and its code's: the determinant of a d x d matrix, crop by crop."""
+        count, dim = z.shape[1:]
+        whole = [torch.eye(dim, dtype=z.dtype, device=z.device) + dim / (count * 0.2) * one.T @ one for one in z]
+        return torch.stack([torch.logdet(one) / 2 for one in whole])
+
+    def with_gradient(function: Callable[[Tensor], Tensor]) -> None:
+        here = z.clone().requires_grad_(True)
+        torch.autograd.grad(function(here).sum(), here)
+
+    assert torch.allclose(wide(z.double()), coding_rate(z.double(), 0.2))
+    narrow = "m x m, as here"
+    return {
+        narrow: (lambda: with_gradient(lambda z: coding_rate(z, 0.2)), narrow),
+        "d x d": (lambda: with_gradient(wide), narrow),
+    }
+
+
+def feed(device: torch.device) -> None:
+    """Images a second from 4096 files of CIFAR-10 (JPEG), batches of 256: the first epoch decodes, the others don't."""
+    root = tempfile.mkdtemp()
+    archive = Path(os.environ["HARDSIGHT_DATA"]) / "cifar10_jpeg" / "cifar10_jpeg.tar.xz"
+    with tarfile.open(archive) as packed:
+        members = (member for member in packed if "/train/" in f"/{member.name}" and member.isfile())
+        packed.extractall(root, itertools.islice(members, 4096), filter="data")
+    print("| epoch | images/s |\n|:--|--:|")
+    for title, memory in (("kept by the engine", 2**30), ("kept by the reader of the folder alone", 0)):
+        split = open_data(f"folder({root!r})").split("train")
+        part = Part(split, range(len(split)))
+        kept = Kept(part, memory)
+        for epoch in range(3):
+            started = time.perf_counter()
+            count = sum(len(samples.x) for samples in batches(kept, order(len(part), 256, 0, epoch), device))
+            pace = count / (time.perf_counter() - started)
+            print(f"| {title}, {epoch + 1} | {pace:,.0f} |", flush=True)
+    print()
+
+
+def at() -> When:
+    return When(noise.generator("benchmark", 0))
+
+
+def table(title: str, runs: Runs, rounds: int, clock: Callable[[], float], device: torch.device) -> None:
+    """Median, least and greatest ratio to the floor of the same round; one round before is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, (run, _) in runs.items():
+            started = clock()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn:
+                seconds[name].append(clock() - started)
+    print(f"**{title}**\n\n| | seconds | over its floor | least–greatest |\n|:--|--:|--:|--:|")
+    for name, (_, floor) in runs.items():
+        ratios = [mine / its for mine, its in zip(seconds[name], seconds[floor], strict=True)]
+        spread = f"{min(ratios):.2f}–{max(ratios):.2f}" if name != floor else ""
+        ratio = f"{statistics.median(ratios):.2f}" if name != floor else "floor"
+        print(f"| {name} | {statistics.median(seconds[name]):.4f} | {ratio} | {spread} |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

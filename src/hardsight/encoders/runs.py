@@ -1,0 +1,96 @@
+"""What this package trained: `run:runs/cf-amc-ssl`, the folder that `hardsight pretrain` or `harden` wrote.
+
+The network is the one that the run started from, made again by the recipe's spec; the weights are those of the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load
+from torch import nn
+
+from hardsight.catalog import build, complete, register
+from hardsight.encoders.base import Encoder
+from hardsight.encoders.timm_models import TimmBody
+from hardsight.errors import SpecError, WeightsError
+from hardsight.spec import override, show
+
+LAST, BEST, CARD = "encoder.safetensors", "best.safetensors", ".json"
+
+
+@register
+def run(
+    folder: str,
+    best: bool = False,
+    epoch: int | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    layers: tuple[int, ...] | None = None,
+) -> Encoder:
+    """The encoder that a training run exported; `~` and `$NAME` in folder are expanded.
+
+    best: the one that did best on the run's own held-out images, in place of the last one. epoch: the one kept after so many
+    epochs, where the recipe has `snapshots`. size, resize, layers: in place of the recipe's, as the encoder's source has
+    them. Raises `WeightsError` where the run is not finished, or the weights are not those of its card.
+    """
+    place = Path(os.path.expandvars(folder)).expanduser()
+    if best and epoch is not None:
+        raise SpecError("run: best and epoch name two encoders; give one of them")
+    path = place / (BEST if best else LAST if epoch is None else snapshot(epoch))
+    content, card = _read(path, place)
+    call = complete(str(card["recipe"]["encoder"]), "Encoder")
+    for key, value in (("size", size), ("resize", resize), ("layers", layers)):
+        if value is not None:
+            call = override(call, key, value)
+    if call.get("pretrained") is True:
+        call = override(call, "pretrained", False)  # its weights would be overwritten
+    encoder = build(call, "Encoder")
+    try:
+        network_of(encoder).load_state_dict(load(content))
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path} does not fit {show(call)}: {text}") from None
+    note = f"{card['recipe']['method']} on {card['recipe']['data']}, epoch {card.get('epoch')}"
+    source = f"run:{folder}" + (" (best)" if best else "")
+    encoder.card = replace(
+        encoder.card, name=card["name"], source=source, note=f"{note}; {card['licence_note']}", licence=card["licence"]
+    )
+    return encoder
+
+
+def snapshot(epoch: int) -> str:
+    """The file of the encoder that was kept after so many epochs."""
+    return f"epoch-{epoch:05d}.safetensors"
+
+
+def network_of(encoder: Encoder) -> nn.Module:
+    """The network whose names an exported file has: timm's own model, or else the body."""
+    return encoder.body.model if isinstance(encoder.body, TimmBody) else encoder.body
+
+
+def _read(path: Path, folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The file's bytes and its card, once they belong together."""
+    if not folder.is_dir():
+        raise WeightsError(f"there is no run {folder}")
+    if not path.is_file():
+        there = ", ".join(sorted(one.name for one in folder.glob("*.safetensors"))) or "none"
+        raise WeightsError(
+            f"{folder} holds no {path.name} (there: {there}); 'hardsight resume {folder}' goes on with the run"
+        )
+    content = path.read_bytes()
+    try:
+        card = json.loads(path.with_suffix(CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read {path.with_suffix(CARD)}, the card of {path.name}: {error}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != card["file_sha256"]:
+        raise WeightsError(
+            f"{path} is not the file of its card: sha256 {found[:12]}.. instead of {card['file_sha256'][:12]}.."
+        )
+    return content, card

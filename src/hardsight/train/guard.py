@@ -1,0 +1,92 @@
+"""What watches over a run's numbers: a step that is not finite is skipped, three in a row go back, and a collapse is told.
+
+Going back means the last checkpoint with the learning rate halved. Where that doesn't help either, the run stops and names
+the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IN_A_ROW = 3
+"""Steps skipped one after another before the run goes back."""
+BACK_OFFS = 3
+"""How often a run goes back before it stops."""
+COLLAPSED = 0.01
+"""The spread of embeddings below which they say nothing of the image; random directions have 1."""
+
+
+class NotFinite(Exception):
+    """Too many steps in a row were not finite: the run goes back to its last checkpoint."""
+
+
+@dataclass
+class Guard:
+    """skipped: steps without an update in all. row: of them, the last ones without one in between. halved: back-offs so far."""
+
+    skipped: int = 0
+    row: int = 0
+    halved: int = 0
+
+    @property
+    def factor(self) -> float:
+        """Of the learning rate."""
+        return 0.5**self.halved
+
+    def passes(self, loss: float, norm: float, learner: nn.Module) -> bool:
+        """Whether a step with that loss and gradient norm may be taken.
+
+        Raises `NotFinite` at the third in a row that may not, and at the first that left its mark on the learner's buffers
+        (batch norm's statistics): skipping does not heal those.
+        """
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.row = 0
+            return True
+        self.skipped += 1
+        self.row += 1
+        if self.row >= IN_A_ROW or any(b.is_floating_point() and not b.isfinite().all() for b in learner.buffers()):
+            raise NotFinite
+        return False
+
+
+def spread_of(embeddings: Tensor) -> float:
+    """How far unit embeddings [N, D] spread: the mean over dimensions of their std, times sqrt(D).
+
+    About 1 where they point anywhere, 0 where they are all one: the measure of SimSiam's figure 2 (Chen & He, CVPR 2021).
+    """
+    unit = F.normalize(embeddings.float(), dim=1)
+    return float(unit.std(0, unbiased=False).mean() * math.sqrt(embeddings.shape[1]))
+
+
+def norm_of(weights: list[nn.Parameter], clip: float) -> float:
+    """The norm of all gradients together, which are scaled down to `clip` where it is greater (0: left as they are)."""
+    gradients = [one.grad for one in weights if one.grad is not None]
+    shared = [one for one in gradients if hasattr(one, "full_tensor")]
+    own = [one for one in gradients if not hasattr(one, "full_tensor")]
+    square = 0.0
+    for part in filter(None, (own, shared)):
+        norm: Any = nn.utils.get_total_norm(part)
+        square += float(norm.full_tensor() if part is shared else norm) ** 2
+    size = math.sqrt(square)
+    if clip and size > clip:
+        for part in filter(None, (own, shared)):
+            for one in part:
+                one.mul_(clip / size)
+    return size
+
+
+def device_memory(device: torch.device) -> float:
+    """Peak MiB: of the device, or of this process where the device is the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,136 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit on a CPU.
+
+    RUN/step-000001234.pt   one point of the run, whole or not there at all; the newest `keep` stay
+
+Random numbers and the order of images derive from the seed and the step, so they need no place in it. What only one process
+has (a queue, a perturbation, its batch statistics) is kept for each.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardsight.encoders.base import Encoder
+from hardsight.errors import StoreError
+from hardsight.methods.base import Learner
+from hardsight.store import write_bytes
+from hardsight.train import parallel
+from hardsight.train.guard import Guard
+from hardsight.train.parallel import Group
+from hardsight.train.recipe import TrainingRecipe, differences, to_dict
+
+ENGINE = 1
+"""Raised when a change of this code changes what a run comes to, or how it is written down."""
+
+
+@dataclass
+class Training:
+    """A run as it stands. average: the encoder whose weights are the mean over steps. batches: how many are done.
+
+    totals: sums of the logs of the epoch under way, over `counted` steps. best: the greatest score so far.
+    """
+
+    recipe: TrainingRecipe
+    group: Group
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    average: Encoder | None = None
+    guard: Guard = field(default_factory=Guard)
+    batches: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+    best: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def sharded(self) -> bool:
+        return self.group.world > 1 and self.recipe.parallel == "fsdp"
+
+
+def save(training: Training, folder: Path) -> None:
+    """Writes a checkpoint. All processes have to come here; the first one writes, and takes the oldest away."""
+    learner, optimizer = parallel.states(training.learner, training.optimizer, training.sharded)
+    own = training.group.gathered(None if training.sharded else _buffers(training))
+    if training.group.leads:
+        content = {
+            "engine": ENGINE,
+            "recipe": json.dumps(to_dict(training.recipe)),
+            "learner": learner,
+            "optimizer": optimizer,
+            "average": None if training.average is None else training.average.state_dict(),
+            "own": own if training.group.world > 1 else [],
+            "guard": asdict(training.guard),
+            **{key: getattr(training, key) for key in PLAIN},
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_bytes(folder / f"step-{training.batches:09d}.pt", buffer.getvalue())
+        for old in checkpoints(folder)[: -training.recipe.keep]:
+            old.unlink(missing_ok=True)
+    training.group.meet()
+
+
+PLAIN = ("batches", "totals", "counted", "best", "seconds")
+
+
+def load(training: Training, folder: Path) -> bool:
+    """Takes up the newest checkpoint in the folder; False where there is none.
+
+    Raises `StoreError` for one of other code or of another recipe, naming what differs, and for a file that cannot be read.
+    """
+    there = checkpoints(folder)
+    if not there:
+        return False
+    path = there[-1]
+    saved = _read(path)
+    if saved.get("engine") != ENGINE:
+        raise StoreError(
+            f"{path} was written by version {saved.get('engine', 'of old')} of the training engine, and this is version "
+            f"{ENGINE}; give another --out, or go on with the hardsight that wrote it"
+        )
+    if told := differences(json.loads(saved["recipe"]), training.recipe):
+        raise StoreError(
+            f"{folder} holds a run of another recipe: {'; '.join(told)}; give another --out, or delete that folder"
+        )
+    try:
+        parallel.load_states(training.learner, training.optimizer, (saved["learner"], saved["optimizer"]), training.sharded)
+        if training.average is not None:
+            training.average.load_state_dict(saved["average"])
+        if len(saved["own"]) == training.group.world > 1 and not training.sharded:
+            training.learner.load_state_dict(saved["own"][training.group.rank], strict=False)
+    except (KeyError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"{path} does not fit this recipe's networks: other code wrote it ({text}); give another --out, or delete that folder"
+        ) from None
+    training.guard = Guard(**saved["guard"])
+    for key in PLAIN:
+        setattr(training, key, saved[key])
+    return True
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The folder's checkpoints, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def _buffers(training: Training) -> dict[str, torch.Tensor]:
+    names = {name for name, _ in training.learner.named_buffers()}
+    found = training.learner.state_dict().items()
+    return {name: value.cpu() for name, value in found if name in names or name.endswith("_extra_state")}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        text = " ".join(str(error).split())[:160]
+        raise StoreError(f"cannot read {path}: {text}; delete that file, and the run goes on from the one before") from None
