@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -14,33 +13,24 @@ from hardsight.data.views import Views, views
 from hardsight.encoders.base import Encoder
 from hardsight.losses.embed import far_cosine
 from hardsight.methods.base import Learner, Method, Samples, Step
+from hardsight.methods.harden.base import Hardened
 from hardsight.methods.robust.adversary import Adversary, adversary
-from hardsight.objective import against
 from hardsight.search.pgd import pgd
 from hardsight.threats.linf import linf
 from hardsight.when import When
 
 
-class Distilled(Learner):
-    """The encoder is the student; its teacher is itself as it came."""
+class Distilled(Hardened):
+    """weight: of the firm term."""
 
     def __init__(self, encoder: Encoder, views: Views, adversary: Adversary, weight: float) -> None:
-        super().__init__(encoder, views)
-        self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False)
-        self.adversary = adversary
+        super().__init__(encoder, views, adversary)
         self.weight = weight
-
-    def train(self, mode: bool = True) -> Distilled:
-        super().train(mode)
-        self.teacher.eval()
-        return self
 
     def forward(self, samples: Samples, when: When) -> Step:
         (x,) = self.draw(samples, when)
-        with torch.no_grad():
-            wanted = self.teacher(x).pooled.float()
-        raised = against(lambda x: self.encoder(x).pooled.float(), far_cosine(), target=wanted)
-        x_adv = self.adversary.on(self.encoder, x, raised, when)
+        wanted = self.wanted(x)
+        x_adv = self.attack(x, far_cosine(), wanted, when)
         clean, moved = self.encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
         firm = F.cosine_similarity(moved, clean).mean()
