@@ -11,14 +11,31 @@ section() { # title, command, file
   sed 's/^### /**/; /^\*\*/s/$/**/' "$3" >>"$page.new"
 }
 
+cells() { # recipe, its command where that is another
+  title=$(sed -n 's/^title = "\(.*\)"$/\1/p' "benchmarks/$1.toml")
+  section "$title" "${2:-hardsight bench --recipe benchmarks/$1.toml}" "runs/$1/report.md"
+}
+
 cat benchmarks/results-head.md >"$page.new"
 uv run hardsight bench >&2
 section "Embedded encoders on made scenes" "hardsight bench" runs/made/report.md
-for recipe in cifar10-classifiers cifar10-probes camvid rgbd suites; do
+for recipe in cifar10-classifiers cifar10-probes cifar10-knn; do
   uv run hardsight bench --recipe "benchmarks/$recipe.toml" >&2
-  title=$(sed -n 's/^title = "\(.*\)"$/\1/p' "benchmarks/$recipe.toml")
-  section "$title" "hardsight bench --recipe benchmarks/$recipe.toml" "runs/$recipe/report.md"
+  cells $recipe
 done
-[ -f runs/beside_torchattacks.md ] || uv run python benchmarks/beside_torchattacks.py >runs/beside_torchattacks.md
+for probe in probe 'finetune(epochs=5)' 'alf(threat=linf(2/255), epochs=5)' 'aff(threat=linf(2/255), epochs=5, lr=0.02)'; do
+  uv run hardsight bench --recipe benchmarks/cifar10-protocols.toml --store runs/cifar10-protocols --set "probe=$probe" >&2
+done
+uv run hardsight report runs/cifar10-protocols >&2
+cells cifar10-protocols "$(sed -n 's/^# Command: //p; s/^#          //p' benchmarks/cifar10-protocols.toml | sed 's/    (HARD.*//')"
+for recipe in cifar10-corruptions cifar10-resolution cifar10-crops cifar10-crops-apart camvid rgbd bccd moving suites; do
+  uv run hardsight bench --recipe "benchmarks/$recipe.toml" >&2
+  cells $recipe
+done
+for script in real_clips probes beside_torchattacks; do
+  [ -f runs/$script.md ] || { uv run python benchmarks/$script.py >runs/$script.md.new && mv runs/$script.md.new runs/$script.md; }
+done
+section "Three real clips, attacked without labels" "python benchmarks/real_clips.py" runs/real_clips.md
 section "PGD beside torchattacks, published CIFAR-10 classifiers" "python benchmarks/beside_torchattacks.py" runs/beside_torchattacks.md
+section "What a head costs once features are there" "python benchmarks/probes.py" runs/probes.md
 mv "$page.new" "$page"

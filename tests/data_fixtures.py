@@ -343,3 +343,63 @@ def nyu_frames(root: Path, high: int = 12, wide: int = 16) -> dict[str, tuple[np
             file["rgb"], file["depth"] = image.transpose(2, 0, 1), depth
         written[f"{name}.h5"] = image, depth
     return written
+
+
+# Clips
+
+
+def clip(path: Path, seed: int, count: int = 6) -> np.ndarray:
+    """A video of one picture that grows darker, MPEG-4 in AVI as both sets have it; answers the picture."""
+    import av
+
+    image = picture(seed, 48, 64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = 48, 64, "yuv420p", 4_000_000
+        for number in range(count):
+            frame = (image * (1 - 0.1 * number)).astype(np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return image
+
+
+def ucf101(root: Path) -> dict[str, np.ndarray]:
+    """Three classes of two groups to train on and one to test; one class is written otherwise in its clips' names, as there."""
+    written, train, test = {}, [], []
+    names = {"ApplyEyeMakeup": "ApplyEyeMakeup", "HandstandPushups": "HandStandPushups", "YoYo": "YoYo"}
+    for number, (label, inner) in enumerate(names.items(), 1):
+        for group in (1, 8, 9):
+            name = f"{label}/v_{inner}_g{group:02d}_c01.avi"
+            written[f"UCF-101/{name}"] = clip(root / "UCF-101" / name, 10 * number + group)
+            (test if group == 1 else train).append(name if group == 1 else f"{name} {number}")
+    lists = root / "ucfTrainTestlist"
+    text(lists / "classInd.txt", *(f"{number} {label}" for number, label in enumerate(names, 1)))
+    text(lists / "trainlist01.txt", *train)
+    text(lists / "testlist01.txt", *test)
+    text(lists / "trainlist02.txt", *(f"{name} {list(names).index(name.split('/')[0]) + 1}" for name in test))
+    text(lists / "testlist02.txt", *(row.split()[0] for row in train))
+    return written
+
+
+def hmdb51(root: Path) -> dict[str, np.ndarray]:
+    """Two classes with names such as people gave their films; one clip of each is in neither split."""
+    written = {}
+    for number, label in enumerate(("brush_hair", "wave")):
+        rows = []
+        for place, (stem, mark) in enumerate(
+            (
+                ("#20_Rhythm_clap_u_nm_np1_fr_goo_0", 1),
+                ("April_09_f_cm_np1_ba_bad_0", 1),
+                ("atrapame!_h_cm_np1_le_med_2", 2),
+                ("left_out_f_cm_np1_ri_med_1", 0),
+            )
+        ):
+            name = f"hmdb51_org/{label}/{stem}.avi"
+            written[name] = clip(root / name, 20 * number + place)
+            rows.append(f"{stem}.avi {mark} ")
+        for fold in (1, 2, 3):
+            text(root / "testTrainMulti_7030_splits" / f"{label}_test_split{fold}.txt", *rows)
+    return written

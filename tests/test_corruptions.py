@@ -7,6 +7,7 @@ import io
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,9 +26,13 @@ from hardsight.data import open_data
 from hardsight.data.feed import load
 from hardsight.errors import DataError, SpecError
 from hardsight.evaluate import evaluate
+from hardsight.metrics import of
+from hardsight.metrics.mean import means
 from hardsight.plan import plan
 from hardsight.recipe import Recipe
+from hardsight.report.page import html
 from hardsight.report.results import grid
+from hardsight.report.table import csv, markdown
 from hardsight.store import Store
 from tests.conftest import toy_images, toy_system, toy_target
 
@@ -343,6 +348,105 @@ def test_bench_shows_natural_beside_adversarial(tmp_path: Path) -> None:
     print([(column.title, column.norm, column.eps_text) for column in table.shown])
     assert [column.title for column in table.shown][:3] == ["clean", "fog 5", "gaussian_noise 3"]
     assert [column.norm for column in table.shown][-1] == "Linf"
+
+
+def test_all_corruptions_are_planned_one_by_one_and_their_mean_is_shown(tmp_path: Path) -> None:
+    recipe = Recipe(
+        encoders=("tiny",),
+        tasks=("classify", "segment"),
+        data=("made(size=32, train=32, test=16)",),
+        attacks=("clean", "corruptions([2])", "noise", "task"),
+        eps=("4/255",),
+        probe="probe(epochs=4, images=32, batch=16)",
+        count=12,
+        chunk=12,
+        audit=0,
+    )
+    planned = plan(recipe)
+    for task in recipe.tasks:
+        assert [cell.attack for cell in planned.cells if cell.task == task][1:-2] == [
+            f"corrupt('{n}', severity=2)" for n in ALL
+        ]
+    table = grid(Bench(planned, Store(tmp_path), "cpu").run())
+    assert [column.title for column in table.shown] == ["clean", "mean corruption", "task attack", "noise", "worst case"]
+    mean = table.shown[1]
+    for row in table.rows:
+        singles = [row.numbers[c] for c in table.columns if c.norm == "natural" and c != mean]
+        assert len(singles) == 15 and row.numbers[mean].over == tuple(row.names[c] for c in table.columns[1:16])
+        assert row.numbers[mean].value == pytest.approx(np.mean([one.value for one in singles]))
+        assert row.numbers[mean].low <= row.numbers[mean].value <= row.numbers[mean].high
+        assert row.relative[mean] == pytest.approx(row.numbers[mean].value / row.numbers[table.shown[0]].value)
+        assert set(row.numbers[table.shown[-1]].over) == {"noise", row.names[table.shown[2]]}, (
+            "no corruption among the adversaries"
+        )
+    text = markdown(table)
+    assert "mean over 15 corruptions" in text and "natural" not in text and "Any size" not in text
+    assert "Linf 4/255 · n = 12 images" in text
+    page = html(table)
+    assert "Beside the attacks: 15 common corruptions, which no adversary chose." in page
+    lines = [line for line in csv(table).splitlines() if ",classify,made,fog 2," in line]
+    assert len(lines) == 3  # accuracy, top-5 accuracy, and what is left of the clean one
+
+
+def test_a_few_corruptions_are_shown_beside_their_mean() -> None:
+    """Of one there is no mean; of four each is shown."""
+    cells = [Stored(name, place) for place, name in enumerate(("fog", "snow", "frost", "contrast"))]
+    assert [c.title for c in grid(cells[:1]).shown] == ["fog 3"]
+    assert [c.title for c in grid(cells).shown] == ["contrast 3", "fog 3", "frost 3", "snow 3", "mean corruption"]
+
+
+class Stored:
+    """A finished cell of eight images, of which the first `hits` are right."""
+
+    done: ClassVar = {}
+
+    def __init__(self, name: str, hits: int) -> None:
+        self.id, self.hits = f"{name:016}", hits
+        self.what = {
+            "encoder": "tiny", "task": "classify", "task_name": "classify", "data": "made", "attack": f"corrupt('{name}')",
+            "attack_name": f"{name} 3", "column": f"{name} 3", "norm": "Any size", "eps": 1.0, "eps_text": "",
+        }  # fmt: skip
+
+    def rows(self) -> dict[str, np.ndarray]:
+        hits = (np.arange(8) < self.hits).astype(int)
+        ids = np.array([f"i{place}" for place in range(8)])
+        return {"id": ids, "error": 1.0 - hits, "counts.hits": hits, "counts.images": np.ones(8, int)}
+
+    def gallery(self) -> None:
+        return None
+
+
+def test_the_interval_of_a_mean_is_over_images_not_over_cells() -> None:
+    """The same images fall in all cells, or others in each: only in the second case do more cells tell more."""
+    metric = of("classify")
+    rng = np.random.default_rng(0)
+
+    def cell(hits: np.ndarray) -> dict[str, np.ndarray]:
+        return {"hits": hits.astype(int), "images": np.ones(len(hits), int)}
+
+    same = [cell(np.arange(200) < 100)] * 30
+    other = [cell(rng.permutation(np.arange(200) < 100)) for _ in range(30)]
+    widths = []
+    for cells in (same, other):
+        value, low, high = means(metric, cells)["accuracy"]
+        assert value == 0.5
+        widths.append(high - low)
+    low, high = metric.interval(same[0])
+    assert widths[0] == pytest.approx(high - low, rel=0.1)
+    assert widths[1] < widths[0] / 4
+
+
+def test_the_worst_corruption_of_each_image_is_one_call() -> None:
+    task = build("classify", "Task")
+    system, x = toy_system(task), toy_images(6, 16)
+    y = system.output(x).argmax(1)
+    every = build("corruptions([5])", "Attack")
+    found = every(system, x, y, build(every.threat, "Threat"))
+    single = [build(spec, "Attack")(system, x, y, build("rms", "Threat")).error for spec in every.each]
+    assert torch.equal(found.error, torch.stack(single).amax(0))
+    assert every.passes == 15 and (found.queries == 15).all()
+    with pytest.raises(SpecError, match="a severity at least"):
+        build("corruptions([])", "Attack")
 
 
 def test_speed_is_told() -> None:

@@ -45,6 +45,8 @@ SPECS = {
     "nyuv2": (sets.nyuv2, "nyuv2(root=ROOT)"),
     "nyuv2-small": (sets.nyuv2, "nyuv2(root=ROOT, size=[6, 8], raw=True)"),
     "nyuv2-frames": (sets.nyu_frames, "nyuv2(root=ROOT, size=8)"),
+    "ucf101": (sets.ucf101, "ucf101(root=ROOT, frames=4, size=24)"),
+    "hmdb51": (sets.hmdb51, "hmdb51(root=ROOT, frames=4, size=[24, 32])"),
     "hfdata": (lambda root: sets.imagenet(root, "parquet"), "hfdata(name=ROOT, size=[10, 12])"),
     **{name: (getattr(transfer, name), f"{name}(root=ROOT, size=16)") for name in (
         "aircraft", "caltech101", "cars", "dtd", "eurosat", "food101", "pets", "sun397"
@@ -54,6 +56,8 @@ SPECS = {
 
 def opened(name: str, root: Path) -> Data:
     write, spec = SPECS[name]
+    if name in ("ucf101", "hmdb51"):
+        pytest.importorskip("av")
     write(root)
     return open_data(spec.replace("ROOT", repr(str(root))))
 
@@ -86,7 +90,8 @@ def test_laws_of_every_set(tmp_path, name):
         again = open_data(data.spec).split(part)
         for place in range(len(images)):
             sample, other = images.sample(place), again.sample(place)
-            assert sample.image.dtype == torch.uint8 and sample.image.shape == (3, high, wide)
+            assert sample.image.dtype == torch.uint8
+            assert sample.image.shape == ((3, card.frames, high, wide) if card.frames else (3, high, wide))
             assert sample.id == other.id and torch.equal(sample.image, other.image)
             if not sample.target:
                 assert part == "unlabeled" or (name, part) == ("hfdata", "test"), "the publisher keeps these"
@@ -222,6 +227,47 @@ def test_transfer_sets_without_a_published_split(tmp_path):
     assert len(open_data(f"dtd(root={str(tmp_path / 'dtd')!r}, partition=2, size=16)").split("train")) == 2
 
 
+# Clips
+
+
+def test_ucf101(tmp_path):
+    pytest.importorskip("av")
+    written = sets.ucf101(tmp_path)
+    data = open_data(f"ucf101(root={str(tmp_path)!r}, frames=3, size=[48, 64])")
+    assert data.card.classes == ("ApplyEyeMakeup", "HandstandPushups", "YoYo") and data.card.size == (48, 64)
+    assert {name: len(images) for name, images in data.splits.items()} == {"train": 6, "test": 3}
+    test = load(data.split("test"), range(3))
+    assert test.target["label"].tolist() == [0, 1, 2]
+    assert test.ids[1] == "UCF-101/HandstandPushups/v_HandStandPushups_g01_c01.avi"
+    for name, images in data.splits.items():
+        for place in range(len(images)):
+            sample = images.sample(place)
+            assert ("_g01_" in sample.id) == (name == "test")
+            first = shown(sample.image[:, 0]).astype(float)
+            assert np.abs(first - 0.9 * written[sample.id]).mean() < 12, "the second of six frames, as MPEG-4 keeps it"
+    other = open_data(f"ucf101(root={str(tmp_path)!r}, fold=2)")
+    assert [len(other.split(name)) for name in ("train", "test")] == [3, 6]
+    sets.text(tmp_path / "ucfTrainTestlist" / "testlist01.txt", "YoYo/v_YoYo_g01_c01.avi", "YoYo/v_YoYo_g02_c01.avi")
+    with pytest.raises(DataError, match=r"testlist01.txt, line 2: there is no clip YoYo/v_YoYo_g02_c01.avi"):
+        open_data(f"ucf101:{tmp_path}")
+    with pytest.raises(DataError, match="none of UCF101's split lists; expected a folder with UCF-101"):
+        open_data(f"ucf101:{tmp_path / 'UCF-101'}")
+
+
+def test_hmdb51(tmp_path):
+    pytest.importorskip("av")
+    sets.hmdb51(tmp_path)
+    data = open_data(f"hmdb51(root={str(tmp_path)!r}, frames=2)")
+    assert data.card.classes == ("brush_hair", "wave")
+    assert {name: len(images) for name, images in data.splits.items()} == {"train": 4, "test": 2}
+    assert data.split("test").sample(1).id == "hmdb51_org/wave/atrapame!_h_cm_np1_le_med_2.avi"
+    assert [int(data.split("train").sample(place).target["label"]) for place in range(4)] == [0, 0, 1, 1]
+    with pytest.raises(DataError, match="none of UCF101's split lists"):
+        open_data(f"ucf101:{tmp_path}")
+    with pytest.raises(DataError, match="none of fold 4"):
+        open_data(f"hmdb51(root={str(tmp_path)!r}, fold=4)")
+
+
 # Parquet, depth
 
 
@@ -309,15 +355,17 @@ def test_listing_needs_no_torch_and_reading_no_models():
         "cityscapes",
         "coco",
         "hfdata",
+        "hmdb51",
         "imagenet",
         "nyuv2",
         "penn_fudan",
         "stl10",
         "tiny_imagenet",
         "tvdata",
+        "ucf101",
         "voc",
         "check",
     ):
         script += f"import hardsight.data.{module}\n"
-    script += "assert not {'torchvision', 'timm', 'scipy', 'h5py', 'pyarrow', 'huggingface_hub'} & set(sys.modules)"
+    script += "assert not {'torchvision', 'timm', 'scipy', 'h5py', 'pyarrow', 'av', 'huggingface_hub'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

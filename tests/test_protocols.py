@@ -264,7 +264,9 @@ def test_crops_are_the_mean_of_what_the_encoder_says_of_each() -> None:
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     from torchvision.transforms.v2.functional import resized_crop
 
-    parts = [image(resized_crop(x, *box, [32, 32], antialias=True).clamp(0, 1)).pooled for box in encoder.boxes(32, 32)]  # type: ignore[operator]
+    parts = [
+        image(resized_crop(x, *box, [32, 32], antialias=True).clamp(0, 1)).pooled for box in encoder.cutter.boxes(32, 32)
+    ]  # type: ignore[union-attr]
     assert torch.allclose(encoder(x).pooled, torch.stack(parts).mean(0), atol=1e-5)
     assert torch.equal(encoder(x).pooled, encoder(x).pooled)
     assert torch.allclose(encoder(x[1:]).pooled, encoder(x).pooled[1:], atol=1e-6)

@@ -79,6 +79,18 @@ def test_a_pickle_in_a_chunk_is_not_read(tmp_path: Path) -> None:
         read_arrays(tmp_path / "x.npz")
 
 
+def test_chunks_of_two_versions_are_read_by_what_both_have(tmp_path: Path) -> None:
+    cell = Store(tmp_path).open("ab", {})
+    cell.write_chunk(0, ROWS)
+    cell.write_chunk(1, {})
+    cell.write_chunk(2, {**ROWS, "members.new.hits": np.array([1, 0])})
+    rows = cell.rows()
+    assert list(rows) == ["id", "error"]
+    assert rows["id"].tolist() == ["a", "b", "a", "b"]
+    cell.write_chunk(0, {**ROWS, "members.new.hits": np.array([0, 1])})
+    assert cell.rows()["members.new.hits"].tolist() == [0, 1, 1, 0]
+
+
 def test_changed_weights_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.open("c", {"encoder": "e", "encoder_card": {"sha256": "1"}})

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hardsight.bench import _short
 from hardsight.catalog import build, entries
 from hardsight.data import decode, open_data
 from hardsight.data.base import Data, Images
@@ -26,7 +27,7 @@ from hardsight.data.views import View
 from hardsight.encoders import load_encoder
 from hardsight.errors import DataError, MissingDependency, ShapeError, SpecError, WeightsError
 from hardsight.evaluate import evaluate
-from hardsight.probe import fit_probe
+from hardsight.probe import Bank, fit_probe
 from hardsight.store import Store
 from hardsight.tasks.base import System
 from hardsight.train.loop import TrainingRecipe, train
@@ -550,6 +551,28 @@ def test_masks_are_not_for_clips(data: Data) -> None:
 
 
 # The whole way
+
+
+def test_a_probe_reads_few_clips_at_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many frames as it would read images, so that memory does not grow with a clip's length."""
+    encoder, images, seen = load_encoder("small_clips(widths=[8, 16])"), data.split("train"), []
+    whole = Bank(encoder, images, list(range(24)), dense=False)
+    handle = encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    monkeypatch.setattr("hardsight.probe.BATCH", 20)
+    parts = Bank(encoder, images, list(range(24)), dense=True)
+    handle.remove()
+    assert seen == [5, 5, 5, 5, 4], "20 frames, clips of 4"
+    everything = torch.arange(24)
+    (one, target), (two, same) = (bank.batch(everything, False) for bank in (whole, parts))
+    assert torch.allclose(one.pooled, two.pooled, atol=1e-6) and torch.equal(target["label"], same["label"])
+    dense = parts.batch(everything, True)[0].dense
+    assert dense is not None and dense.shape[:2] == (24, 16)
+
+
+def test_bars_name_what_clips_are_made_of() -> None:
+    assert _short("clips(file('/a/b/net.pth', arch='resnet20'), pool=joined, frames=8)") == "clips(net.pth)"
+    assert _short("clips(tiny)") == "clips(tiny)" and _short("small_clips([8, 16])") == "small_clips"
+    assert _short("zoo:made_simclr") == "made_simclr" and _short("tiny") == "tiny"
 
 
 def test_a_small_network_trains_on_clips_and_loads_again(tmp_path: Path) -> None:

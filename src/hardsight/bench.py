@@ -34,7 +34,7 @@ from hardsight.metrics.worst import counts_for, members_of
 from hardsight.metrics.worst import summary as worst_summary
 from hardsight.plan import Cell, Plan, attack_name, stamp
 from hardsight.probe import Bank, fit_probe, head_identity, weights_of, with_weights
-from hardsight.spec import read, show
+from hardsight.spec import Call, read, show
 from hardsight.store import Store, StoredCell, chunks, read_arrays, write_arrays, write_bytes, write_json
 from hardsight.tasks.base import System, Task
 from hardsight.threats.base import Threat
@@ -318,8 +318,13 @@ class Bench:
             yield
 
 
-def _short(encoder: str) -> str:
-    return str(read(encoder).arguments[0][1]).rsplit("/", 1)[-1] if read(encoder).arguments else encoder
+def _short(encoder: str | Call) -> str:
+    """What a bar calls an encoder: the name or file within its spec, and around it what it is made into: clips(resnet18)."""
+    call = read(encoder) if isinstance(encoder, str) else encoder
+    inner = call.arguments[0][1] if call.arguments else None
+    if isinstance(inner, Call):
+        return f"{call.name}({_short(inner)})"
+    return inner.rsplit("/", 1)[-1] if isinstance(inner, str) else call.name
 
 
 def _plain(card: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hardsight.attack import Attack, Single
 from hardsight.catalog import build, register
+from hardsight.corruptions import names
 from hardsight.corruptions.base import Corruption
 from hardsight.data.feed import check_pixels
 from hardsight.errors import SpecError
@@ -59,6 +60,32 @@ class Corrupt:
         return best.result()
 
 
+@dataclass(frozen=True)
+class Every:
+    """Corruptions that are planned as a cell each, by the specs in `each`; run at once, the worst of them for each image."""
+
+    each: tuple[str, ...]
+    members: tuple[Corrupt, ...]
+
+    threat = "rms"
+    natural = True
+
+    @property
+    def passes(self) -> int:
+        return len(self.members)
+
+    def fits(self, task: Task) -> bool:
+        return True
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        best = Best(x)
+        for member in self.members:
+            best.add(member(system, x, y, threat, rng))
+        return best.result()
+
+
 def points(draws: int) -> Search:
     """Random points at distance eps; the best of them, and the clean image is none of them."""
 
@@ -86,6 +113,15 @@ def corrupt(name: str, severity: int = 3) -> Attack:
     every frame is corrupted by itself.
     """
     return Corrupt(build(Call(name, (("severity", severity),)), "Corruption"), f"{name} {severity}")
+
+
+@register
+def corruptions(severities: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Attack:
+    """corruptions: all 15 common ones at these severities, a cell each; a report shows their mean."""
+    if not severities:
+        raise SpecError("corruptions needs a severity at least: corruptions([3])")
+    each = tuple(f"corrupt({name}, {severity})" for name in names() for severity in severities)
+    return Every(each, tuple(build(spec, "Attack") for spec in each))
 
 
 @register

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from hardsight.catalog import build, complete, find, fingerprint, minimal
@@ -142,9 +143,8 @@ def attack_name(spec: str) -> str:
 
 def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[str, str, str, str]]:
     """(column, attack, threat, eps as written) for a task."""
-    for text in recipe.attacks:
-        attack_text = task.attack if text == "task" else text
-        spec = show(minimal(complete(attack_text, "Attack")))
+    for text in chain(*map(_each, recipe.attacks)):
+        spec = show(minimal(complete(task.attack if text == "task" else text, "Attack")))
         attack = build(spec, "Attack")
         if not attack.fits(task):
             left_out.append(f"{attack_name(spec)} on {task.name}: its loss reads another target")
@@ -158,6 +158,11 @@ def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[
         for threat, eps_text in recipe.threats():
             column = text if text in ("task", "embed") else attack_name(spec)
             yield column, spec, show(minimal(threat)), eps_text
+
+
+def _each(attack: str) -> tuple[str, ...]:
+    """The attack's own spec, or those that it stands for, a cell each."""
+    return (attack,) if attack == "task" else getattr(build(attack, "Attack"), "each", (attack,))
 
 
 def sources(attack: str) -> list[str]:

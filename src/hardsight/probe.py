@@ -24,7 +24,7 @@ from hardsight.spec import Call, show
 from hardsight.tasks.base import System, Task, seeded
 
 BATCH = 64
-"""Images whose features are computed at once."""
+"""Images, or frames of clips, whose features are computed at once."""
 CACHE_BYTES = 3 * 2**30
 """Dense features and pixel targets of a split beyond this many bytes are not kept but computed anew in every epoch."""
 
@@ -126,13 +126,17 @@ class Bank:
 
     def _look(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Any]]:
         """On the CPU; copies, as views of a transformer's tokens would keep them all."""
+        frames = batch.images.shape[2] if batch.images.dim() == 5 else 1
+        parts = [self._features(part, dense) for part in batch.images.split(max(1, BATCH // frames))]
+        return (parts[0] if len(parts) == 1 else _joined([(part, {}) for part in parts])[0]), batch.target
+
+    def _features(self, images: Tensor, dense: bool) -> Features:
         with torch.no_grad(), still(self.encoder):
-            x = pixels(batch.images, self.device)
+            x = pixels(images, self.device)
             found = self.encoder(x, self.layers) if self.layers else self.encoder(x)
         maps = found.dense.clone() if dense and not self.layers and found.dense is not None else None
         layers = tuple(one.clone() for one in found.layers) if dense else ()
-        features = found._replace(pooled=found.pooled.clone(), dense=maps, layers=layers, trunk=None)
-        return tree.move(features, "cpu"), batch.target
+        return tree.move(found._replace(pooled=found.pooled.clone(), dense=maps, layers=layers, trunk=None), "cpu")
 
 
 def fit_probe(

@@ -95,11 +95,13 @@ class StoredCell:
         write_arrays(self.chunk(place), rows)
 
     def rows(self) -> Rows:
-        """All rows there are, in order: "id", "error", "size", "queries" and "counts.<key>", images leading."""
+        """All rows there are, in order: "id", "error", "size", "queries" and "counts.<key>", images leading.
+
+        Columns that not every chunk has, as when a newer version went on with an older one's cell, are left out.
+        """
         chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
-        if not chunks:
-            return {}
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        shared = [name for name in chunks[0] if all(name in chunk for chunk in chunks)] if chunks else []
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in shared}
 
     def gallery(self) -> Rows | None:
         path = self.path / "gallery.npz"

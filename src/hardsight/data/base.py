@@ -23,7 +23,7 @@ class DataCard:
 
     targets: which of "label" (int64 [], 0..K-1), "mask" (int64 [H, W], 0..K-1 or IGNORE), "depth" (float32 [H, W], metres,
     0 = no measurement), "boxes" its samples carry. classes name the labels, mask_classes the mask ids. max_depth in metres.
-    frames: T of clips, 0 where samples are images.
+    frames: T of clips, 0 where samples are images. own: (h, w) of the images before `resized` brought them to `size`, else None.
     """
 
     name: str
@@ -35,6 +35,7 @@ class DataCard:
     source: str = ""
     licence: str = "unknown"
     frames: int = 0
+    own: tuple[int, int] | None = None
 
 
 class Sample(NamedTuple):

@@ -50,7 +50,8 @@ def published(spec: str | Call) -> Published | None:
     call = complete(spec, "Data")
     entry = find(call.name)
     found = getattr(importlib.import_module(entry.module), "PUBLISHED", {}).get(call.name)
-    plain = {p.name: p.default for p in entry.parameters if p.default is not REQUIRED and p.name != "size"}
+    shape = ("size", "frames", "stride")  # what an image looks like, not which there are
+    plain = {p.name: p.default for p in entry.parameters if p.default is not REQUIRED and p.name not in shape}
     if found and any(call.get(name) != default for name, default in plain.items()):
         return Published(found.page, {}, found.files, found.torchvision, found.by_hand)
     return found

@@ -12,6 +12,8 @@ A list's clip is found by its last folder and its name without the ending, so fr
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -47,21 +49,47 @@ def video(
     class to test on where nothing tells. fold: which of a data set's published splits. A clip is the same each time it is read.
     Raises `DataError`, `MissingDependency`.
     """
-    check_size(size)
-    pick = picker(frames, stride)
     if not 0 <= test <= 1:
         raise DataError(f"test={test}: the share of clips to test on lies between 0 and 1")
+    pick = _picker(frames, stride, size)
     place = folder_at(root, EXPECTED)
     clips, lists = find_clips(place)
     layout = read_lists(place, lists, fold, list(clips)) if lists else arrange(list(clips), test, str(place))
     sides = (size, size) if isinstance(size, int) else size
     targets = ("label",) if layout.classes else ()
     card = DataCard(place.resolve().name, targets, sides, layout.classes, source="a folder of clips", frames=frames)
+    return _data(card, place, clips, layout, pick)
 
+
+def by_lists(
+    root: str, card: DataCard, lists: str, expected: str, stride: int | None, size: int | tuple[int, int], fold: int
+) -> Data:
+    """A published set of clips, by those of its split lists whose name matches `lists`; the card lacks size and classes.
+
+    Raises `DataError` where there is no such list, or a clip that one names is missing; `MissingDependency`.
+    """
+    pick, place = _picker(card.frames, stride, size), folder_at(root, expected)
+    clips, found = find_clips(place)
+    found = [name for name in found if re.fullmatch(lists, PurePosixPath(name).name)]
+    if not found:
+        raise DataError(f"{place} has none of {card.name}'s split lists; expected {expected}; it holds {contents(place)}")
+    layout = read_lists(place, found, fold, list(clips))
+    card = replace(card, size=(size, size) if isinstance(size, int) else size, classes=layout.classes)
+    return _data(card, place, clips, layout, pick)
+
+
+def _picker(frames: int, stride: int | None, size: int | tuple[int, int]) -> tuple[Pick, int | tuple[int, int]]:
+    check_size(size)
+    return picker(frames, stride), size
+
+
+def _data(
+    card: DataCard, place: Path, clips: dict[str, list[str]], layout: Layout, pick: tuple[Pick, int | tuple[int, int]]
+) -> Data:
     def split(items: list[tuple[str, int]]) -> Images:
         def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             name, label = items[number]
-            return _clip(place, name, clips[name], pick, size), {} if label < 0 else {"label": np.array(label)}
+            return _clip(place, name, clips[name], *pick), {} if label < 0 else {"label": np.array(label)}
 
         return Files([name for name, _ in items], read)
 

@@ -3,13 +3,13 @@
 Source: the n-patch evaluation of EMP-SSL (Tong et al., 2023) and of paper 003. The crops are cut from the image within the
 attacked graph, so an attack perturbs one image, and with fresh crops each of its steps sees a new draw: what it climbs is
 the expectation over crops. differs: the released code of paper 003 perturbs each crop by itself, which is no attack on an
-image; sizes whose crop reaches past the image are cut back to it, where torchvision draws again.
+image (`official.crop_space` is that); sizes whose crop reaches past the image are cut back to it, where torchvision draws again.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,23 +25,65 @@ Box = tuple[int, int, int, int]
 """top, left, height, width, in pixels."""
 
 
+@dataclass(frozen=True)
+class Cutter:
+    """Which crops are cut, and how.
+
+    size: the side in pixels that crops are resized to, None for the image's own. scale: least and greatest share of the area.
+    ratio: greatest of width to height, or height to width. draw: "fixed" by the seed, "fresh" at every pass, or "central".
+    Raises `SpecError`.
+    """
+
+    n: int
+    size: int | None
+    scale: tuple[float, float]
+    ratio: float
+    draw: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or (self.size is not None and self.size < 1):
+            raise SpecError(f"crops: n is {self.n} and size {self.size}; both are at least 1")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1 or self.ratio < 1:
+            raise SpecError(
+                f"crops: scale is {self.scale} and ratio {self.ratio:g}; 0 < least <= greatest <= 1, and ratio is at least 1"
+            )
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """The crops of this pass, the same for all images of a batch; fresh ones come from torch's default generator."""
+        if self.draw == "central":
+            side = min(height, width)
+            return [((height - side) // 2, (width - side) // 2, side, side)]
+        rng = noise.generator("crops", self.seed) if self.draw == "fixed" else None
+        return [self._box(torch.rand(4, generator=rng).tolist(), height, width) for _ in range(self.n)]
+
+    def cut(self, x: Tensor, box: Box) -> Tensor:
+        """The crop of every image, resized to `size`, or to the image's own."""
+        top, left, tall, wide = box
+        sides = [self.size, self.size] if self.size else list(x.shape[-2:])
+        if self.draw == "central" and not self.size:
+            sides = [tall, wide]
+        part = x[..., top : top + tall, left : left + wide]
+        if [tall, wide] == sides:
+            return part
+        return F.interpolate(part, size=sides, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+    def _box(self, draw: list[float], height: int, width: int) -> Box:
+        low, high = self.scale
+        area = (low + (high - low) * draw[0]) * height * width
+        shape = math.exp((2 * draw[1] - 1) * math.log(self.ratio))
+        tall = min(height, max(1, round(math.sqrt(area / shape))))
+        wide = min(width, max(1, round(math.sqrt(area * shape))))
+        return int(draw[2] * (height - tall + 1)), int(draw[3] * (width - wide + 1)), tall, wide
+
+
 class Crops(nn.Module):
     """An `Encoder` of images whose pooled features are the mean over crops; it has no dense features, layers or classifier."""
 
-    def __init__(
-        self, image: Encoder, n: int, size: int | None, scale: tuple[float, float], ratio: float, draw: str, seed: int
-    ) -> None:
+    def __init__(self, image: Encoder, cutter: Cutter) -> None:
         super().__init__()
-        self.image, self.n, self.size, self.scale, self.ratio, self.draw, self.seed = (
-            image,
-            n,
-            size,
-            scale,
-            ratio,
-            draw,
-            seed,
-        )
-        text = "central crop" if draw == "central" else f"{n} {draw} crops"
+        self.image, self.cutter = image, cutter
+        text = "central crop" if cutter.draw == "central" else f"{cutter.n} {cutter.draw} crops"
         note = "; ".join(one for one in (image.card.note, text) if one)
         self.card = replace(
             image.card,
@@ -61,8 +103,8 @@ class Crops(nn.Module):
         if layers:
             raise SpecError(f"{self.card.name}: crops of an image have no layers of it to look into")
         height, width = x.shape[-2:]
-        boxes = self.boxes(height, width)
-        total = sum(self.image(self._cut(x, box)).pooled for box in boxes)
+        boxes = self.cutter.boxes(height, width)
+        total = sum(self.image(self.cutter.cut(x, box)).pooled for box in boxes)
         return Features(total / len(boxes), None, (), None, (height, width), (height, width))  # type: ignore[operator]
 
     def classify(self, features: Features) -> Tensor:
@@ -71,33 +113,6 @@ class Crops(nn.Module):
     def with_card(self, **changes: Any) -> Crops:
         self.card = replace(self.card, **changes)
         return self
-
-    def boxes(self, height: int, width: int) -> list[Box]:
-        """The crops of this pass, the same for all images of a batch; fresh ones come from torch's default generator."""
-        if self.draw == "central":
-            side = min(height, width)
-            return [((height - side) // 2, (width - side) // 2, side, side)]
-        rng = noise.generator("crops", self.seed) if self.draw == "fixed" else None
-        return [self._box(torch.rand(4, generator=rng).tolist(), height, width) for _ in range(self.n)]
-
-    def _box(self, draw: list[float], height: int, width: int) -> Box:
-        low, high = self.scale
-        area = (low + (high - low) * draw[0]) * height * width
-        shape = math.exp((2 * draw[1] - 1) * math.log(self.ratio))
-        tall = min(height, max(1, round(math.sqrt(area / shape))))
-        wide = min(width, max(1, round(math.sqrt(area * shape))))
-        return int(draw[2] * (height - tall + 1)), int(draw[3] * (width - wide + 1)), tall, wide
-
-    def _cut(self, x: Tensor, box: Box) -> Tensor:
-        """The crop of every image, resized to `size`, or to the image's own."""
-        top, left, tall, wide = box
-        sides = [self.size, self.size] if self.size else list(x.shape[-2:])
-        if self.draw == "central" and not self.size:
-            sides = [tall, wide]
-        part = x[..., top : top + tall, left : left + wide]
-        if [tall, wide] == sides:
-            return part
-        return F.interpolate(part, size=sides, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
 
 @register
@@ -116,9 +131,5 @@ def crops(
     a crop; (0.25, 0.25) with ratio 1 are the paper's patches. ratio: greatest of width to height, or height to width. draw:
     "fixed" are the crops of `seed` for every image, "fresh" are new ones at every pass, "central" is one, the largest square.
     """
-    if n < 1 or (size is not None and size < 1):
-        raise SpecError(f"crops: n is {n} and size {size}; both are at least 1")
-    if not 0 < scale[0] <= scale[1] <= 1 or ratio < 1:
-        raise SpecError(f"crops: scale is {scale} and ratio {ratio:g}; 0 < least <= greatest <= 1, and ratio is at least 1")
-    made = Crops(image, n, size, (scale[0], scale[1]), ratio, draw, seed)
+    made = Crops(image, Cutter(n, size, (scale[0], scale[1]), ratio, draw, seed))
     return made.eval()  # type: ignore[return-value]

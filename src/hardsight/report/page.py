@@ -15,8 +15,20 @@ import numpy as np
 from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
 from hardsight.report.pictures import galleries
-from hardsight.report.results import CLEAN, WORST, CellLike, Record, Row, Table, grid, plain
-from hardsight.report.table import attacks_of, caption, document, heading, last, mark, range_of, shown, value_of, versus
+from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain
+from hardsight.report.table import (
+    attacks_of,
+    caption,
+    document,
+    heading,
+    last,
+    mark,
+    range_of,
+    shown,
+    threats,
+    value_of,
+    versus,
+)
 from hardsight.store import write_bytes
 
 WHAT = (
@@ -38,6 +50,7 @@ CARD = (
     ("dim", "features"),
     ("stride", "stride"),
     ("size", "input"),
+    ("resize", "resizes to"),
     ("licence", "licence"),
     ("sha256", "weights' SHA-256"),
     ("note", "note"),
@@ -88,7 +101,7 @@ def html(table: Table, title: str = "Robustness report") -> str:
         audits=audits(table),
         cards=cards(table),
         settings=settings(table),
-        main=_threats(table),
+        main=threats(table),
     )
 
 
@@ -102,7 +115,7 @@ def summary(table: Table) -> str:
             row.names[column]
             for row in table.rows
             for column in sorted(row.names, key=lambda c: c.key())
-            if column.attack not in (CLEAN, WORST)
+            if column.attack not in (CLEAN, WORST) and column.norm != NATURAL
         )
     )
     sizes = sorted({n.n for row in table.rows for n in row.numbers.values()})
@@ -114,14 +127,14 @@ def summary(table: Table) -> str:
         f"{_many(len(encoders), 'encoder')} ({_and(encoders)}) on {_many(len(tasks), 'task')} ({_and(tasks)}), "
         f"{images} images each of {_and(data)}, seed {_and(seeds)}. "
     )
+    if natural := {
+        column for row in table.rows for column in row.names if column.norm == NATURAL and not row.numbers[column].over
+    }:
+        text += f"Beside the attacks: {_many(len(natural), 'common corruption')}, which no adversary chose. "
     if attacks:
-        within = _and(_threats(table))
+        within = _and(threats(table))
         text += f"Each answered the clean images, then the same images attacked by {_and(attacks)} within {within}."
     return text
-
-
-def _threats(table: Table) -> list[str]:
-    return list(dict.fromkeys(f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN))
 
 
 def _many(count: int, name: str) -> str:

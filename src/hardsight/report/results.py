@@ -8,21 +8,27 @@ images, and the mean of the metric over eps. The order of the cells doesn't matt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from hardsight.metrics import of
-from hardsight.metrics.worst import counts_for, set_wise
+from hardsight.metrics.worst import counts_for
+from hardsight.report.over import counts_of, index, mean, worst
+from hardsight.spec import read
 
-CLEAN, EMBED, TASK, WORST = "clean", "embed", "task", "worst"
-TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", WORST: "worst case"}
-RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, WORST: 4}
+CLEAN, EMBED, TASK, MEAN, WORST = "clean", "embed", "task", "mean", "worst"
+TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", MEAN: "mean corruption", WORST: "worst case"}
+RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, MEAN: 4, WORST: 4}
 TASKS = ("classify", "segment", "depth", "detect")
 SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp")
 """What two cells must share, besides encoder, task and data, to stand in one row."""
+NATURAL = "natural"
+"""In place of a norm: common corruptions, which are no adversary. Their mean is shown, and of many of them nothing else."""
+FEW = 4
+"""So many corruptions are shown one by one."""
 LEAST_EPS = 3
 """An area under the curve wants at least so many attacked eps."""
 
@@ -46,7 +52,7 @@ class CellLike(Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """attack: "clean", "embed", "task", another attack's name, or "worst"; variant: its spec where a row has two of it."""
+    """attack: "clean", "embed", "task", another attack's name, "mean" or "worst"; variant: its spec where a row has two of it."""
 
     attack: str
     variant: str = ""
@@ -65,12 +71,21 @@ class Column:
 
     def key(self) -> tuple:
         """Columns stand in the order of this."""
-        return self.attack != CLEAN, self.norm, self.eps, RANKS.get(self.attack, 3), natural(self.attack), self.variant
+        adversary = self.norm != NATURAL
+        return (
+            self.attack != CLEAN,
+            adversary,
+            self.norm,
+            self.eps,
+            RANKS.get(self.attack, 3),
+            natural(self.attack),
+            self.variant,
+        )
 
 
 @dataclass(frozen=True)
 class Number:
-    """One metric of one cell, or of the worst case over several. metrics: every metric's (value, low, high)."""
+    """One metric of one cell, or of the worst case or the mean over several. metrics: every metric's (value, low, high)."""
 
     value: float
     low: float
@@ -174,30 +189,34 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
     ordered = sorted(zip(columns, pairs, strict=True), key=lambda item: item[0].key())
     numbers, names, counts = {}, {}, {}
     for column, (cell, rows) in ordered:
-        counts[column] = {"id": rows["id"], "error": rows["error"], **_counts(rows)}
+        counts[column] = {"id": rows["id"], "error": rows["error"], **counts_of(rows)}
         asked = int(cell.what.get("count", len(rows["id"])))
         numbers[column] = _number(metric, rows, len(rows["id"]), asked, cell.done is None, cell.id)
         names[column] = plain(cell.what.get("attack_name") or column.title)
-    for worst, members in _complete([column for column, _ in ordered]):
-        n, chosen = _worst(metric, [counts[member] for member in members])
-        if not n:
-            continue
+
+    def joined(members: list[Column]) -> dict[str, Any]:
         held = [numbers[member] for member in members]
-        partial = any(number.partial for number in held)
-        cell = "+".join(number.cell for number in held)
-        over = tuple(names[member] for member in members)
-        counts[worst] = chosen
-        numbers[worst] = _number(
-            metric,
-            {f"counts.{key}": value for key, value in _counts(chosen, "").items()},
-            n,
-            held[0].asked,
-            partial,
-            cell,
-            over,
-        )
-        names[worst] = TITLES[WORST]
+        return {
+            "asked": held[0].asked,
+            "partial": any(number.partial for number in held),
+            "cell": "+".join(number.cell for number in held),
+            "over": tuple(names[member] for member in members),
+        }
+
+    for column, members in _complete([column for column, _ in ordered]):
+        n, chosen = worst(metric, [counts[member] for member in members])
+        if n:
+            counts[column], names[column] = chosen, TITLES[WORST]
+            rows = {f"counts.{key}": value for key, value in counts_of(chosen, "").items()}
+            numbers[column] = _number(metric, rows, n, **joined(members))
     relative = _relative(metric, counts)
+    for column, members in _natural([column for column, _ in ordered]):
+        n, figures = mean(metric, [counts[member] for member in members])
+        if n:
+            numbers[column] = Number(*figures[metric.headline], n, metrics=figures, **joined(members))
+            names[column] = TITLES[MEAN]
+            if all(member in relative for member in members):
+                relative[column] = float(np.mean([relative[member] for member in members]))
     encoder, task, data = place
     row = Row(
         encoder,
@@ -229,51 +248,19 @@ def _number(metric: Any, rows: dict, n: int, asked: int, partial: bool, cell: st
     return Number(value, low, high, n, asked, partial, cell, over, values)
 
 
-def _counts(rows: dict[str, np.ndarray], prefix: str = "counts.") -> dict[str, np.ndarray]:
-    kept = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith(prefix)}
-    return {key: value for key, value in kept.items() if prefix or key not in ("id", "error")}
-
-
-def _worst(metric: Any, attacks: Sequence[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
-    """Of the images that all attacks have seen: image by image the row of the attack that did most harm to it.
-
-    Where the metric is no mean over images (mIoU), one attack's rows alone can be worse than that choice: then those.
-    """
-    places = [_index(rows["id"]) for rows in attacks]
-    shared = [name for name in attacks[0]["id"] if all(name in index for index in places)]
-    picks = [np.array([index[name] for name in shared], dtype=int) for index in places]
-    if not shared:
-        return 0, {}
-    parts = [{key: value[pick] for key, value in rows.items()} for rows, pick in zip(attacks, picks, strict=True)]
-    harms = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
-    winner = harms.argmax(axis=0)
-    mixed = {key: np.stack([part[key] for part in parts])[winner, np.arange(len(shared))] for key in parts[0]}
-    pool = [*parts, mixed]
-    if metric.figures is None:  # counts add, so that the set's worst case can be put together from them
-        picks = set_wise({str(place): _counts(part, "") for place, part in enumerate(pool)}, metric)
-        chosen = {key: np.stack([part[key] for part in pool])[picks, np.arange(len(shared))] for key in parts[0]}
-        return len(shared), chosen
-    sign = 1 if metric.better == "higher" else -1
-    return len(shared), min((mixed, *parts), key=lambda rows: sign * metric.summary(_counts(rows, ""))[metric.headline])
-
-
-def _index(ids: np.ndarray) -> dict[str, int]:
-    return {name: place for place, name in enumerate(ids)}
-
-
 def _relative(metric: Any, counts: dict[Column, dict[str, np.ndarray]]) -> dict[Column, float]:
     """Robust / clean, both over the images that both cells have."""
     clean = next((rows for column, rows in counts.items() if column.attack == CLEAN), None)
     if clean is None:
         return {}
-    at, found = _index(clean["id"]), {}
+    at, found = index(clean["id"]), {}
     for column, rows in counts.items():
         both = np.array([name in at for name in rows["id"]], dtype=bool)
         if column.attack == CLEAN or not both.any():
             continue
         pick = np.array([at[name] for name in rows["id"][both]])
-        before = metric.summary({k: v[pick] for k, v in _counts(clean, "").items()})[metric.headline]
-        after = metric.summary({k: v[both] for k, v in _counts(rows, "").items()})[metric.headline]
+        before = metric.summary({k: v[pick] for k, v in counts_of(clean, "").items()})[metric.headline]
+        after = metric.summary({k: v[both] for k, v in counts_of(rows, "").items()})[metric.headline]
         if before > 0 and np.isfinite(after):
             found[column] = float(after / before)
     return found
@@ -303,7 +290,8 @@ def _columns(whats: list[dict[str, Any]]) -> list[Column]:
         if attack == CLEAN:
             firsts.append(Column(CLEAN))
         else:
-            firsts.append(Column(attack, "", plain(what["norm"]), round(float(what["eps"]), 9), plain(what["eps_text"])))
+            norm = NATURAL if read(what["attack"]).name == "corrupt" else plain(what["norm"])
+            firsts.append(Column(attack, "", norm, round(float(what["eps"]), 9), plain(what["eps_text"])))
     twice = {column for column in firsts if firsts.count(column) > 1}
     return [
         Column(c.attack, plain(what["attack"]), c.norm, c.eps, c.eps_text) if c in twice else c
@@ -313,7 +301,7 @@ def _columns(whats: list[dict[str, Any]]) -> list[Column]:
 
 def _complete(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
     """(worst column, its members) for each norm and eps at which every attack of the row under that norm was run."""
-    attacks = [column for column in columns if column.attack != CLEAN]
+    attacks = [column for column in columns if column.attack != CLEAN and column.norm != NATURAL]
     found = []
     for norm in sorted({column.norm for column in attacks}):
         every = {column.series for column in attacks if column.norm == norm}
@@ -324,10 +312,16 @@ def _complete(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
     return found
 
 
+def _natural(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
+    """(mean column, its members) where the row has two corruptions or more."""
+    members = [column for column in columns if column.norm == NATURAL]
+    return [(Column(MEAN, "", NATURAL, members[0].eps, members[0].eps_text), members)] if len(members) > 1 else []
+
+
 def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
     """Clean, and for each norm the columns at the largest eps that all its rows share (else at the largest there is).
 
-    The worst case of a single attack is that attack, so it is shown only where some row has two.
+    The worst case of a single attack is that attack, so it is shown only where some row has two. Of many corruptions their mean.
     """
     kept = []
     for norm in sorted({column.norm for column in columns if column.attack != CLEAN}):
@@ -336,8 +330,10 @@ def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
         main = max(set.intersection(*per_row) or set.union(*per_row))
         at = [column for column in columns if column.norm == norm and column.eps == main]
         many = any(len(row.numbers[c].over) > 1 for row in rows for c in at if c.attack == WORST and c in row.numbers)
+        if norm == NATURAL and len(at) > FEW + 1:
+            at = [column for column in at if column.attack == MEAN]
         kept += [column for column in at if many or column.attack != WORST]
-    return tuple([column for column in columns if column.attack == CLEAN] + kept)
+    return tuple(column for column in columns if column.attack == CLEAN or column in kept)
 
 
 def _names(whats: list[dict[str, Any]], what: str) -> dict[str, str]:

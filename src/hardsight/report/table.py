@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hardsight.report.results import CLEAN, WORST, Column, Number, Row, Table, grid, plain
+from hardsight.report.results import CLEAN, MEAN, NATURAL, WORST, Column, Number, Row, Table, grid, plain
 
 __all__ = [
     "Table",
@@ -90,10 +90,17 @@ def last(table: Table, row: Row | None = None) -> Column | None:
     return worst[-1] if worst else attacks[-1] if attacks else None
 
 
+def threats(table: Table) -> list[str]:
+    """What the shown attacks were allowed, in words; corruptions are allowed nothing, they happen."""
+    found = (f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN and c.norm != NATURAL)
+    return list(dict.fromkeys(found))
+
+
 def heading(table: Table, column: Column) -> str:
     """A column's title; the threat is in it where the table shows more than one."""
-    threats = {(c.norm, c.eps) for c in table.shown if c.attack != CLEAN}
-    return f"{column.title} {column.norm} {column.eps_text}".strip() if len(threats) > 1 and column.norm else column.title
+    if len(threats(table)) < 2 or column.norm in ("", NATURAL):
+        return column.title
+    return f"{column.title} {column.norm} {column.eps_text}".strip()
 
 
 def _span(values: set[int]) -> str:
@@ -102,19 +109,40 @@ def _span(values: set[int]) -> str:
 
 def caption(table: Table, places: Sequence[int] | None = None) -> str:
     """Threat, number of images and seed, as every table must say, and what is not finished; of the rows at `places`."""
-    threats = dict.fromkeys(f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN)
-    rows = table.rows if places is None else [table.rows[place] for place in places]
+    places = range(len(table.rows)) if places is None else places
+    rows = [table.rows[place] for place in places]
     numbers = [row.numbers[column] for row in rows for column in table.shown if column in row.numbers]
     seeds = sorted({plain(record.cell.what.get("seed", "?")) for record in table.records})
     parts = [
-        ", ".join(threats) or "clean only",
+        ", ".join(threats(table)) or "no attack",
         f"n = {_span({number.n for number in numbers})} images" if numbers else "n = 0",
         f"seed {', '.join(seeds)}",
         "95% intervals",
     ]
+    means = {len(number.over) for row in rows for c in table.shown if c.attack == MEAN and (number := row.numbers.get(c))}
+    parts += [f"mean over {_span(means)} corruptions"] if means else []
+    parts += resolutions(table, places)
     if any(number.partial for number in numbers):
         parts.append("* partial: the cell is not finished")
     return " · ".join(parts)
+
+
+def resolutions(table: Table, places: Sequence[int]) -> list[str]:
+    """Where these rows' images are read at another size than they were attacked at, or were attacked at another than their own.
+
+    eps is a bound on the pixels that were attacked, so it means less freedom for an encoder that enlarges them within itself.
+    """
+    told: dict[str, dict[str, None]] = {}
+    for record in table.records:
+        if record.row not in places:
+            continue
+        card, data = (record.cell.what.get(f"{what}_card") or {} for what in ("encoder", "data"))
+        high, wide = data.get("size") or (0, 0)
+        if own := data.get("own"):
+            told.setdefault(f"images were brought from {own[0]}x{own[1]} to {high}x{wide} before they were attacked", {})
+        if high and (side := card.get("resize")) and side != min(high, wide):
+            told.setdefault(f"eps at {high}x{wide}, which", {})[f"{plain(card.get('name'))} resizes to {side}"] = None
+    return [" ".join([text, ", ".join(names)]).strip() for text, names in told.items()]
 
 
 def attacks_of(table: Table, places: list[int]) -> str:
@@ -268,7 +296,7 @@ def document(table: Table) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     samples: dict[str, Any] = {}
-    for row in table.rows:
+    for place, row in enumerate(table.rows):
         key = f"{row.title}/{row.task}/{row.data}"
         results[key] = {
             "encoder": row.encoder,
@@ -277,6 +305,8 @@ def document(table: Table) -> dict[str, Any]:
             "headline": row.metric,
             "better": row.better,
         }
+        if told := resolutions(table, [place]):
+            results[key]["resolution"] = told
         for column in sorted(row.numbers, key=Column.key):
             number = row.numbers[column]
             entry: dict[str, Any] = {

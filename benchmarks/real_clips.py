@@ -1,0 +1,74 @@
+"""Three real clips through image and video encoders: how far an attack without labels moves what they say, beside noise of its size.
+
+    HARDSIGHT_DATA=... python benchmarks/real_clips.py
+
+No labelled video could be had, so there is no accuracy here: the table shows that clips are decoded, sampled, attacked per clip, in
+one frame and by flicker, and what came of it. "moved" is the distance of the embedding from the clean one over its length; "frames
+renamed" is the share of frames whose ImageNet class (of MobileNetV2's own classifier) is another than before. Two minutes on one core.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hardsight.catalog import build
+from hardsight.data import open_data
+from hardsight.data.feed import load, pixels
+from hardsight.encoders import load_encoder
+from hardsight.objective import still
+from hardsight.tasks.base import System
+
+ROOT = Path(os.environ["HARDSIGHT_DATA"])
+IMAGE = (
+    f"file('{ROOT}/weights/mobilenetv2_100_imagenet_int8deq.npz', arch=mobilenetv2_100, options={{'pad_type': 'same'}}, "
+    "mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])"
+)
+ENCODERS = {"MobileNetV2, mean of frames": f"clips({IMAGE})", "small R(2+1)D, random weights": "small_clips"}
+THREATS = ("linf(1/255)", "linf(4/255)", "per_frame(linf(4/255), count=1)", "flicker(4/255)")
+FRAMES, SIDE, STEPS = 8, 112, 10
+
+
+def moved(encoder: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
+    """[B]: how far the embedding is from the clean one, over the clean one's length."""
+    here = encoder(x).pooled
+    return (encoder(x_adv).pooled - here).norm(dim=1) / here.norm(dim=1)
+
+
+def renamed(image: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
+    """[B]: the share of frames that the image encoder's own classifier calls another thing."""
+    before, after = (image.classify(image(one.transpose(1, 2).flatten(0, 1))).argmax(1) for one in (x, x_adv))  # type: ignore[operator]
+    return (before != after).float().view(len(x), -1).mean(1)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    images = open_data(f"video('{ROOT}/video', frames={FRAMES}, size={SIDE})").split("test")
+    batch = load(images, range(len(images)))
+    x = pixels(batch.images, "cpu")
+    print(f"{len(x)} clips of {FRAMES} frames, {SIDE}x{SIDE}; EmbedAttack, {STEPS} steps; seed 0; {', '.join(batch.ids)}\n")
+    print("| encoder | threat | moved by noise | moved by the attack | frames renamed by noise | by the attack |")
+    print("|:--|:--|--:|--:|--:|--:|")
+    for title, spec in ENCODERS.items():
+        encoder = load_encoder(spec)
+        system = System(encoder, nn.Identity(), build("classify", "Task"))
+        for text in THREATS:
+            threat = build(text, "Threat")
+            found = build(f"embed(steps={STEPS})", "Attack")(system, x, None, threat, torch.Generator().manual_seed(0)).x_adv
+            assert (threat.size(found - x) <= threat.eps * (1 + 1e-4)).all()
+            noise = threat.project(threat.surface(x, torch.Generator().manual_seed(1)), x)
+            with torch.no_grad(), still(encoder):
+                cells = [" / ".join(f"{value:.2f}" for value in moved(encoder, one, x)) for one in (noise, found)]
+                image = getattr(encoder, "image", None)
+                names = [
+                    "–" if image is None else " / ".join(f"{100 * value:.0f}%" for value in renamed(image, one, x))
+                    for one in (noise, found)
+                ]
+            print(f"| {title} | {text} | {' | '.join(cells + names)} |")
+
+
+if __name__ == "__main__":
+    main()
