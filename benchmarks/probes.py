@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
-    print(f"{device_name(torch.device('cpu'))}, {threads} threads, torch {torch.__version__}\n")
+    print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}\n")
     print("| | features | classes | wall s | CPU s | accuracy % |")
     print("|:--|--:|--:|--:|--:|--:|")
     for title, run, sizes in (

@@ -19,7 +19,8 @@ from tests import data_fixtures as sets
 from tests import transfer_fixtures as transfer
 from tests.test_data_sets import SPECS, opened
 
-FILES = [name for name in SPECS if name.partition("-")[0] not in ("cifar100", "stl10", "nyuv2", "hfdata")]
+CLIPS = ("ucf101", "hmdb51")
+FILES = [name for name in SPECS if name.partition("-")[0] not in ("cifar100", "stl10", "nyuv2", "hfdata", *CLIPS)]
 FILES.remove("imagenet-parquet")
 
 
@@ -43,6 +44,18 @@ def test_an_image_cut_short_is_named(tmp_path, name):
         with pytest.raises(DataError, match=r"(is corrupt or cut short|is not an image)") as told:
             images.sample(0)
         assert any(str(path) in str(told.value) for path in cut), (part, told.value)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_clip_cut_short_is_named(tmp_path, name):
+    data = opened(name, tmp_path)
+    for path in tmp_path.rglob("*.avi"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    for images in data.splits.values():
+        with pytest.raises(DataError, match=r"cut short") as told:
+            images.sample(0)
+        assert any(str(path) in str(told.value) for path in tmp_path.rglob("*.avi"))
+        assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "hfdata"])

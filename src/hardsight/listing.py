@@ -20,6 +20,7 @@ GROUPS = {
     "views": ("Views",),
     "optimizers": ("Optimizer",),
     "schedules": ("Schedule",),
+    "watchings": ("Watching",),
     "probes": ("Probe",),
     "aims": ("Aim",),
     "checks": ("Check",),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hardsight.catalog import build, complete, find, fingerprint, minimal
 from hardsight.data import Data, open_data
+from hardsight.encoders.runs import exported
 from hardsight.encoders.zoo import known
 from hardsight.errors import SpecError
 from hardsight.recipe import Precision, Recipe
@@ -173,7 +174,7 @@ def sources(attack: str) -> list[str]:
 def stamp(spec: str, kind: str) -> str:
     """What lies behind a spec on this disk, as a hash: other files under the same name make another cell.
 
-    Of a checkpoint its bytes, of an embedded encoder the listed hash, of a data folder the names and sizes of its files;
+    Of a checkpoint or a run's encoder its bytes, of an embedded encoder the listed hash, of a data folder the names and sizes of its files;
     empty where a spec says it all.
     """
     inner = [one for _, value in complete(spec, kind).arguments for one in calls_in(value)]
@@ -186,7 +187,10 @@ def stamp(spec: str, kind: str) -> str:
         if "spec" not in entry:
             return entry.get("sha256", "")[:16]
         call = complete(entry["spec"], kind)
-    place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
+    if call.name == "run":
+        place: object = str(exported(call["folder"], call["best"], call["epoch"]))
+    else:
+        place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
     if not isinstance(place, str):
         return ""
     path, digest = Path(os.path.expandvars(os.path.expanduser(place))), hashlib.sha256()

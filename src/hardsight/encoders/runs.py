@@ -39,11 +39,10 @@ def run(
     epochs, where the recipe has `snapshots`. size, resize, layers: in place of the recipe's, as the encoder's source has
     them. Raises `WeightsError` where the run is not finished, or the weights are not those of its card.
     """
-    place = Path(os.path.expandvars(folder)).expanduser()
     if best and epoch is not None:
         raise SpecError("run: best and epoch name two encoders; give one of them")
-    path = place / (BEST if best else LAST if epoch is None else snapshot(epoch))
-    content, card = _read(path, place)
+    path = exported(folder, best, epoch)
+    content, card = _read(path, path.parent)
     call = complete(str(card["recipe"]["encoder"]), "Encoder")
     for key, value in (("size", size), ("resize", resize), ("layers", layers)):
         if value is not None:
@@ -62,6 +61,11 @@ def run(
         encoder.card, name=card["name"], source=source, note=f"{note}; {card['licence_note']}", licence=card["licence"]
     )
     return encoder
+
+
+def exported(folder: str, best: bool, epoch: int | None) -> Path:
+    """The file of the encoder that a `run` names, whether it is there or not."""
+    return Path(os.path.expandvars(folder)).expanduser() / (BEST if best else LAST if epoch is None else snapshot(epoch))
 
 
 def snapshot(epoch: int) -> str:

@@ -123,9 +123,9 @@ class Run:
             training.seconds += time.perf_counter() - started
             bar.advance(1, recipe.batch)
             bar.say(
-                f"{recipe.name} epoch {epoch + 1}/{recipe.epochs}, loss {training.totals['loss'] / training.counted:.3f}, "
+                f"{recipe.name} epoch {epoch + 1}/{recipe.epochs}, loss {training.means()['loss']:.3f}, "
                 f"{device_memory(training.group.device):,.0f} MiB"
-                if training.counted
+                if training.totals
                 else recipe.name
             )
             if training.batches % self.per_epoch and self._saves(asked):
@@ -175,9 +175,7 @@ class Run:
             if training.average is not None:
                 self._average(training.average)
             numbers = {"loss": loss, **found}
-            training.counted += 1
-            for key, value in numbers.items():
-                training.totals[key] = training.totals.get(key, 0.0) + value
+            training.count(numbers)
             if recipe.every and (step + 1) % recipe.every == 0:
                 self._write(step + 1, {**numbers, "gradient": norm, "lr": optimizer.param_groups[0]["lr"]})
 
@@ -201,8 +199,8 @@ class Run:
 
     def _end_of(self, epoch: int) -> None:
         training, recipe = self.training, self.recipe
-        numbers = {key: value / max(1, training.counted) for key, value in training.totals.items()}
-        training.totals, training.counted = {}, 0
+        numbers = training.means()
+        training.totals = {}
         if self.watching and self.held and ((epoch + 1) % self.watching.every == 0 or epoch + 1 == recipe.epochs):
             numbers |= self._look(epoch)
         if training.guard.skipped:

@@ -35,7 +35,7 @@ ENGINE = 1
 class Training:
     """A run as it stands. average: the encoder whose weights are the mean over steps. batches: how many are done.
 
-    totals: sums of the logs of the epoch under way, over `counted` steps. best: the greatest score so far.
+    totals: the logs of the epoch under way, each its sum and in how many steps it was. best: the greatest score so far.
     """
 
     recipe: TrainingRecipe
@@ -45,14 +45,22 @@ class Training:
     average: Encoder | None = None
     guard: Guard = field(default_factory=Guard)
     batches: int = 0
-    totals: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
+    totals: dict[str, tuple[float, int]] = field(default_factory=dict)
     best: float | None = None
     seconds: float = 0.0
 
     @property
     def sharded(self) -> bool:
         return self.group.world > 1 and self.recipe.parallel == "fsdp"
+
+    def count(self, numbers: dict[str, float]) -> None:
+        """Adds one step's logs; one that only some steps have (a share of nothing has none) is a mean over those."""
+        for key, value in numbers.items():
+            total, steps = self.totals.get(key, (0.0, 0))
+            self.totals[key] = (total + value, steps + 1)
+
+    def means(self) -> dict[str, float]:
+        return {key: total / steps for key, (total, steps) in self.totals.items()}
 
 
 def save(training: Training, folder: Path) -> None:
@@ -78,7 +86,7 @@ def save(training: Training, folder: Path) -> None:
     training.group.meet()
 
 
-PLAIN = ("batches", "totals", "counted", "best", "seconds")
+PLAIN = ("batches", "totals", "best", "seconds")
 
 
 def load(training: Training, folder: Path) -> bool:

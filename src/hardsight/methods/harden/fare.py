@@ -57,8 +57,8 @@ def fare(
 ) -> Method:
     """FARE (Schlarmann et al., ICML 2024): |S(x') - T(x)|^2, where x' moves S(x') away from T(x); equation 3.
 
-    clean: weight of |S(x) - T(x)|^2 beside it, which the paper leaves out. differs: the released search has a momentum of 0.9,
-    pgd(momentum=0.9) here.
+    clean: weight of |S(x) - T(x)|^2 beside it, which the paper leaves out. differs: the released search has a momentum of
+    0.9, over the signs of gradients; this one has none.
     """
     if clean < 0:
         raise SpecError(f"fare: clean is {clean:g}; a weight is at least 0")
