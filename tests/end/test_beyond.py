@@ -40,7 +40,8 @@ def test_universal_and_transfer_lie_between_clean_and_white_box(tmp_path: Path) 
     noise = accuracy(replace(SMALL, attacks=("clean", "pgd(0)")), tmp_path)["pgd(0)"]
     others = [value for key, value in found.items() if key not in ("clean", "task")]
     assert len(others) == 2
-    assert all(found["task"] <= value <= found["clean"] for value in others)
+    image = 1 / SMALL.count  # a perturbation made for another encoder may mend an image by luck
+    assert all(found["task"] <= value <= found["clean"] + 1.01 * image for value in others)
     assert found["Universal(images=192)"] < noise - 0.1
 
 
