@@ -38,4 +38,8 @@ done
 section "Three real clips, attacked without labels" "python benchmarks/real_clips.py" runs/real_clips.md
 section "PGD beside torchattacks, published CIFAR-10 classifiers" "python benchmarks/beside_torchattacks.py" runs/beside_torchattacks.md
 section "What a head costs once features are there" "python benchmarks/probes.py" runs/probes.md
+for study in paper002; do
+  uv run hardsight study "benchmarks/studies/$study.toml" --out "runs/$study" >&2
+  section "$(sed -n '1s/^# //p' "benchmarks/studies/$study.toml" | cut -d';' -f1)" "hardsight study benchmarks/studies/$study.toml" "runs/$study/table.md"
+done
 mv "$page.new" "$page"

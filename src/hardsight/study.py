@@ -177,24 +177,32 @@ def _note(figures: Figures, what: str, unit: str, better: str, arm: str, value: 
 
 
 def markdown(study: Study, figures: Figures) -> str:
-    """Arms by figures, mean and 95% interval over seeds; below it each comparison, paired by seed."""
-    names = list(figures)
+    """Figures by arms, mean over seeds and half of its 95% interval; then each comparison, paired by seed."""
     lines = [
-        f"{study.title}: mean over {study.seeds} seeds ± half of its 95% interval; n = {study.measure.count} images a seed", "",
-        "| | " + " | ".join(_heading(name, figures[name]) for name in names) + " |",
-        "|:--|" + "--:|" * len(names),
-    ]  # fmt: skip
-    for arm in study.arms:
-        found = [_mean(figures[name]["arms"].get(arm.name, []), figures[name]["unit"]) for name in names]
-        lines.append(f"| {arm.name} | " + " | ".join(found) + " |")
+        f"{study.title}: mean over {study.seeds} seeds ± half of its 95% interval; n = {study.measure.count} images a seed",
+        "",
+        *_table([arm.name for arm in study.arms]),
+    ]
+    for name, figure in figures.items():
+        found = [_mean(figure["arms"].get(arm.name, []), figure["unit"]) for arm in study.arms]
+        lines.append(_line(_heading(name, figure), found))
     if study.compare:
-        lines += ["", "| difference, paired by seed | " + " | ".join(_heading(n, figures[n]) for n in names) + " |"]
-        lines.append("|:--|" + "--:|" * len(names))
-    for one in study.compare:
-        found = [_difference(one, figures[name]) for name in names]
-        title = f"share of the gap from {one.to} to {one.gap} that {one.of} closes" if one.gap else f"{one.of} − {one.to}"
-        lines.append(f"| {title} | " + " | ".join(found) + " |")
+        lines += ["", "Paired by seed:", "", *_table([_said(one) for one in study.compare])]
+        for name, figure in figures.items():
+            lines.append(_line(_heading(name, figure), [_difference(one, figure) for one in study.compare]))
     return "\n".join(lines) + "\n"
+
+
+def _table(columns: list[str]) -> list[str]:
+    return [_line("", columns), "|:--|" + "--:|" * len(columns)]
+
+
+def _line(first: str, rest: list[str]) -> str:
+    return "| " + " | ".join([first, *rest]) + " |"
+
+
+def _said(one: Comparison) -> str:
+    return f"{one.of} closes of the gap from {one.to} to {one.gap}" if one.gap else f"{one.of} − {one.to}"
 
 
 def _heading(name: str, figure: dict[str, Any]) -> str:

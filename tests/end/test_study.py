@@ -1,0 +1,99 @@
+"""A study: arms and seeds trained and measured alike, gone on with, and read as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hardsight.errors import SpecError
+from hardsight.metrics.intervals import mean_over_runs
+from hardsight.study import Figures, markdown, read_study, run
+from hardsight.watch import Watch
+
+SMALL = """
+title = "A small study"
+seeds = 2
+[measure]
+data = ["made(size=32, train=64, test=16)"]
+tasks = ["classify"]
+attacks = ["clean", "embed(2)"]
+eps = ["2/255"]
+count = 16
+audit = 0
+probe = "probe(images=64, epochs=2)"
+[arms.SimCLR]
+recipe = "made-simclr"
+set = ["encoder=tiny(widths=(8, 8, 8, 8))", "epochs=1", "data=made(size=32, train=64)", "batch=32", "watch="]
+[arms.hardened]
+recipe = "made-deacl"
+set = ["epochs=1", "data=made(size=32, train=64)", "batch=32", "watch=", "method.adversary.search.steps=1"]
+after = "SimCLR"
+[arms.there]
+encoder = "tiny(widths=(8, 8, 8, 8))"
+[[compare]]
+of = "hardened"
+to = "SimCLR"
+[[compare]]
+of = "hardened"
+to = "SimCLR"
+gap = "there"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "small.toml"
+    path.write_text(text)
+    return path
+
+
+def test_arms_are_trained_measured_and_gone_on_with(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, SMALL))
+    found = run(study, tmp_path / "runs", "cpu", Watch(quiet=True))
+    assert set(found) >= {"clean, accuracy", "EmbedAttack(2) 2/255, accuracy", "training"}
+    assert all(len(values) == 2 for values in found["clean, accuracy"]["arms"].values())
+    assert set(found["training"]["arms"]) == {"SimCLR", "hardened"}
+    weights = sorted((tmp_path / "runs").glob("*/encoder.safetensors"))
+    assert [path.parent.name for path in weights] == ["SimCLR-0", "SimCLR-1", "hardened-0", "hardened-1"]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+    written = [path.stat().st_mtime_ns for path in weights]
+    assert run(study, tmp_path / "runs", "cpu", Watch(quiet=True)) == found
+    assert [path.stat().st_mtime_ns for path in weights] == written
+    assert "hardened − SimCLR" in (tmp_path / "runs" / "table.md").read_text()
+
+
+def test_the_table_says_means_differences_and_closed_gaps(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, SMALL))
+    arms = {"SimCLR": [0.2, 0.4], "hardened": [0.4, 0.6], "there": [0.6, 0.8]}
+    figures: Figures = {"clean, accuracy": {"unit": "%", "better": "higher", "arms": arms}}
+    text = markdown(study, figures)
+    assert "| clean, accuracy (%) ↑ | 30.0 ± 127.1 | 50.0 ± 127.1 | 70.0 ± 127.1 |" in text
+    assert "| +20.0 ± 0.0 | 0.50 (0.50 to 0.50 by seed) |" in text
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    from scipy import stats
+
+    for n in (2, 3, 5, 11, 12, 30):
+        values = [float(i * i % 7) for i in range(n)]
+        low, high = stats.t.interval(0.95, n - 1, loc=sum(values) / n, scale=stats.sem(values))
+        middle, half = mean_over_runs(values)
+        assert middle == pytest.approx((low + high) / 2)
+        assert half == pytest.approx((high - low) / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('after = "SimCLR"', 'after = "SimCRL"', "names no arm above it"),
+        ('of = "hardened"', 'of = "hardend"', "did you mean 'hardened'"),
+        ("seeds = 2", "seeds = 0", "at least 1"),
+        ("[arms.there]\nencoder", "[arms.there]\nencodr", "did you mean 'encoder'"),
+        ('encoder = "tiny(widths=(8, 8, 8, 8))"', 'set = ["epochs=1"]', "either a recipe"),
+        ("count = 16", "cuont = 16", "did you mean 'count'"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in SMALL
+    with pytest.raises(SpecError, match=told):
+        read_study(write(tmp_path, SMALL.replace(old, new)))
