@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hardsight import tree
 from hardsight.attack import Attack
+from hardsight.bf16 import in_bf16
 from hardsight.data.feed import check_pixels
 from hardsight.objective import AttackResult, still
 from hardsight.store import Rows
@@ -41,11 +42,10 @@ def evaluate(
     only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
     """
     check_pixels(x)
-    search = torch.autocast(x.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    with search:
+    with in_bf16(system, x) if precision == "bf16" else nullcontext():
         found = attack(system, x, y, threat, rng)
-        if precision == "bf16" and found.error is not None:
-            found = _look_again(found, system, attack, threat, x, y, rng)
+    if precision == "bf16" and found.error is not None:
+        found = _look_again(found, system, attack, threat, x, y, rng)
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
         size = threat.size(x_adv - x)
@@ -74,13 +74,12 @@ def _look_again(
     found: AttackResult, system: System, attack: Attack, threat: Threat, x: Tensor, y: Any, rng: torch.Generator | None
 ) -> AttackResult:
     """Images that fell in bf16 but stand in float32 left the search too early: they are attacked again, in float32."""
-    with torch.autocast(x.device.type, enabled=False):
-        with torch.no_grad(), still(system.encoder, system.head):
-            judged = system.task.error(system.output(threat.project(found.x_adv.to(x.dtype), x)), y)
-        doubtful = ((found.error >= 1) & (judged < 1)).nonzero().flatten()  # type: ignore[operator]
-        if not len(doubtful):
-            return found
-        again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
+    with torch.no_grad(), still(system.encoder, system.head):
+        judged = system.task.error(system.output(threat.project(found.x_adv.to(x.dtype), x)), y)
+    doubtful = ((found.error >= 1) & (judged < 1)).nonzero().flatten()  # type: ignore[operator]
+    if not len(doubtful):
+        return found
+    again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
     x_adv, queries = found.x_adv.to(x.dtype), found.queries.clone()
     x_adv[doubtful] = again.x_adv
     queries[doubtful] += again.queries

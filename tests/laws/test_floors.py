@@ -16,7 +16,7 @@ FLOORS = [
     {"objective", "losses", "criteria", "encoders", "data", "store", "recipe"},
     {"tasks", "threats", "corruptions", "report"},
     {"search", "aim"},
-    {"attack", "methods"},
+    {"attack", "bf16", "methods"},
     {"evaluate", "train", "presets", "beyond", "natural", "official", "suites", "saving"},
     {"probe", "checks"},
     {"plan", "audit", "speed", "protocols", "geometry"},

@@ -24,7 +24,7 @@ def segpgd_ce() -> Loss:
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         pixel = F.cross_entropy(output, target, reduction="none", ignore_index=IGNORE)
-        right = output.detach().argmax(1) == target
+        right = output.detach().max(1).indices == target
         weight = torch.where(right, 1 - progress / 2, progress / 2)
         return mean_where(weight * pixel, target != IGNORE)
 

@@ -100,7 +100,7 @@ def sea_spherical(masked: bool = True) -> Loss:
 
 def _right(output: Tensor, target: Tensor) -> Tensor:
     """1 where a pixel's class is right, else 0, without a gradient; pixels without a class are never right."""
-    return (output.detach().argmax(1) == target).to(output.dtype)
+    return (output.detach().max(1).indices == target).to(output.dtype)
 
 
 def _pixel_ce(output: Tensor, target: Tensor) -> Tensor:

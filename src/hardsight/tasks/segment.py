@@ -48,7 +48,7 @@ class Segment:
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """The share of labelled pixels that are wrong."""
-        return mean_where((output.argmax(1) != target).float(), target != IGNORE)
+        return mean_where((output.max(1).indices != target).float(), target != IGNORE)
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Pixels by class, [B, K]: in both, in the prediction, in the label; pixels without a class are left out of all."""
@@ -59,7 +59,7 @@ class Segment:
                 f"a mask has the id {int(target[valid].max())}, but the ids of {classes} classes end at {classes - 1}"
             )
         mask = torch.where(valid, target, classes)
-        seen = torch.where(valid, output.argmax(1), classes)
+        seen = torch.where(valid, output.max(1).indices, classes)
         both = torch.where(mask == seen, mask, classes)
 
         def tally(ids: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Segment:
         return {"intersection": tally(both), "predicted": tally(seen), "labelled": tally(mask)}
 
     def answer(self, output: Tensor) -> Tensor:
-        return output.argmax(1)
+        return output.max(1).indices
 
 
 @register

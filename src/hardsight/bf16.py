@@ -1,0 +1,80 @@
+"""A search in bf16: autocast, with the weights in their cheapest form while it lasts.
+
+Autocast keeps the casts of weights that are trained, and casts frozen ones anew in every pass; so they are cast once. Convolutions
+on a CPU are faster with channels last, bf16 ones above all, and one whose weight lies so answers so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hardsight.objective import still
+from hardsight.tasks.base import System
+
+CAST = (nn.Linear, nn.modules.conv._ConvNd)
+"""What autocast runs in bf16, so that a weight in bf16 changes no number."""
+
+
+class Attention(TorchFunctionMode):
+    """Attention in float32 inside of bf16: the CPU's bf16 kernel is the slower of the two, up to three times with its gradient."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*(part.float() for part in args[:3]), *args[3:], **kwargs).bfloat16()
+
+
+@contextmanager
+def in_bf16(system: System, x: Tensor) -> Iterator[None]:
+    """bf16 within for images x [B, 3, H, W]; afterwards every weight is what it was, to the bit.
+
+    A network that cannot have its weights so (it reads them itself, or views its maps as if they lay channels first) is told by
+    one image, and runs under autocast alone.
+    """
+    with torch.autocast(x.device.type, torch.bfloat16), Attention() if x.device.type == "cpu" else nullcontext():
+        if _bears(system, x[:1]):
+            with _cast(system):
+                yield
+        else:
+            yield
+
+
+def _bears(system: System, x: Tensor) -> bool:
+    """Whether these images pass, and their gradient too."""
+    try:
+        with _cast(system), still(system.encoder, system.head), torch.enable_grad():
+            given = x.detach().requires_grad_()
+            pooled = system.pooled(given)
+            system.output(given)
+            if pooled.requires_grad:
+                torch.autograd.grad(pooled.float().sum(), given)
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextmanager
+def _cast(system: System) -> Iterator[None]:
+    before: dict[nn.Parameter, Tensor] = {}
+    try:
+        for part in (*system.encoder.modules(), *system.head.modules()):
+            if isinstance(part, CAST):
+                for weight in part.parameters(recurse=False):
+                    if weight.dtype == torch.float32 and weight not in before:
+                        before[weight] = weight.data
+                        lies = weight.dim() == 4 and weight.device.type == "cpu"
+                        form = torch.channels_last if lies else torch.preserve_format
+                        weight.data = weight.data.to(torch.bfloat16, memory_format=form)
+        yield
+    finally:
+        for weight, values in before.items():
+            weight.data = values

@@ -1,0 +1,98 @@
+"""A search in bf16: what it makes of the weights, that it leaves them as they were, and the networks that cannot bear it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardsight.bf16 import Attention, in_bf16
+from hardsight.catalog import build
+from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.tasks.base import System
+from tests.conftest import ToyBody, toy_images, toy_system
+
+
+def system_of(body: nn.Module) -> System:
+    known = toy_system(build("classify", "Task"))
+    encoder = Encoder(body, Card("toy", "toy", "test", dim=12, dense_dim=12, stride=4, size=16)).eval()
+    return System(encoder, known.head, known.task)
+
+
+class Stubborn(ToyBody):
+    """Views its map as only a tensor with channels first can be, or multiplies with a weight by hand."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        found = self.two(torch.tanh(self.one(pixels)))
+        if self.how == "views":
+            pooled = found.view(len(found), -1).unflatten(1, (12, -1)).mean(2)
+        else:
+            with torch.autocast("cpu", enabled=False):
+                pooled = torch.einsum("bdhw,ed->be", found.float(), self.two.weight[:, :, 0, 0].new_ones(12, 12))
+                pooled = pooled + F.conv2d(torch.ones(len(found), 8, 1, 1), self.two.weight).flatten(1)
+        return Seen(pooled, (found,) * len(layers), None)
+
+
+def weights(system: System) -> list[Tensor]:
+    return [*system.encoder.state_dict().values(), *system.head.state_dict().values()]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_weights_are_cheap_within_and_the_very_same_after(fails: bool) -> None:
+    system, x = toy_system(build("segment", "Task")), toy_images(2)
+    before, places = [one.clone() for one in weights(system)], [one.data_ptr() for one in weights(system)]
+    grads = [p.requires_grad for p in system.encoder.parameters()]
+    body: Any = system.encoder.body
+    try:
+        with in_bf16(system, x):
+            assert body.one.weight.dtype == torch.bfloat16
+            assert body.one.weight.is_contiguous(memory_format=torch.channels_last)
+            assert body.one(x).is_contiguous(memory_format=torch.channels_last)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert all(torch.equal(one, two) for one, two in zip(weights(system), before, strict=True))
+    assert [one.data_ptr() for one in weights(system)] == places
+    assert [p.requires_grad for p in system.encoder.parameters()] == grads
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_what_it_reads_is_what_autocast_reads() -> None:
+    system, x = toy_system(build("segment", "Task")), toy_images(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = system.output(x)
+    with in_bf16(system, x):
+        cheap = system.output(x)
+    assert cheap.dtype == plain.dtype
+    assert torch.allclose(cheap.float(), plain.float(), rtol=2**-6, atol=2**-6)
+    assert not torch.equal(cheap.float(), system.output(x))
+
+
+@pytest.mark.parametrize("how", ["views", "by hand"])
+def test_a_network_that_cannot_bear_it_runs_under_autocast_alone(how: str) -> None:
+    system, x = system_of(Stubborn(how)), toy_images(2)
+    with in_bf16(system, x):
+        assert system.encoder.body.one.weight.dtype == torch.float32  # type: ignore[union-attr]
+        assert system.output(x).isfinite().all()
+
+
+def test_attention_is_float32s_within_and_gives_bf16() -> None:
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 9, 4, generator=rng).bfloat16().requires_grad_() for _ in range(3))
+    with Attention():
+        found = F.scaled_dot_product_attention(q, k, v, scale=0.3)
+    wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.3)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, wanted.bfloat16())
+    assert torch.allclose(torch.autograd.grad(found.float().sum(), q)[0], torch.autograd.grad(wanted.sum(), q)[0], atol=0.02)
+    with Attention():
+        whole = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=torch.zeros(9, 9))
+    assert whole.dtype == torch.float32
