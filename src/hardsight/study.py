@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from hardsight.train.recipe import TrainingRecipe, read_recipe
 from hardsight.watch import Watch
 
 TRAINING = "training"
+NOTED = 5.0
+"""Seconds between two notes of how long a training takes."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,24 @@ def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch
 
 @contextmanager
 def _timed(path: Path) -> Iterator[None]:
-    """Adds the processor's seconds to what the file says: a run's pieces come together."""
+    """Adds the processor's seconds to what the file says, as they go by: a run's pieces come together, a killed one's too."""
     before = json.loads(path.read_text()) if path.exists() else 0.0
-    started = time.process_time()
+    started, over = time.process_time(), threading.Event()
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep() -> None:
+        done = False
+        while not done:
+            done = over.wait(NOTED)
+            write_json(path, round(before + time.process_time() - started, 1))
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
     try:
         yield
     finally:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, round(before + time.process_time() - started, 1))
+        over.set()
+        keeper.join()
 
 
 def _place(folder: Path, arm: str, seed: int) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
 from hardsight.errors import SpecError
 from hardsight.metrics.intervals import mean_over_runs
-from hardsight.study import Figures, markdown, read_study, run
+from hardsight.study import Figures, _timed, markdown, read_study, run
 from hardsight.watch import Watch
 
 SMALL = """
@@ -97,3 +99,17 @@ def test_what_cannot_be_meant_is_told(tmp_path: Path, old: str, new: str, told: 
     assert old in SMALL
     with pytest.raises(SpecError, match=told):
         read_study(write(tmp_path, SMALL.replace(old, new)))
+
+
+def test_the_seconds_of_a_killed_training_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardsight.study.NOTED", 0.01)
+    path = tmp_path / "run" / "seconds.json"
+    with _timed(path):
+        deadline = time.monotonic() + 20
+        while not (path.exists() and json.loads(path.read_text()) > 0.1) and time.monotonic() < deadline:
+            sum(range(10_000))
+        within = json.loads(path.read_text())  # what a kill would leave
+    assert within > 0.1
+    with _timed(path):
+        pass
+    assert json.loads(path.read_text()) >= within
