@@ -38,8 +38,12 @@ done
 section "Three real clips, attacked without labels" "python benchmarks/real_clips.py" runs/real_clips.md
 section "PGD beside torchattacks, published CIFAR-10 classifiers" "python benchmarks/beside_torchattacks.py" runs/beside_torchattacks.md
 section "What a head costs once features are there" "python benchmarks/probes.py" runs/probes.md
-for study in paper002; do
-  uv run hardsight study "benchmarks/studies/$study.toml" --out "runs/$study" >&2
-  section "$(sed -n '1s/^# //p' "benchmarks/studies/$study.toml" | cut -d';' -f1)" "hardsight study benchmarks/studies/$study.toml" "runs/$study/table.md"
+export CIFAR10="${CIFAR10:-$PWD/runs/cifar10_jpeg}"
+[ -d "$CIFAR10" ] || tar -xf "$HARDSIGHT_DATA/cifar10_jpeg/cifar10_jpeg.tar.xz" -C runs
+for study in paper001 paper002 paper002-cifar10 paper003; do
+  file=benchmarks/studies/$study
+  uv run hardsight study "$file.toml" --out "runs/$study" >&2
+  section "$(sed -n '1s/^# \(.*[^.]\)\.*$/\1/p' "$file.toml" | cut -d';' -f1)" "$(sed -n '2s/^# Command: //p' "$file.toml")" "runs/$study/table.md"
+  printf '\n' >>"$page.new" && cat "$file.md" >>"$page.new"
 done
 mv "$page.new" "$page"

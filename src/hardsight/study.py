@@ -202,7 +202,8 @@ def markdown(study: Study, figures: Figures) -> str:
     if study.compare:
         lines += ["", "Paired by seed:", "", *_table([_said(one) for one in study.compare])]
         for name, figure in figures.items():
-            lines.append(_line(_heading(name, figure), [_difference(one, figure) for one in study.compare]))
+            told = ["–" if one.gap and name == TRAINING else _difference(one, figure) for one in study.compare]
+            lines.append(_line(_heading(name, figure), told))
     return "\n".join(lines) + "\n"
 
 
