@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import hardsight as hs
+from hardsight.bf16 import Attention, cheap
 from hardsight.machine import device_name
 from hardsight.objective import against, still
 from hardsight.speed import speed
@@ -141,6 +142,12 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
         x.contiguous(memory_format=torch.channels_last),
     )
     low = copy.deepcopy(frozen).bfloat16()
+    cast = copy.deepcopy(frozen)
+
+    def ours() -> None:
+        with half(), Attention(), cheap(cast):
+            bare(cast, x, y, STEPS)
+
     runs: dict[str, Callable[[], Any]] = {
         "floor": lambda: bare(net, x, y, STEPS),
         "weight gradients too (what `.backward()` costs)": lambda: backward(net, x, y),
@@ -149,6 +156,7 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
         "bf16 autocast": lambda: bare(frozen, x, y, STEPS, half),
         "bf16 copy of the weights": lambda: bare(lambda z: low(z.bfloat16()).float(), x, y, STEPS),
         "bf16 autocast, channels_last": lambda: bare(last, there, y, STEPS, half),
+        "bf16 as `hardsight.bf16` has it: weights cast once, channels_last, attention in float32": ours,
     }
     if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can follow timm's ResNet, not an encoder
         whole = timm.create_model("resnet18", num_classes=10).eval().requires_grad_(False)

@@ -42,7 +42,7 @@ def in_bf16(system: System, x: Tensor) -> Iterator[None]:
     """
     with torch.autocast(x.device.type, torch.bfloat16), Attention() if x.device.type == "cpu" else nullcontext():
         if _bears(system, x[:1]):
-            with _cast(system):
+            with cheap(system.encoder, system.head):
                 yield
         else:
             yield
@@ -51,7 +51,7 @@ def in_bf16(system: System, x: Tensor) -> Iterator[None]:
 def _bears(system: System, x: Tensor) -> bool:
     """Whether these images pass, and their gradient too."""
     try:
-        with _cast(system), still(system.encoder, system.head), torch.enable_grad():
+        with cheap(system.encoder, system.head), still(system.encoder, system.head), torch.enable_grad():
             given = x.detach().requires_grad_()
             pooled = system.pooled(given)
             system.output(given)
@@ -63,10 +63,11 @@ def _bears(system: System, x: Tensor) -> bool:
 
 
 @contextmanager
-def _cast(system: System) -> Iterator[None]:
+def cheap(*modules: nn.Module) -> Iterator[None]:
+    """Weights that autocast would cast are bf16 within, convolutions' channels last on a CPU."""
     before: dict[nn.Parameter, Tensor] = {}
     try:
-        for part in (*system.encoder.modules(), *system.head.modules()):
+        for part in (part for module in modules for part in module.modules()):
             if isinstance(part, CAST):
                 for weight in part.parameters(recurse=False):
                     if weight.dtype == torch.float32 and weight not in before:
