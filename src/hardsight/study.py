@@ -228,7 +228,7 @@ def _mean(values: list[float], unit: str, sign: str = "") -> str:
     if not values:
         return "–"
     middle, half = mean_over_runs(values)
-    told = [f"{value:.0f}" if unit == "s" else shown(value, unit) for value in (middle, half)]
+    told = [_unsigned(f"{value:.0f}" if unit == "s" else shown(value, unit)) for value in (middle, half)]
     return (sign if middle > 0 else "") + told[0] + ("" if math.isnan(half) else f" ± {told[1]}")
 
 
@@ -244,7 +244,13 @@ def _difference(one: Comparison, figure: dict[str, Any]) -> str:
     if not below:
         return "–"
     shares = sorted(closed / gap for closed, gap in gaps if gap)
-    return f"{sum(closed for closed, _ in gaps) / below:.2f} ({shares[0]:.2f} to {shares[-1]:.2f} by seed)"
+    whole, least, greatest = (_unsigned(f"{n:.2f}") for n in (sum(one for one, _ in gaps) / below, shares[0], shares[-1]))
+    return f"{whole} ({least} to {greatest} by seed)"
+
+
+def _unsigned(number: str) -> str:
+    """-0.0 as 0.0."""
+    return number if number.strip("-0.") else number.removeprefix("-")
 
 
 def _need(content: dict[str, Any], known: list[str], where: str) -> None:
