@@ -93,6 +93,11 @@ def test_attention_is_float32s_within_and_gives_bf16() -> None:
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, wanted.bfloat16())
     assert torch.allclose(torch.autograd.grad(found.float().sum(), q)[0], torch.autograd.grad(wanted.sum(), q)[0], atol=0.02)
+    mask = torch.randn(9, 9, generator=rng)
+    with Attention():
+        masked = F.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=mask.bfloat16())
+    wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask.bfloat16().float())
+    assert torch.equal(masked, wanted.bfloat16())
     with Attention():
         whole = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=torch.zeros(9, 9))
     assert whole.dtype == torch.float32

@@ -20,17 +20,24 @@ from hardsight.tasks.base import System
 
 CAST = (nn.Linear, nn.modules.conv._ConvNd)
 """What autocast runs in bf16, so that a weight in bf16 changes no number."""
+NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 class Attention(TorchFunctionMode):
-    """Attention in float32 inside of bf16: the CPU's bf16 kernel is the slower of the two, up to three times with its gradient."""
+    """Attention in float32 inside of bf16: the CPU's bf16 kernel is the slower of the two, up to three times with its gradient.
+
+    It sees `F.scaled_dot_product_attention`, as timm and transformers call it, and not what is inside of nn.MultiheadAttention.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16:
-            return func(*args, **kwargs)
+        given = dict(zip(NAMES, args, strict=False)) | (kwargs or {})
+        if func is not F.scaled_dot_product_attention or given["query"].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        for name in NAMES[:4]:
+            if isinstance(given.get(name), Tensor) and given[name].is_floating_point():
+                given[name] = given[name].float()
         with torch.autocast("cpu", enabled=False):
-            return func(*(part.float() for part in args[:3]), *args[3:], **kwargs).bfloat16()
+            return func(**given).bfloat16()
 
 
 @contextmanager
@@ -40,9 +47,9 @@ def in_bf16(system: System, x: Tensor) -> Iterator[None]:
     A network that cannot have its weights so (it reads them itself, or views its maps as if they lay channels first) is told by
     one image, and runs under autocast alone.
     """
-    with torch.autocast(x.device.type, torch.bfloat16), Attention() if x.device.type == "cpu" else nullcontext():
+    with torch.autocast(x.device.type, torch.bfloat16):
         if _bears(system, x[:1]):
-            with cheap(system.encoder, system.head):
+            with _form(system, x.device):
                 yield
         else:
             yield
@@ -51,7 +58,7 @@ def in_bf16(system: System, x: Tensor) -> Iterator[None]:
 def _bears(system: System, x: Tensor) -> bool:
     """Whether these images pass, and their gradient too."""
     try:
-        with cheap(system.encoder, system.head), still(system.encoder, system.head), torch.enable_grad():
+        with _form(system, x.device), still(system.encoder, system.head), torch.enable_grad():
             given = x.detach().requires_grad_()
             pooled = system.pooled(given)
             system.output(given)
@@ -60,6 +67,12 @@ def _bears(system: System, x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+@contextmanager
+def _form(system: System, device: torch.device) -> Iterator[None]:
+    with cheap(system.encoder, system.head), Attention() if device.type == "cpu" else nullcontext():
+        yield
 
 
 @contextmanager
