@@ -34,7 +34,7 @@ from hardsight.metrics.portrait import Portrait, Sights, portray
 from hardsight.objective import still
 from hardsight.probe import fit_probe
 from hardsight.spec import Call, read, show
-from hardsight.tasks.base import System
+from hardsight.tasks.base import System, needs
 from hardsight.threats.base import Threat
 from hardsight.when import When
 
@@ -124,6 +124,7 @@ def portrait(
     _check(count, k, ball, pair, views)
     device = next(iter(encoder.parameters()), torch.zeros(0)).device
     task, label_free = build("classify", "Task"), build(attack, "Attack")
+    needs(data.card, "geometry", "label", data.card.classes)
     system = fit_probe(encoder, task, data, probe, seed, device)
     if system.encoder is not encoder:
         raise SpecError(f"'{probe}' tunes the encoder; the geometry asked for is that of the encoder as it is")

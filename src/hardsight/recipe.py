@@ -167,6 +167,8 @@ def load(name: str) -> Recipe:
 
 def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
     known = {f.name for f in fields(Recipe)}
+    if "method" in content and "encoders" not in content:
+        raise SpecError(f"{where} is a recipe to train by, which goes to 'hardsight pretrain'")
     for key in content:
         if key not in known:
             raise SpecError(

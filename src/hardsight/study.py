@@ -20,15 +20,16 @@ from typing import Any
 
 from hardsight import recipe as recipes
 from hardsight.bench import Bench
-from hardsight.errors import SpecError, nearest
+from hardsight.catalog import complete
+from hardsight.errors import SpecError, StoreError, nearest
 from hardsight.machine import pick_device
 from hardsight.metrics.intervals import mean_over_runs
-from hardsight.plan import plan
+from hardsight.plan import plan, stamp
 from hardsight.report.results import grid
 from hardsight.report.table import shown
 from hardsight.store import Store, write_bytes, write_json
 from hardsight.train.loop import train
-from hardsight.train.recipe import TrainingRecipe, read_recipe
+from hardsight.train.recipe import TrainingRecipe, need_same, read_recipe
 from hardsight.watch import Watch
 
 TRAINING = "training"
@@ -83,36 +84,66 @@ def read_study(path: Path) -> Study:
     for key in ("measure", "arms"):
         if not isinstance(content.get(key), dict) or not content[key]:
             raise SpecError(f"{path}: a study needs [{key}]")
-    arms = []
+    arms: list[Arm] = []
     for name, said in content["arms"].items():
-        _need(said, [f.name for f in fields(Arm) if f.name != "name"], f"{path}, arm '{name}'")
-        arm = Arm(name, **{**said, "set": tuple(said.get("set", ()))})
-        if bool(arm.recipe) == bool(arm.encoder):
-            raise SpecError(f"{path}, arm '{name}': it has either a recipe to train by or an encoder that is there")
-        if arm.after and arm.after not in [one.name for one in arms]:
-            raise SpecError(f"{path}, arm '{name}': after = '{arm.after}' names no arm above it")
-        arms.append(arm)
+        arms.append(_arm(name, said, arms, f"{path}, arm '{name}'"))
     compare = []
     for said in content.get("compare", []):
-        _need(said, [f.name for f in fields(Comparison)], f"{path}, a comparison")
+        _fields(said, Comparison, ("of", "to"), f"{path}, a comparison")
         compare.append(Comparison(**said))
         for arm in filter(None, (compare[-1].of, compare[-1].to, compare[-1].gap)):
             if arm not in content["arms"]:
                 raise SpecError(f"{path}: there is no arm '{arm}'{nearest(arm, list(content['arms']))}")
+    for key in ("encoders", "seed"):
+        if key in content["measure"]:
+            raise SpecError(f"{path}, [measure]: '{key}' is the arms' own; it has no place here")
     measure = recipes.from_dict({**content["measure"], "encoders": ["tiny"]}, f"{path}, [measure]", path.stem).check()
     seeds = content.get("seeds", 3)
     if not isinstance(seeds, int) or seeds < 1:
         raise SpecError(f"{path}: seeds is {seeds!r}; it is how many, at least 1")
-    return Study(path.stem, content.get("title", path.stem), seeds, measure, tuple(arms), tuple(compare))
+    study = Study(path.stem, content.get("title", path.stem), seeds, measure, tuple(arms), tuple(compare))
+    for arm in arms:
+        training_recipe(study, arm, 0, Path())  # a misspelt one is told before anything is trained
+    return study
+
+
+def _arm(name: str, said: Any, above: list[Arm], where: str) -> Arm:
+    _fields(said, Arm, (), where)
+    arm = Arm(name, **{**said, "set": tuple(said.get("set", ()))})
+    if bool(arm.recipe) == bool(arm.encoder):
+        raise SpecError(f"{where}: it has either a recipe to train by or an encoder that is there")
+    if arm.encoder:
+        complete(arm.encoder, "Encoder")
+        if arm.set or arm.after:
+            raise SpecError(f"{where}: an encoder that is there takes no '{'set' if arm.set else 'after'}'")
+    if arm.after and arm.after not in [one.name for one in above]:
+        raise SpecError(f"{where}: after = '{arm.after}' names no arm above it")
+    if any(one.replace(" ", "").startswith("seed=") for one in arm.set):
+        raise SpecError(f"{where}: the study gives each run its seed; 'seeds' says how many")
+    for one in above:
+        if _place(Path(), one.name, 0) == _place(Path(), name, 0):
+            raise SpecError(f"{where}: its folder would be that of '{one.name}'; give it another name")
+    return arm
+
+
+def _fields(said: Any, kind: type, needed: tuple[str, ...], where: str) -> None:
+    """`SpecError` unless `said` is a table of such texts as that dataclass takes; `set` is a list of them."""
+    if not isinstance(said, dict):
+        raise SpecError(f"{where}: {said!r} is no table of keys and values")
+    _need(said, [f.name for f in fields(kind) if f.name != "name"], where)
+    for key in needed:
+        if key not in said:
+            raise SpecError(f"{where}: it needs '{key}'")
+    for key, value in said.items():
+        texts = value if key == "set" else [value]
+        if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+            raise SpecError(f"{where}: {key} is {value!r}; it is {'a list of texts' if key == 'set' else 'a text'}")
 
 
 def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = None) -> Figures:
     """Trains and measures what is missing in `folder`, seed by seed, and writes figures.json and table.md there."""
     watch = watch or Watch()
     figures: Figures = {}
-    for arm in study.arms:
-        for seed in range(study.seeds):
-            training_recipe(study, arm, seed, folder)  # a misspelt one is told before anything is trained
     single = len(study.measure.tasks) * len(study.measure.data) == 1
     for seed in range(study.seeds):
         for arm in study.arms:
@@ -139,8 +170,9 @@ def training_recipe(study: Study, arm: Arm, seed: int, folder: Path) -> Training
     for one in arm.set:
         chosen = chosen.with_set(one)
     if arm.after:
-        chosen = replace(chosen, encoder=_run(_place(folder, arm.after, seed)))
-    return replace(chosen, seed=seed, name=_place(folder, arm.name, seed).name)
+        first = next(one for one in study.arms if one.name == arm.after)
+        chosen = replace(chosen, encoder=first.encoder or _run(_place(folder, first.name, seed)))
+    return replace(chosen, seed=seed, name=_place(folder, arm.name, seed).name).check(f"{study.name}, arm '{arm.name}'")
 
 
 def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch: Watch) -> tuple[str, float | None]:
@@ -149,7 +181,14 @@ def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch
     if recipe is None:
         return arm.encoder, None
     place = _place(folder, arm.name, seed)
+    need_same(place, recipe)
+    origin, start = place / "start.json", stamp(recipe.encoder, "Encoder")
+    if origin.exists() and json.loads(origin.read_text()) != start:
+        raise StoreError(
+            f"{place} was trained from an encoder that has changed since; delete that folder, or give another --out"
+        )
     if not (place / "encoder.safetensors").exists():
+        write_json(origin, start)
         with _timed(place / "seconds.json"):
             train(recipe, place, pick_device(device), watch)
     return _run(place), json.loads((place / "seconds.json").read_text())

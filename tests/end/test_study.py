@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hardsight.errors import SpecError
+from hardsight.errors import SpecError, StoreError
 from hardsight.metrics.intervals import mean_over_runs
-from hardsight.study import Figures, _timed, markdown, read_study, run
+from hardsight.study import Figures, _timed, markdown, read_study, run, training_recipe
 from hardsight.watch import Watch
 
 SMALL = """
@@ -93,12 +95,44 @@ def test_the_interval_over_seeds_is_students() -> None:
         ("[arms.there]\nencoder", "[arms.there]\nencodr", "did you mean 'encoder'"),
         ('encoder = "tiny(widths=(8, 8, 8, 8))"', 'set = ["epochs=1"]', "either a recipe"),
         ("count = 16", "cuont = 16", "did you mean 'count'"),
+        ("count = 16", "count = 16\nseed = 3", "the arms' own"),
+        ('set = ["encoder=tiny', 'set = ["method=smclr", "encoder=tiny', "did you mean 'simclr'"),
+        ('set = ["encoder=tiny', 'set = ["seed=7", "encoder=tiny', "'seeds' says how many"),
+        ('"method.adversary.search.steps=1"]\nafter', '"x"]\nset = "epochs=1"\nafter', "not TOML"),
+        ('set = ["epochs=1", "data=made(size=32, train=64)", ', "set = [3, ", "a list of texts"),
+        ('recipe = "made-simclr"', "recipe = 3", "it is a text"),
+        ("[arms.there]\n", "[arms.there]\nafter = 'hardened'\n", "takes no 'after'"),
+        ("[arms.there]", '[arms."hardened+"]', "its folder would be that of 'hardened'"),
+        ('to = "SimCLR"\n', "", "it needs 'to'"),
+        ("seeds = 2\n", "seeds = 2\narms.odd = 3\n", "no table"),
     ],
 )
 def test_what_cannot_be_meant_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
     assert old in SMALL
     with pytest.raises(SpecError, match=told):
         read_study(write(tmp_path, SMALL.replace(old, new)))
+
+
+def test_a_changed_arm_is_not_taken_for_the_one_that_was_trained(tmp_path: Path) -> None:
+    study, runs = read_study(write(tmp_path, SMALL)), tmp_path / "runs"
+    run(replace(study, seeds=1), runs, "cpu", Watch(quiet=True))
+    longer = read_study(write(tmp_path, SMALL.replace('8))", "epochs=1', '8))", "epochs=2')))
+    with pytest.raises(StoreError, match=r"SimCLR-0 holds a run of another recipe: epochs \(1, now 2\)"):
+        run(replace(longer, seeds=1), runs, "cpu", Watch(quiet=True))
+    shutil.rmtree(runs / "SimCLR-0")
+    with pytest.raises(StoreError, match="hardened-0 was trained from an encoder that has changed since"):
+        run(replace(longer, seeds=1), runs, "cpu", Watch(quiet=True))
+
+
+def test_an_arm_goes_on_from_an_encoder_that_is_there(tmp_path: Path) -> None:
+    text = SMALL.replace('after = "SimCLR"', 'after = "first"').replace(
+        "[arms.SimCLR]", '[arms.first]\nencoder = "tiny"\n[arms.SimCLR]'
+    )
+    study = read_study(write(tmp_path, text))
+    arm = next(one for one in study.arms if one.after)
+    recipe = training_recipe(study, arm, 1, tmp_path)
+    assert recipe is not None
+    assert recipe.encoder == "tiny"
 
 
 def test_the_seconds_of_a_killed_training_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

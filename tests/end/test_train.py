@@ -109,13 +109,14 @@ def test_two_processes_under_torchrun(recipe: Path, tmp_path: Path) -> None:
     [
         (["pretrain", "--recipe", "made-simcl"], "there is no recipe 'made-simcl'; did you mean 'made-simclr'?"),
         (["pretrain", "--recipe", "made-simclr", "--set", "epoch=2"], "did you mean 'epochs'?"),
-        (["pretrain", "--recipe", "made"], "a recipe to measure goes to 'hardsight bench'|has no 'encoders'"),
+        (["pretrain", "--recipe", "made"], "a recipe to measure, which goes to 'hardsight bench'"),
         (
             ["pretrain", "--recipe", "made-simclr", "--set", "data=made(train=8, size=16)"],
             "batch is 256, and made has only 8",
         ),
         (["harden", "--encoder", "zoo:made_simcl"], "did you mean 'made_simclr'"),
         (["harden", "--encoder", "zoo:made_simclr", "--method", "decal"], "did you mean 'deacl'"),
+        (["harden"], "give --encoder SPEC, or a --recipe that names one"),
         (["resume", "nowhere"], "nowhere holds no run"),
     ],
 )

@@ -52,6 +52,7 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, talks of itself
 
     def interrupt(*_: object) -> None:
         raise Interrupted

@@ -63,11 +63,15 @@ def list_(
 
 @app.command()
 def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
-    """Show a thing: its signature, what it does, its source, and what the spec means in full. Needs no torch."""
+    """Show a thing: its signature, what it does, its source, and what the spec means in full; a recipe as it is. Needs no torch."""
     from hardsight import catalog
+    from hardsight.recipe import SHIPPED
     from hardsight.spec import read
     from hardsight.spec import show as written
 
+    if spec in {path.stem for path in SHIPPED.glob("*-*.toml")}:  # a name in the catalog has no hyphen
+        typer.echo((SHIPPED / f"{spec}.toml").read_text(encoding="utf-8").rstrip())
+        return
     call = read(spec)
     entry = catalog.find(call.name)
     typer.echo(f"{entry.signature}\n\n{entry.doc}\n\nmodule  {entry.module}")

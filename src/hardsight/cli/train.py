@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardsight.cli.base import Device, OneEncoder, app
+from hardsight.cli.base import Device, app
+from hardsight.errors import SpecError
 
 if TYPE_CHECKING:
     from hardsight.train.recipe import TrainingRecipe
@@ -47,7 +48,7 @@ def pretrain(
 
 @app.command()
 def harden(
-    encoder: OneEncoder,
+    encoder: Annotated[str | None, typer.Option(help="The encoder to harden, as a spec.")] = None,
     method: Annotated[str | None, typer.Option(help="How, such as 'deacl(weight=2)'; see: hardsight list methods.")] = None,
     data: Annotated[str | None, typer.Option(help="Data whose training part is seen, such as folder:PATH.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
@@ -65,13 +66,18 @@ def harden(
     from hardsight.catalog import complete
     from hardsight.train.recipe import TrainingRecipe, read_recipe
 
-    complete(encoder, "Encoder")
+    if not encoder and not recipe:
+        raise SpecError("harden needs an encoder: give --encoder SPEC, or a --recipe that names one")
+    if encoder:
+        complete(encoder, "Encoder")
     start = read_recipe(recipe) if recipe else None
-    chosen = start or TrainingRecipe("", "", "deacl", "made", epochs=5, batch=64, optimizer="adamw(1e-4)")
+    chosen = start or TrainingRecipe("run", "", "deacl", "made", epochs=5, batch=64, optimizer="adamw(1e-4)")
     given = {"encoder": encoder, "method": method, "data": data, "epochs": epochs}
     chosen = replace(chosen, **{name: value for name, value in given.items() if value is not None})
-    chosen = replace(chosen, name=_named(chosen), title=chosen.title or f"{chosen.encoder} hardened")
-    _train(_changed(chosen, setting, seed), out, device, minutes)
+    chosen = _changed(chosen, setting, seed)
+    if not start or (start.encoder, start.method) != (chosen.encoder, chosen.method):
+        chosen = replace(chosen, name=_named(chosen))
+    _train(replace(chosen, title=chosen.title or f"{chosen.encoder} hardened"), out, device, minutes)
 
 
 @app.command()

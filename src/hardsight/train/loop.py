@@ -33,7 +33,7 @@ from hardsight.train.export import write_encoder
 from hardsight.train.feed import Kept, Part, batches, order
 from hardsight.train.guard import BACK_OFFS, COLLAPSED, NotFinite, device_memory, norm_of
 from hardsight.train.parallel import Forward, Group
-from hardsight.train.recipe import TrainingRecipe, to_dict
+from hardsight.train.recipe import TrainingRecipe, need_same, to_dict
 from hardsight.train.settle import Asked, patient, settings
 from hardsight.train.state import Training
 from hardsight.train.watching import Watching, look
@@ -288,6 +288,7 @@ class Run:
 
 def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> Run:
     """The run at its start, or where its last checkpoint left it."""
+    need_same(folder, recipe)
     encoder = load_encoder(recipe.encoder, device=group.device).requires_grad_(True)
     data = open_data(recipe.data)
     split = data.split("train")

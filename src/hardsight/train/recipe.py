@@ -158,6 +158,8 @@ def recipe_of_run(folder: Path) -> TrainingRecipe:
 
 def from_dict(content: dict[str, Any], where: str, name: str = "run") -> TrainingRecipe:
     """The recipe with these fields; `SpecError` for one that doesn't exist, with the nearest right one."""
+    if "encoders" in content and "method" not in content:
+        raise SpecError(f"{where} is a recipe to measure, which goes to 'hardsight bench'; a training recipe has 'method'")
     for key in content:
         _need_key(key, where)
     for key in ("encoder", "method", "data"):
@@ -179,6 +181,21 @@ def differences(old: dict[str, Any], recipe: TrainingRecipe) -> list[str]:
     new = to_dict(recipe)
     keys = [key for key in {**old, **new} if key not in FREE]
     return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in keys if old.get(key) != new.get(key)]
+
+
+def need_same(folder: Path, recipe: TrainingRecipe) -> None:
+    """`StoreError` where the folder holds a run of another recipe, naming what differs."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"cannot read {path}: {error}; delete that folder, or begin in another one") from None
+    if told := differences(before, recipe):
+        raise StoreError(
+            f"{folder} holds a run of another recipe: {'; '.join(told)}; begin a new run in another folder, or delete this one"
+        )
 
 
 def _need_key(key: str, where: str) -> None:

@@ -25,7 +25,7 @@ from hardsight.store import write_bytes
 from hardsight.train import parallel
 from hardsight.train.guard import Guard
 from hardsight.train.parallel import Group
-from hardsight.train.recipe import TrainingRecipe, differences, to_dict
+from hardsight.train.recipe import TrainingRecipe, to_dict
 
 ENGINE = 1
 """Raised when a change of this code changes what a run comes to, or how it is written down."""
@@ -92,21 +92,17 @@ PLAIN = ("batches", "totals", "best", "seconds")
 def load(training: Training, folder: Path) -> bool:
     """Takes up the newest checkpoint in the folder; False where there is none.
 
-    Raises `StoreError` for one of other code or of another recipe, naming what differs, and for a file that cannot be read.
+    Raises `StoreError` for one of other code, and for a file that cannot be read.
     """
     there = checkpoints(folder)
     if not there:
         return False
     path = there[-1]
-    saved = _read(path)
+    saved = _read(path, len(there))
     if saved.get("engine") != ENGINE:
         raise StoreError(
             f"{path} was written by version {saved.get('engine', 'of old')} of the training engine, and this is version "
-            f"{ENGINE}; give another --out, or go on with the hardsight that wrote it"
-        )
-    if told := differences(json.loads(saved["recipe"]), training.recipe):
-        raise StoreError(
-            f"{folder} holds a run of another recipe: {'; '.join(told)}; give another --out, or delete that folder"
+            f"{ENGINE}; begin a new run in another folder, or go on with the hardsight that wrote it"
         )
     try:
         parallel.load_states(training.learner, training.optimizer, (saved["learner"], saved["optimizer"]), training.sharded)
@@ -117,7 +113,7 @@ def load(training: Training, folder: Path) -> bool:
     except (KeyError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise StoreError(
-            f"{path} does not fit this recipe's networks: other code wrote it ({text}); give another --out, or delete that folder"
+            f"{path} does not fit this recipe's networks: other code wrote it ({text}); begin a new run in another folder, or delete this one"
         ) from None
     training.guard = Guard(**saved["guard"])
     for key in PLAIN:
@@ -136,9 +132,10 @@ def _buffers(training: Training) -> dict[str, torch.Tensor]:
     return {name: value.cpu() for name, value in found if name in names or name.endswith("_extra_state")}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, there: int) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         text = " ".join(str(error).split())[:160]
-        raise StoreError(f"cannot read {path}: {text}; delete that file, and the run goes on from the one before") from None
+        then = "the run goes on from the one before" if there > 1 else "the run begins anew: there is no other"
+        raise StoreError(f"cannot read {path}: {text}; delete that file, and {then}") from None
