@@ -52,7 +52,9 @@ class Place(nn.Module):
 
     def gap(self, one: Tensor, other: Tensor) -> Tensor:
         """[B]: the mean squared scaled difference, over the grid too: 2 for features of images that have nothing in common."""
-        return ((one.float() - other.float()) * _along(self.scale, one)).square().flatten(1).mean(1)
+        apart = (one.float() - other.float()).square()
+        by_channel = apart.flatten(2).mean(2) if apart.dim() > 2 else apart
+        return (by_channel * self.scale.square()).mean(1)
 
 
 class Answers(nn.Module):
@@ -95,7 +97,12 @@ class Answers(nn.Module):
         self.solve(rows, F.one_hot(label, outputs).float())
 
     def forward(self, features: Tensor) -> Tensor:
-        found = torch.einsum("bd...,dk->bk...", features.float(), self.weight) + _along(self.bias, features)
+        if features.dim() == 4:
+            found = F.conv2d(features, self.weight.T[:, :, None, None].to(features.dtype)).float() + _along(
+                self.bias, features
+            )
+        else:
+            found = torch.einsum("bd...,dk->bk...", features.float(), self.weight) + _along(self.bias, features)
         return found.squeeze(1) if self.kind == "depth" else found
 
     def wrong(self, output: Tensor, right: Tensor) -> Tensor:
