@@ -1,27 +1,30 @@
 #!/usr/bin/env bash
 # Runs benchmarks/performance.py and writes docs/performance.md from what it printed. What is in runs/performance/ is not run again.
-#   HARDSIGHT_DATA=... bash benchmarks/performance.sh [--rounds 5 --threads 1 --clock cpu]
+#   HARDSIGHT_DATA=... bash benchmarks/performance.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${HARDSIGHT_DATA:?names the folder of real data}"
 mkdir -p runs/performance
 page=docs/performance.md
 cat benchmarks/performance-head.md >"$page.new"
-for what in peers attacks levers; do
-  found=runs/performance/$what.md
-  [ -s "$found" ] || { uv run --group parity python benchmarks/performance.py "$what" "$@" 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
-  case $what in
+for what in "peers --rounds 5" "attacks --rounds 2" "levers --rounds 3"; do
+  name=${what%% *}
+  found=runs/performance/$name.md
+  what="$what --threads 1 --clock cpu"
+  [ -s "$found" ] || { uv run --group parity python benchmarks/performance.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
+  case $name in
   peers) title="Beside other libraries" ;;
   attacks) title="Attacks as they are run" ;;
   levers) title="Lever by lever" ;;
   esac
   printf '\n## %s\n\n```sh\npython benchmarks/performance.py %s\n```\n\n' "$title" "$what" >>"$page.new"
-  cat "$found" >>"$page.new"
+  sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 done
-for model in resnet4b resnet20; do
-  found=runs/autoattack-$model.md
-  [ -s "$found" ] || continue
-  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\npython benchmarks/beside_autoattack.py %s\n```\n\n' "$model" "$model" >>"$page.new"
-  cat "$found" >>"$page.new"
+for model in "resnet4b --count 350" "resnet20 --count 100 --clock cpu"; do
+  name=${model%% *}
+  found=runs/autoattack-$name.md
+  [ -s "$found" ] || uv run python benchmarks/beside_autoattack.py $model --out "runs/autoattack-$name.jsonl" >"$found"
+  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\npython benchmarks/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' "$name" "$model" "$name" >>"$page.new"
+  sed '/^{/d; /./,$!d' "$found" >>"$page.new"
 done
 mv "$page.new" "$page"
