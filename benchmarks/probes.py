@@ -82,7 +82,7 @@ def neighbours(dim: int, classes: int) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of a linear probe and of nearest neighbours on features.")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}\n")
