@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hardsight.criteria.gather import gather
 from hardsight.criteria.pairs import among
@@ -17,9 +20,27 @@ def coding_rate(z: Tensor, squared_eps: float) -> Tensor:
     is some hundred times faster. Source: Ma et al., IEEE TPAMI 2007; Tong et al. 2023 (EMP-SSL), equation 4.
     """
     count, dim = z.shape[-2:]
-    gram = z @ z.mT if count < dim else z.mT @ z
-    gram = torch.eye(gram.shape[-1], dtype=z.dtype, device=z.device) + dim / (count * squared_eps) * gram
-    return torch.linalg.cholesky(gram).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    scale = dim / (count * squared_eps)
+    found: Tensor = HalfLogDet.apply(z if count < dim else z.mT, scale)  # type: ignore[assignment]
+    return found
+
+
+class HalfLogDet(torch.autograd.Function):
+    """1/2 log det(I + a Z Z^T) of z [..., N, M] -> [...]; its gradient is a (I + a Z Z^T)^-1 Z, one product where autograd takes two."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
+        eye = torch.eye(z.shape[-2], dtype=z.dtype, device=z.device)
+        root = torch.linalg.cholesky(eye + scale * (z @ z.mT))
+        ctx.save_for_backward(z, root)
+        ctx.scale = scale
+        return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        z, root = ctx.saved_tensors
+        return (ctx.scale * above[0][..., None, None] * torch.cholesky_inverse(root)) @ z, None
 
 
 class Coding:
