@@ -27,12 +27,16 @@ class Attention(TorchFunctionMode):
     """Attention in float32 inside of bf16: the CPU's bf16 kernel is the slower of the two, up to three times with its gradient.
 
     It sees `F.scaled_dot_product_attention`, as timm and transformers call it, and not what is inside of nn.MultiheadAttention.
+    seen: whether there was any; it sees every call, which costs a small network a twentieth, so others go without.
     """
+
+    seen = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = dict(zip(NAMES, args, strict=False)) | (kwargs or {})
         if func is not F.scaled_dot_product_attention or given["query"].dtype != torch.bfloat16:
             return func(*args, **(kwargs or {}))
+        self.seen = True
         for name in NAMES[:4]:
             if isinstance(given.get(name), Tensor) and given[name].is_floating_point():
                 given[name] = given[name].float()
@@ -47,18 +51,20 @@ def in_bf16(system: System, x: Tensor) -> Iterator[None]:
     A network that cannot have its weights so (it reads them itself, or views its maps as if they lay channels first) is told by
     one image, and runs under autocast alone.
     """
+    attention = Attention()
     with torch.autocast(x.device.type, torch.bfloat16):
-        if _bears(system, x[:1]):
-            with _form(system, x.device):
+        if _bears(system, x[:1], attention):
+            with cheap(system.encoder, system.head), attention if attention.seen else nullcontext():
                 yield
         else:
             yield
 
 
-def _bears(system: System, x: Tensor) -> bool:
-    """Whether these images pass, and their gradient too."""
+def _bears(system: System, x: Tensor, attention: Attention) -> bool:
+    """Whether these images pass, and their gradient too; a CPU's attention is watched for."""
+    watch = attention if x.device.type == "cpu" else nullcontext()
     try:
-        with _form(system, x.device), still(system.encoder, system.head), torch.enable_grad():
+        with cheap(system.encoder, system.head), watch, still(system.encoder, system.head), torch.enable_grad():
             given = x.detach().requires_grad_()
             pooled = system.pooled(given)
             system.output(given)
@@ -67,12 +73,6 @@ def _bears(system: System, x: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-@contextmanager
-def _form(system: System, device: torch.device) -> Iterator[None]:
-    with cheap(system.encoder, system.head), Attention() if device.type == "cpu" else nullcontext():
-        yield
 
 
 @contextmanager

@@ -121,11 +121,11 @@ def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tup
     error = None if reading.error is None else reading.error.detach()
     loss = reading.loss.detach()
     grad = torch.zeros_like(x) if grad is None else grad.detach()
-    slope = torch.linalg.vector_norm(grad.flatten(1), torch.inf, dim=1) if len(x) else torch.zeros_like(loss)
+    slope = grad.flatten(1).abs().amax(1) if len(x) else torch.zeros_like(loss)
     slope = torch.where(torch.isfinite(loss), slope, torch.nan)
     good = torch.isfinite(slope)
     if not bool(good.all()):
-        grad = torch.where(good.view(-1, *[1] * (x.dim() - 1)), grad, 0.0)
+        grad = tree.where(good, grad, torch.zeros_like(grad))
     return Reading(loss, error, slope), grad
 
 

@@ -48,8 +48,19 @@ def take(tree: Tree, index: Tensor) -> Tree:
 
 
 def where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Per image: `yes` where `mask` [B] holds, else `no`; both [B, ...]."""
-    return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+    """Per image: `yes` where `mask` [B] holds, else `no`; both [B, ...]. It may be one of the two itself: write in neither.
+
+    A CPU copies the images that change, since a mask spread over all values costs it six times as much.
+    """
+    if yes.device.type != "cpu" or yes.dim() == 1 or yes.dtype != no.dtype:
+        return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+    count = int(mask.sum())
+    if 2 * count > len(mask):
+        mask, yes, no, count = ~mask, no, yes, len(mask) - count
+    if not count:
+        return no
+    places = mask.nonzero().flatten()
+    return no.index_copy(0, places, yes.index_select(0, places))
 
 
 def move(tree: Tree, device: torch.device | str) -> Tree:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hardsight import tree
 from hardsight.objective import AttackResult, Objective, Reading
 from hardsight.threats.base import Threat
 
@@ -109,5 +110,6 @@ def _written(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -
     if not bool(mask.any()):
         return kept
     if places is None:
-        return x_adv if bool(mask.all()) else torch.where(mask.view(-1, *[1] * (x_adv.dim() - 1)), x_adv, kept)
-    return kept.index_copy(0, places[mask], x_adv[mask].to(kept.dtype))
+        return tree.where(mask, x_adv, kept)
+    won = mask.nonzero().flatten()
+    return kept.index_copy(0, places[won], x_adv.index_select(0, won).to(kept.dtype))
