@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs benchmarks/performance.py and writes docs/performance.md from what it printed. What is in runs/performance/ is not run again.
+# Runs benchmarks/performance.py, training.py and beside_autoattack.py and writes docs/performance.md from what they print. What is in runs/performance/ is not run again.
 #   HARDSIGHT_DATA=... bash benchmarks/performance.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,6 +20,11 @@ for what in "peers --rounds 5" "attacks --rounds 2" "levers --rounds 3"; do
   printf '\n## %s\n\n```sh\npython benchmarks/performance.py %s\n```\n\n' "$title" "$what" >>"$page.new"
   sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 done
+found=runs/performance/training.md
+what="all --rounds 5 --threads 1 --clock cpu"
+[ -s "$found" ] || { uv run python benchmarks/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
+printf '\n## Training\n\n```sh\npython benchmarks/training.py %s\n```\n\n' "$what" >>"$page.new"
+sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 for model in "resnet4b --count 350" "resnet20 --count 100 --clock cpu"; do
   name=${model%% *}
   found=runs/autoattack-$name.md

@@ -84,15 +84,27 @@ def test_a_network_that_cannot_bear_it_runs_under_autocast_alone(how: str) -> No
         assert system.output(x).isfinite().all()
 
 
-def test_attention_is_float32s_within_and_gives_bf16() -> None:
+@pytest.mark.parametrize("short", [8, 9])
+def test_attention_answers_as_float32s_whichever_way_it_goes(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardsight.bf16.SHORT", short)
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 4, generator=rng).bfloat16().requires_grad_() for _ in range(3))
-    with Attention():
-        found = F.scaled_dot_product_attention(q, k, v, scale=0.3)
-    wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.3)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, wanted.bfloat16())
-    assert torch.allclose(torch.autograd.grad(found.float().sum(), q)[0], torch.autograd.grad(wanted.sum(), q)[0], atol=0.02)
+    for scale in (None, 0.3):
+        with Attention() as attention:
+            found = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=scale)
+        assert attention.seen
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, wanted.bfloat16()) == (short < 9)
+        assert torch.allclose(found.float(), wanted, atol=0.02)
+        for one in (q, k, v):
+            grad, true = (torch.autograd.grad(out.float().sum(), one, retain_graph=True)[0] for out in (found, wanted))
+            assert torch.allclose(grad, true, atol=0.05)
+
+
+def test_attention_with_a_mask_is_float32s_and_gives_bf16() -> None:
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 9, 4, generator=rng).bfloat16() for _ in range(3))
     mask = torch.randn(9, 9, generator=rng)
     with Attention():
         masked = F.scaled_dot_product_attention(query=q, key=k, value=v, attn_mask=mask.bfloat16())
@@ -101,3 +113,21 @@ def test_attention_is_float32s_within_and_gives_bf16() -> None:
     with Attention():
         whole = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=torch.zeros(9, 9))
     assert whole.dtype == torch.float32
+    with Attention() as attention:
+        whole = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert attention.seen
+    assert torch.equal(whole, F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True).bfloat16())
+
+
+@pytest.mark.parametrize("attends", [False, True])
+def test_calls_are_watched_only_where_there_is_attention(attends: bool) -> None:
+    class Body(ToyBody):
+        def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+            seen = super().forward(pixels, layers)
+            pooled = seen.pooled[:, None]
+            return seen._replace(
+                pooled=F.scaled_dot_product_attention(pooled, pooled, pooled)[:, 0] if attends else pooled[:, 0]
+            )
+
+    with in_bf16(system_of(Body()), toy_images(2)):
+        assert bool(torch.overrides._get_current_function_mode_stack()) == attends

@@ -23,9 +23,14 @@ CAST = (nn.Linear, nn.modules.conv._ConvNd)
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-class Attention(TorchFunctionMode):
-    """Attention in float32 inside of bf16: the CPU's bf16 kernel is the slower of the two, up to three times with its gradient.
+SHORT = 1024
+"""Tokens up to which attention's matrix may be held whole; beyond, the kernel that never holds it is worth its time."""
 
+
+class Attention(TorchFunctionMode):
+    """Attention inside of bf16 on a CPU, whose own bf16 kernel is the slowest way, with its gradient almost three times.
+
+    Up to `SHORT` tokens it is two bf16 products and a softmax; with more, or anything but a plain softmax, the float32 kernel.
     It sees `F.scaled_dot_product_attention`, as timm and transformers call it, and not what is inside of nn.MultiheadAttention.
     seen: whether there was any; it sees every call, which costs a small network a twentieth, so others go without.
     """
@@ -37,10 +42,17 @@ class Attention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or given["query"].dtype != torch.bfloat16:
             return func(*args, **(kwargs or {}))
         self.seen = True
-        for name in NAMES[:4]:
-            if isinstance(given.get(name), Tensor) and given[name].is_floating_point():
-                given[name] = given[name].float()
+        plain = given.get("attn_mask") is None and not any(
+            given.get(name) for name in ("dropout_p", "is_causal", "enable_gqa")
+        )
         with torch.autocast("cpu", enabled=False):
+            if plain and given["query"].shape[-2] * given["key"].shape[-2] <= SHORT**2:
+                query, key, value = (given[name] for name in NAMES[:3])
+                scale = given.get("scale") or query.shape[-1] ** -0.5
+                return (query * scale @ key.mT).softmax(-1) @ value
+            for name in NAMES[:4]:
+                if isinstance(given.get(name), Tensor) and given[name].is_floating_point():
+                    given[name] = given[name].float()
             return func(**given).bfloat16()
 
 

@@ -80,12 +80,13 @@ class Best:
         error = None if reading.error is None else reading.error.to(self.loss.dtype)
         old = Reading(self.loss[at], None if self.error is None else self.error[at])
         wins = better(Reading(loss, error), old)
+        louder = torch.isfinite(loss) & (loss > self.greatest[at])
+        one = self.x_best_loss is self.x_adv and torch.equal(wins, louder)
         self.x_adv = _written(self.x_adv, x_adv, wins, places)
+        self.x_best_loss = self.x_adv if one else _written(self.x_best_loss, x_adv, louder, places)
         if error is not None and self.error is not None and old.error is not None:
             self.error[at] = torch.where(wins, error, old.error)
         self.loss[at] = torch.where(wins, loss, old.loss)
-        louder = torch.isfinite(loss) & (loss > self.greatest[at])
-        self.x_best_loss = _written(self.x_best_loss, x_adv, louder, places)
         self.greatest[at] = torch.where(louder, loss, self.greatest[at])
         self.queries[at] += queries
         self.halted[at] |= ~torch.isfinite(loss)

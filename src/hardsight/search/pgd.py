@@ -52,7 +52,7 @@ def pgd(
         x_adv = begin(where if start is None else start, x, threat, rng)
         best = Best(x_adv)
         places = None
-        velocity = torch.zeros_like(x)
+        velocity = torch.zeros_like(x) if momentum else x[:, :0]
         for t in range(steps):
             ahead = threat.project(x_adv + step * threat.eps * momentum * velocity, x) if nesterov else x_adv
             reading, grad = loss_and_grad(objective, ahead, t / steps)

@@ -20,7 +20,7 @@ class Linf:
     norm: ClassVar[str] = "Linf"
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        return (x + (x_adv - x).clamp(-self.eps, self.eps)).clamp(0, 1)
+        return (x_adv - x).clamp_(-self.eps, self.eps).add_(x).clamp_(0, 1)
 
     def inside(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         return (x + (2 * noise.uniform(x.shape, rng, x) - 1) * self.eps).clamp(0, 1)
