@@ -14,7 +14,7 @@ from hardsight.catalog import build, complete, entries, fingerprint, minimal
 from hardsight.errors import SpecError
 from hardsight.spec import Call, Ratio, eps_of, override, read, read_number, show
 
-NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in ("and", "or", "not", "if", "is", "in", "as", "for", "def", "del", "try", "from", "with", "pass", "else", "elif", "class", "while", "yield", "async", "await", "raise", "break", "return", "global", "lambda", "import", "assert", "except", "finally", "continue", "nonlocal"))  # fmt: skip
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in ("and", "or", "not", "if", "is", "in", "as", "for", "def", "del", "try", "from", "with", "pass", "else", "elif", "class", "while", "yield", "async", "await", "raise", "break", "return", "global", "lambda", "import", "assert", "except", "finally", "continue", "nonlocal", "true", "false"))  # fmt: skip
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-999, 999), st.floats(-9, 9).map(float), st.text(max_size=8),
     st.integers(1, 255).map(lambda n: Ratio(n, 255)),
@@ -43,6 +43,12 @@ def test_numbers_are_kept_as_written() -> None:
     assert repr(eps_of(0.5 / 255)) == "0.5/255"
     assert repr(eps_of(0.5)) == "0.5"
     assert read_number("2**3 / 255", "eps") == 8 / 255
+
+
+def test_booleans_may_be_written_as_in_a_recipe() -> None:
+    assert complete("pgd(early_exit=true)") == complete("pgd(early_exit=True)")
+    assert complete("pgd(early_exit=false)") == complete("pgd")
+    assert show(read("pgd(early_exit=true)")) == "pgd(early_exit=True)"
 
 
 def test_short_form_is_a_call() -> None:

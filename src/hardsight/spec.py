@@ -194,6 +194,8 @@ def _value(node: ast.expr, text: str) -> Value:
     match node:
         case ast.Constant(value=None | bool() | int() | float() | str()):
             return node.value
+        case ast.Name(id="true" | "false" as name):  # as TOML writes them
+            return name == "true"
         case ast.Name(id=name):
             return Call(name)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
