@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hardsight import tree
 from hardsight.catalog import build
 from hardsight.errors import ShapeError, SpecError
 from hardsight.evaluate import evaluate
@@ -112,3 +113,17 @@ def test_a_warm_start_begins_where_the_first_attack_ended() -> None:
     assert (longer.error >= found.error).all()
     with pytest.raises(SpecError, match="one search"):
         build("warm(embed, autoattack)", "Attack")
+
+
+@pytest.mark.parametrize("chosen", [[], [2], [0, 1, 3], [0, 1, 2, 3]])
+def test_images_are_chosen_whole_and_what_is_left_out_does_not_matter(chosen: list[int]) -> None:
+    mask = torch.zeros(4, dtype=torch.bool)
+    mask[chosen] = True
+    yes, no = toy_images(4), 1 - toy_images(4)
+    wanted = torch.stack([yes[k] if k in chosen else no[k] for k in range(4)])
+    yes[~mask], no[mask] = torch.nan, torch.inf
+    before = yes.clone(), no.clone()
+    assert torch.equal(tree.where(mask, yes, no), wanted)
+    assert torch.equal(yes.nan_to_num(), before[0].nan_to_num())
+    assert torch.equal(no, before[1])
+    assert torch.equal(tree.where(mask, yes[:, 0, 0, 0], no[:, 0, 0, 0]), wanted[:, 0, 0, 0])
