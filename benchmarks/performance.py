@@ -189,7 +189,7 @@ def attacks(rounds: int, clock: Clock) -> None:
     probe = "probe(images=128, epochs=2)"
     systems: dict[str, tuple[Any, str, str, Tensor, Any]] = {}
     robust = (
-        [("ResNet of 0.4 M parameters, hardened", f"run:{HARDENED}", "linear", "2/255", 128)] if HARDENED.exists() else []
+        [("ResNet of 0.4 M parameters, hardened", f"run:{HARDENED}", "linear", "2/255", 512)] if HARDENED.exists() else []
     )
     if not robust:
         print(f"{HARDENED} is not there, so its table is left out", file=sys.stderr)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.bf16 import Attention, in_bf16
+from hardsight.bf16 import Attention, folded, in_bf16
 from hardsight.catalog import build
 from hardsight.encoders.base import Card, Encoder, Seen
 from hardsight.tasks.base import System
@@ -131,3 +131,56 @@ def test_calls_are_watched_only_where_there_is_attention(attends: bool) -> None:
 
     with in_bf16(system_of(Body()), toy_images(2)):
         assert bool(torch.overrides._get_current_function_mode_stack()) == attends
+
+
+class Normed(ToyBody):
+    """Convolutions with batch norm behind them; `also`: the first one's own answer is read besides."""
+
+    def __init__(self, also: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(1)
+        self.also, self.norms = also, nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(12, affine=False)])
+        for norm in self.norms:
+            norm.running_mean = torch.randn(norm.num_features, generator=rng)  # type: ignore[arg-type]
+            norm.running_var = torch.rand(norm.num_features, generator=rng) + 0.5  # type: ignore[arg-type]
+        if not bias:
+            self.one.bias = None
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        first = self.one(pixels)
+        second = self.norms[1](self.two(torch.tanh(self.norms[0](first))))
+        if self.also:
+            second = second + first.mean((1, 2, 3), keepdim=True)
+        return Seen(second.mean((2, 3)), (second,) * len(layers), None)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_batch_norms_are_folded_into_convolutions_and_all_is_as_before_after_it(bias: bool) -> None:
+    system, x = system_of(Normed(bias=bias)), toy_images(3)
+    body: Any = system.encoder.body
+    before, wanted = {name: one.clone() for name, one in system.encoder.state_dict().items()}, system.output(x)
+    weight = body.one.weight.clone()
+    for _ in range(2):
+        with folded(system, x[:1]):
+            assert not torch.allclose(body.one.weight, weight)
+            assert body.norms[0](x) is x
+            assert torch.allclose(system.output(x), wanted, atol=1e-5)
+            assert not any(p.requires_grad for p in [body.one.bias])
+    after = system.encoder.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], one) for name, one in before.items())
+    assert torch.equal(system.output(x), wanted)
+
+
+def test_a_convolution_that_is_read_besides_its_norm_keeps_it() -> None:
+    system, x = system_of(Normed(also=True)), toy_images(3)
+    wanted = system.output(x)
+    with folded(system, x[:1]):
+        assert torch.equal(system.output(x), wanted)
+
+
+def test_a_search_in_bf16_reads_what_the_normed_network_says() -> None:
+    system, x = system_of(Normed()), toy_images(3)
+    with in_bf16(system, x):
+        cheap = system.output(x)
+    assert torch.allclose(cheap.float(), system.output(x), rtol=0.05, atol=0.05)
