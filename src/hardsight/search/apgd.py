@@ -123,10 +123,11 @@ class Halving:
         return self.halved
 
     def step(self, threat: Threat, x: Tensor, x_adv: Tensor, before: Tensor | None, grad: Tensor) -> Tensor:
-        there = threat.project(x_adv + per_image(self.length * threat.eps, x) * threat.steepest(grad, x_adv), x)
+        step = per_image(self.length * threat.eps, x) * threat.steepest(grad, x_adv)
+        there = threat.project(step.add_(x_adv), x)
         if before is None:
             return there
-        return threat.project(x_adv + 0.75 * (there - x_adv) + 0.25 * (x_adv - before), x)
+        return threat.project((there - x_adv).mul_(0.75).add_(x_adv).add_((x_adv - before).mul_(0.25)), x)
 
 
 @dataclass

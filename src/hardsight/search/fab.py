@@ -68,7 +68,8 @@ def fab(
             here, home = threat.to_plane(x_adv, grad, plane), threat.to_plane(x, grad, plane)
             near, far = threat.size(here).clamp_min(1e-8), threat.size(home).clamp_min(1e-8)
             alpha = per_image((near / (near + far)).clamp_max(alpha_max), x)
-            x_adv = ((x_adv + eta * here) * (1 - alpha) + (x + eta * home) * alpha).clamp(0, 1)
+            home = (eta * home).add_(x).mul_(alpha)
+            x_adv = (eta * here).add_(x_adv).mul_(1 - alpha).add_(home).clamp_(0, 1)
             with torch.no_grad():
                 reading = objective(x_adv, (t + 1) / steps)
             best.see(x_adv, by_size(reading, threat.size(x_adv - x)), places)

@@ -73,7 +73,8 @@ def pgd(
                 grad = velocity = momentum * velocity + grad / per_image(
                     grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad
                 )
-            x_adv = threat.project(x_adv + step * threat.eps * threat.steepest(grad, x_adv), x)
+            ahead = (step * threat.eps * threat.steepest(grad, x_adv)).add_(x_adv)
+            x_adv = threat.project(ahead, x)
         with torch.no_grad():
             reading = objective(x_adv)
         best.see(x_adv, reading, places)

@@ -20,7 +20,7 @@ from torch import Tensor
 def step_linf(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x, w [B, ...] and b [B] to a step like x."""
     need, rate, room, way = _parts(x, w, b)
-    return (_evenly(need, rate, room, 1.0) * way).view_as(x)
+    return (_evenly(need, rate, room) * way).view_as(x)
 
 
 def step_l2(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -43,29 +43,32 @@ def _parts(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     return need.abs(), w.abs(), (_indeed(torch.gt, way, 0) - here).abs(), way
 
 
-def _indeed(compare: Callable[..., Tensor], one: Tensor, other: Tensor | float) -> Tensor:
+def _indeed(compare: Callable[..., Tensor], one: Tensor, other: Tensor | float, out: Tensor | None = None) -> Tensor:
     """1 where it holds, else 0, in the images' own type: on a CPU five times faster than a mask, and so is what follows."""
-    return compare(one, other, out=torch.empty_like(one))
+    return compare(one, other, out=torch.empty_like(one) if out is None else out)
 
 
-def _evenly(need: Tensor, rate: Tensor, room: Tensor, pace: Tensor | float) -> Tensor:
+def _evenly(need: Tensor, rate: Tensor, room: Tensor, pace: Tensor | None = None) -> Tensor:
     """[B, N]: min(s * pace, room) with the least s at which rate . (it) is `need`; room where that is more than there is.
 
     The gain is concave in s, so Newton's steps from 0 never overshoot: each finds more values that have used up their room,
     and the first that finds no more is exact.
     """
-    whole, gain = rate * room, rate * pace
+    whole, gain = rate * room, rate if pace is None else rate * pace
     corner = whole.sum(1) <= need
     most, least = torch.finfo(rate.dtype).max, torch.finfo(rate.dtype).tiny
-    spent, s = torch.zeros_like(rate), need / gain.sum(1).clamp_min(least)
+    spent, count = torch.zeros_like(rate), torch.zeros_like(need)
+    s, free = need / gain.sum(1).clamp_min(least), torch.empty_like(rate)
     while True:
         s = torch.where(corner, most, s.clamp_max(most))
-        moved = s[:, None] * pace
-        more = torch.maximum(_indeed(torch.le, room, moved), spent)
-        if torch.equal(more.sum(1), spent.sum(1)):
+        moved = s[:, None] if pace is None else s[:, None] * pace
+        more = torch.maximum(spent, _indeed(torch.le, room, moved, out=free), out=free)
+        told = more.sum(1)
+        if torch.equal(told, count):
             return torch.minimum(moved, room)
-        spent = more
-        s = (need - (whole * spent).sum(1)) / (gain * (1 - spent)).sum(1).clamp_min(least)
+        spent, free, count = more, spent, told
+        left = need - torch.mul(whole, spent, out=free).sum(1)
+        s = left / torch.addcmul(gain, gain, spent, value=-1, out=free).sum(1).clamp_min(least)
 
 
 def _in_turn(need: Tensor, rate: Tensor, room: Tensor, first: int = 128) -> Tensor:
