@@ -114,10 +114,13 @@ def cheap(*modules: nn.Module) -> Iterator[None]:
 def folded(system: System, x: Tensor) -> Iterator[None]:
     """Batch norms that read nothing but a convolution are within its weights; none, where the system would answer otherwise."""
     with torch.no_grad(), still(system.encoder, system.head):
-        answer, pairs = _answers(system, x), _pairs(system, x)
-        with _fused(pairs):
-            same = all(_near(one, other) for one, other in zip(_answers(system, x), answer, strict=True))
-    with _fused(pairs if same else []):
+        pairs = _pairs(system, x)
+        if pairs:
+            answer = _answers(system, x)
+            with _fused(pairs):
+                same = all(_near(one, other) for one, other in zip(_answers(system, x), answer, strict=True))
+            pairs = pairs if same else []
+    with _fused(pairs):
         yield
 
 
@@ -132,7 +135,8 @@ def _pairs(system: System, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         elif type(part) is nn.BatchNorm2d and part.running_mean is not None and "forward" not in vars(part):
             hooks.append(part.register_forward_pre_hook(lambda part, given: read.append((part, given[0]))))
     try:
-        system.output(x)
+        if any(type(part) is nn.BatchNorm2d for module in (system.encoder, system.head) for part in module.modules()):
+            system.output(x)
     finally:
         for hook in hooks:
             hook.remove()
