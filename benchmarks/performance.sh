@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 mkdir -p runs/performance
 page=docs/performance.md
 cat benchmarks/performance-head.md >"$page.new"
-for what in "peers --rounds 5" "attacks --rounds 2" "levers --rounds 3"; do
+for what in "peers --rounds 5" "attacks --rounds 3" "levers --rounds 3"; do
   name=${what%% *}
   found=runs/performance/$name.md
   what="$what --threads 1 --clock cpu"
