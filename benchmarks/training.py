@@ -63,9 +63,7 @@ def main() -> None:
     asked = words.parse_args()
     torch.set_num_threads(asked.threads)
     device, clock = torch.device(asked.device), CLOCKS[asked.clock]
-    print(
-        f"{device_name(device)}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds\n"
-    )
+    print(f"{device_name(device)}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds\n")
     if asked.what in ("steps", "all"):
         for title, net in NETS.items():
             table(title, steps(*net, device), asked.rounds, clock, device)
@@ -173,7 +171,9 @@ def feed(device: torch.device) -> None:
     with tarfile.open(archive) as packed:
         members = (member for member in packed if "/train/" in f"/{member.name}" and member.isfile())
         packed.extractall(root, itertools.islice(members, 4096), filter="data")
-    print("**Images a second from 4,096 JPEG files: the first epoch decodes, the others don't**\n\n| epoch | images/s |\n|:--|--:|")
+    print(
+        "**Images a second from 4,096 JPEG files: the first epoch decodes, the others don't**\n\n| epoch | images/s |\n|:--|--:|"
+    )
     for title, memory in (("kept by the engine", 2**30), ("kept by the reader of the folder alone", 0)):
         split = open_data(f"folder({root!r})").split("train")
         part = Part(split, range(len(split)))
