@@ -583,6 +583,23 @@ def test_what_trackers_are_told(tmp_path: Path, recipe: TrainingRecipe, monkeypa
     assert told["tensorboard"][0] == 1 and told["tensorboard"][-1] == "end"
 
 
+def test_a_tracker_that_cannot_write_is_told_in_its_own_words(
+    tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    def refuse(folder: Path, recipe: TrainingRecipe, step: int) -> Any:
+        raise RuntimeError("no such server")
+
+    fine = types.SimpleNamespace(close=lambda: closed.append(1))
+    monkeypatch.setattr("hardsight.train.logs.KNOWN", {"wandb": lambda *_: fine, "mlflow": refuse})
+    monkeypatch.setattr("hardsight.train.logs._installed", lambda name: True)
+    with pytest.raises(StoreError, match="the log 'mlflow' could not be opened: no such server; leave it out"):
+        quiet(replace(recipe, log=("wandb", "mlflow")), tmp_path)
+    assert closed == [1]
+    assert recipe.with_set("log=").log == ()
+
+
 # Refusals
 
 

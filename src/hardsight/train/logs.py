@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from hardsight.errors import MissingDependency, SpecError, nearest
+from hardsight.errors import MissingDependency, SpecError, StoreError, nearest
 from hardsight.store import write_bytes
 from hardsight.train.recipe import TrainingRecipe, to_dict
 
@@ -103,11 +103,17 @@ KNOWN: dict[str, Make] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": 
 def open_logs(folder: Path, recipe: TrainingRecipe, step: int) -> list[Log]:
     """The JSONL file and what the recipe names besides; `step`: where the run goes on.
 
-    Raises `SpecError` for an unknown name, `MissingDependency` for one whose package is not installed.
+    Raises `SpecError` for an unknown name, `MissingDependency` for one whose package is not installed, `StoreError` with the
+    package's own words where it cannot write (no key, no server, no folder).
     """
     found: list[Log] = [JsonLines(folder, step)]
     for name in named(recipe.log):
-        found.append(KNOWN[name](folder, recipe, step))
+        try:
+            found.append(KNOWN[name](folder, recipe, step))
+        except Exception as error:
+            for log in found:
+                log.close()
+            raise StoreError(f"the log '{name}' could not be opened: {error}; leave it out with --set log=") from error
     return found
 
 
