@@ -291,6 +291,19 @@ def test_the_centre_follows_the_mean_of_the_target() -> None:
     assert criterion.centre.tolist() == [0.25 * 0.75 + 0.25, 0.75 * 0.75 + 0.75]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coding_rate_has_its_gradient_under_autocast_too(dtype: torch.dtype) -> None:
+    z = F.normalize(torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    exact, low = z.clone().requires_grad_(), z.to(dtype).requires_grad_()
+    wanted = torch.autograd.grad(coding_rate(exact, 0.2).sum(), exact)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rate = coding_rate(low, 0.2)
+    found = torch.autograd.grad(rate.sum(), low)[0]
+    assert rate.dtype == torch.float32
+    assert found.dtype == dtype
+    assert torch.allclose(found.float(), wanted, rtol=0.05, atol=0.02)
+
+
 @pytest.mark.parametrize(("count", "dim"), [(6, 20), (20, 6)])
 def test_coding_rate_is_the_determinant_in_either_form(count: int, dim: int) -> None:
     z = numbers(3, count, dim)

@@ -52,7 +52,8 @@ class Attention(TorchFunctionMode):
         with torch.autocast("cpu", enabled=False):
             if plain and given["query"].shape[-2] * given["key"].shape[-2] <= SHORT**2:
                 query, key, value = (given[name] for name in NAMES[:3])
-                scale = given.get("scale") or query.shape[-1] ** -0.5
+                scale = given.get("scale")
+                scale = query.shape[-1] ** -0.5 if scale is None else scale
                 return (query * scale @ key.mT).softmax(-1) @ value
             for name in NAMES[:4]:
                 if isinstance(given.get(name), Tensor) and given[name].is_floating_point():
@@ -126,17 +127,22 @@ def folded(system: System, x: Tensor) -> Iterator[None]:
 
 def _pairs(system: System, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the batch norms behind them, each called once for images x."""
+    parts = [part for module in (system.encoder, system.head) for part in module.modules()]
+    norms = [
+        part
+        for part in parts
+        if type(part) is nn.BatchNorm2d and part.running_mean is not None and "forward" not in vars(part)
+    ]
+    if not norms:
+        return []
     made: list[tuple[Any, Any]] = []
     read: list[tuple[Any, Any]] = []
-    hooks = []
-    for part in (part for module in (system.encoder, system.head) for part in module.modules()):
+    hooks = [norm.register_forward_pre_hook(lambda part, given: read.append((part, given[0]))) for norm in norms]
+    for part in parts:
         if isinstance(part, nn.Conv2d) and part._parameters.get("weight") is not None:
             hooks.append(part.register_forward_hook(lambda part, given, found: made.append((part, found))))
-        elif type(part) is nn.BatchNorm2d and part.running_mean is not None and "forward" not in vars(part):
-            hooks.append(part.register_forward_pre_hook(lambda part, given: read.append((part, given[0]))))
     try:
-        if any(type(part) is nn.BatchNorm2d for module in (system.encoder, system.head) for part in module.modules()):
-            system.output(x)
+        system.output(x)
     finally:
         for hook in hooks:
             hook.remove()

@@ -40,7 +40,8 @@ class HalfLogDet(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
         z, root = ctx.saved_tensors
-        return (ctx.scale * above[0][..., None, None] * torch.cholesky_inverse(root)) @ z, None
+        inverse = ctx.scale * above[0][..., None, None] * torch.cholesky_inverse(root)
+        return (inverse @ z.to(root.dtype)).to(z.dtype), None
 
 
 class Coding:
