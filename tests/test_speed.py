@@ -98,3 +98,19 @@ def test_the_command_prints_a_ratio_to_the_floor() -> None:
     assert paces[0]["name"] == "floor"
     assert all(pace["seconds"] > 0 and pace["megabytes"] > 0 for pace in paces)
     assert "does not fit" in inside(*words, "--attack", "segpgd").stderr
+
+
+@pytest.mark.parametrize(("search", "most"), [("pgd(6)", 2), ("apgd(20)", 6)])
+def test_a_search_holds_its_points_and_no_gradient_of_the_pass_before(search: str, most: int) -> None:
+    """Beyond a bare pass: PGD the point and the best one; APGD also the one before, the loudest one, its gradient, and the step."""
+    from hardsight.objective import still
+    from hardsight.speed import _floor
+
+    system, x = toy_system(build("classify", "Task")), toy_images(32, 64)
+    y = system.output(x).argmax(1)
+    attack, threat = build(f"attack({search})", "Attack"), build("linf(16/255)", "Threat")
+    with still(system.encoder, system.head):
+        floor, _ = peak(lambda: _floor(system, x, y, 6), x.device)
+    held, _ = peak(lambda: attack(system, x, y, threat, torch.Generator().manual_seed(0)), x.device)
+    images = (held - floor) / x.nbytes
+    assert images < most + 0.1

@@ -71,6 +71,7 @@ def apgd(
                 x_adv, grad = tree.where(back, top, x_adv), tree.where(back, best_grad, grad)
             there = pace.step(threat, x, x_adv, before if t else None, grad)
             before, x_adv = x_adv, tree.where(best.halted[places], x_adv, there)
+            del grad, there  # or they are held through the next pass, whose peak they would raise
             if early_exit and best.error is not None and not objective.coupled:
                 stands = (best.error[places] < 1) & ~best.halted[places]
                 left = int(stands.sum())

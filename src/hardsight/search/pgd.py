@@ -74,6 +74,7 @@ def pgd(
                     grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad
                 )
             ahead = (step * threat.eps * threat.steepest(grad, x_adv)).add_(x_adv)
+            del grad  # or it is held through the next pass, whose peak it would raise
             x_adv = threat.project(ahead, x)
         with torch.no_grad():
             reading = objective(x_adv)
