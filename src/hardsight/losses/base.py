@@ -50,6 +50,24 @@ def signed(loss: Any) -> Loss:
     return loss
 
 
+def right_pixels(output: Tensor, target: Tensor) -> Tensor:
+    """Mask [B, H, W]: where the greatest of logits [B, K, H, W] is that of target [B, H, W]; never where that is IGNORE.
+
+    Of equal logits the first counts, as argmax has it; NaN is never right. On a CPU the greatest logit and its place take fifty
+    times as long as the greatest alone, so the right one is held against the greatest other.
+    """
+    output, valid = output.detach(), target != IGNORE
+    if output.device.type != "cpu":
+        return output.max(1).indices == target
+    label = torch.where(valid, target, 0)[:, None]
+    right = output.gather(1, label).squeeze(1)
+    other = torch.stack([one.scatter(0, place, -torch.inf).amax(0) for one, place in zip(output, label, strict=True)])
+    told, tied = right > other, right == other
+    if bool(tied.any()):
+        told[tied] = output.movedim(1, -1)[tied].argmax(-1) == target[tied]
+    return told & valid
+
+
 def mean_where(values: Tensor, valid: Tensor) -> Tensor:
     """Per image the mean of `values` [B, ...] over the pixels where `valid` holds; 0 where none does."""
     values = torch.where(valid, values, torch.zeros_like(values)).flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.losses.base import IGNORE, Loss, mean_where, only_for
+from hardsight.losses.base import IGNORE, Loss, mean_where, only_for, right_pixels
 
 
 @register
@@ -24,8 +24,7 @@ def segpgd_ce() -> Loss:
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         pixel = F.cross_entropy(output, target, reduction="none", ignore_index=IGNORE)
-        right = output.detach().max(1).indices == target
-        weight = torch.where(right, 1 - progress / 2, progress / 2)
+        weight = torch.where(right_pixels(output, target), 1 - progress / 2, progress / 2)
         return mean_where(weight * pixel, target != IGNORE)
 
     return only_for(loss, "mask")

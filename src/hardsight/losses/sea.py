@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.losses.base import IGNORE, Loss, mean_where, only_for
+from hardsight.losses.base import IGNORE, Loss, mean_where, only_for, right_pixels
 
 
 @register
@@ -100,7 +100,7 @@ def sea_spherical(masked: bool = True) -> Loss:
 
 def _right(output: Tensor, target: Tensor) -> Tensor:
     """1 where a pixel's class is right, else 0, without a gradient; pixels without a class are never right."""
-    return (output.detach().max(1).indices == target).to(output.dtype)
+    return right_pixels(output, target).to(output.dtype)
 
 
 def _pixel_ce(output: Tensor, target: Tensor) -> Tensor:

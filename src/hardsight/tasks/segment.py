@@ -13,7 +13,7 @@ from hardsight.catalog import register
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.errors import DataError, SpecError
-from hardsight.losses.base import mean_where
+from hardsight.losses.base import mean_where, right_pixels
 from hardsight.losses.classify import cross_entropy
 from hardsight.tasks.base import Task, Training, needs
 from hardsight.tasks.heads import LinearHead, channels, deeplab, fcn, last_four
@@ -48,7 +48,7 @@ class Segment:
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """The share of labelled pixels that are wrong."""
-        return mean_where((output.max(1).indices != target).float(), target != IGNORE)
+        return mean_where((~right_pixels(output, target)).float(), target != IGNORE)
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Pixels by class, [B, K]: in both, in the prediction, in the label; pixels without a class are left out of all."""
