@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.bf16 import Attention, folded, in_bf16
+from hardsight.bf16 import Attention, cheap, folded, in_bf16
 from hardsight.catalog import build
 from hardsight.encoders.base import Card, Encoder, Seen
 from hardsight.tasks.base import System
@@ -74,6 +75,42 @@ def test_what_it_reads_is_what_autocast_reads() -> None:
     assert cheap.dtype == plain.dtype
     assert torch.allclose(cheap.float(), plain.float(), rtol=2**-6, atol=2**-6)
     assert not torch.equal(cheap.float(), system.output(x))
+
+
+@pytest.mark.parametrize(("kernel", "side"), [(4, 16), (5, 16), ((2, 4), 17)])
+def test_patches_are_a_product_that_answers_as_the_convolution(kernel: Any, side: int) -> None:
+    conv = nn.Conv2d(3, 6, kernel, kernel).requires_grad_(False)
+    x = toy_images(2, side).requires_grad_()
+    found = {}
+    for name in ("convolution", "product"):
+        with nullcontext() if name == "convolution" else cheap(conv), torch.autocast("cpu", torch.bfloat16):
+            assert ("forward" in vars(conv)) == (name == "product")
+            answer = conv(x)
+            (grad,) = torch.autograd.grad(answer.float().square().sum(), x)
+            found[name] = answer.float(), grad
+        assert "forward" not in vars(conv)
+    for one, two in zip(*found.values(), strict=True):
+        assert one.shape == two.shape
+        assert torch.allclose(one, two, rtol=2**-5, atol=2**-6)
+    assert found["product"][1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize("changes", [{"padding": 1}, {"stride": 2}, {"groups": 3}, {"dilation": 2}, {"stride": 1}])
+def test_a_convolution_of_other_windows_stays_one(changes: dict[str, int]) -> None:
+    conv = nn.Conv2d(3, 6, **{"kernel_size": 4, "stride": 4, **changes})  # type: ignore[arg-type]
+    with cheap(conv):
+        assert "forward" not in vars(conv)
+
+
+def test_a_gradient_lies_as_the_pixels_do() -> None:
+    conv, x = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False), toy_images(2).requires_grad_()
+    with cheap(conv), torch.autocast("cpu", torch.bfloat16):
+        (grad,) = torch.autograd.grad(conv(x / 2).float().sum(), x)
+    conv.to(memory_format=torch.channels_last)
+    (other,) = torch.autograd.grad(conv(x / 2).sum(), x)
+    assert grad.is_contiguous()
+    assert not other.is_contiguous()
+    assert not conv._forward_pre_hooks
 
 
 @pytest.mark.parametrize("how", ["views", "by hand"])

@@ -296,6 +296,73 @@ def test_images_that_fell_only_in_bf16_are_attacked_again(monkeypatch: pytest.Mo
     assert rows["error"].mean() == alone["error"].mean() > 0
 
 
+@pytest.mark.parametrize(("lost", "times"), [(0.004, 1), (0.02, 2)])
+def test_an_image_that_falls_but_for_a_few_pixels_is_not_attacked_again(lost: float, times: int) -> None:
+    """A mask's error is 1 when its last pixel falls: one that float32 reads otherwise is not worth a search, many are."""
+    from hardsight.search.base import Best
+
+    task, calls = build("segment", "Task"), []
+    system, x = toy_system(task), toy_images(1, 64)
+    seen = system.output(x).argmax(1)
+    target = (seen + 1) % 4
+    spared = torch.arange(64 * 64).view(1, 64, 64) < lost * 64 * 64
+    target = torch.where(spared, seen, target)
+
+    class Sure:
+        passes = 1
+
+        def __call__(self, system, x, y, threat, rng=None):
+            calls.append(len(x))
+            return Best(x).result()._replace(error=torch.ones(len(x)))  # all fell, it says, and moved nothing
+
+    rows, _ = evaluate(system, Sure(), build("linf(1/255)", "Threat"), x, target, ["i"], precision="bf16")  # type: ignore[arg-type]
+    assert rows["error"][0] == pytest.approx(1 - float(spared.float().mean()))
+    assert len(calls) == times
+
+
+@pytest.mark.parametrize(
+    ("grid", "covered", "size"), [((4, 4), (16, 16), (16, 16)), ((3, 5), (50, 40), (47, 39)), ((7, 7), (3, 3), (3, 2))]
+)
+def test_pixels_by_products_are_the_interpolated_ones(grid: Any, covered: Any, size: Any) -> None:
+    from hardsight.encoders.base import Features
+    from hardsight.tasks.base import to_pixels
+
+    cells = torch.randn(2, 5, *grid, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    features = Features(cells, cells, (), None, size, covered)
+    found = []
+    for inside in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            pixels = to_pixels(cells if inside else cells.float(), features)
+        found.append((pixels, torch.autograd.grad(pixels.square().sum(), cells)[0].float()))
+    (plain, slope), (product, other) = found
+    assert product.shape == (2, 5, *size)
+    assert product.dtype == torch.float32
+    assert torch.allclose(product, plain, atol=1e-6)
+    assert torch.allclose(slope, other, rtol=2**-7)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "tied", "equal", "infinite"])
+def test_right_pixels_are_argmaxs(kind: str) -> None:
+    from hardsight.losses.base import IGNORE, right_pixels
+
+    rng = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(3, 4, 9, 7, generator=rng), torch.randint(0, 4, (3, 9, 7), generator=rng)
+    logits = {
+        "drawn": logits,
+        "tied": logits.round(),
+        "equal": torch.zeros_like(logits),
+        "infinite": torch.where(logits > 1, torch.inf, -torch.inf),
+    }[kind]
+    target[:, :2] = IGNORE
+    before = logits.clone()
+    right = right_pixels(logits, target)
+    assert torch.equal(right, logits.max(1).indices == target)
+    assert 0 < right.float().mean() < 1
+    assert torch.equal(logits, before)
+    logits[:, :, 5] = torch.nan
+    assert not right_pixels(logits, target)[:, 5].any()
+
+
 def test_own_classifier_must_have_the_datas_classes() -> None:
     with pytest.raises(DataError, match="0 classes"):
         build("classify(head=own)", "Task").head(toy_encoder(), toy_card())
