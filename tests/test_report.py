@@ -204,6 +204,21 @@ def test_a_partly_finished_cell_is_compared_on_its_own_images(tmp_path):
     assert "partial" in table.markdown(table.grid(store.cells()))
 
 
+@pytest.mark.parametrize("wrong", [(12, 12), (12, 12, 12), (12, 12, 6)])
+def test_a_tie_has_no_winner(tmp_path, wrong):
+    store, names = Store(tmp_path), "abc"
+    for name, count in zip(names, wrong, strict=False):
+        add(store, name, "classify", "clean", 0, np.zeros(N), gallery=False)
+        add(store, name, "classify", "task", 8, (np.arange(N) < count).astype(float), gallery=False)
+    made = table.grid(store.cells())
+    told = page.finding(made, made.rows)
+    if len(set(wrong)) > 1:
+        assert "c stands best at 50.0" in told
+    else:
+        tied = names[: len(wrong)]
+        assert f"None stands best: {', '.join(tied[:-1])} and {tied[-1]} are at 0.0." in told
+
+
 def test_area_is_the_mean_over_eps(tmp_path):
     store = Store(tmp_path)
     for column, eps, wrong in (("clean", 0, 0), ("task", 2, 4), ("task", 4, 6), ("task", 8, 12)):

@@ -307,7 +307,8 @@ def finding(table: Table, rows: list[Row]) -> str:
         order = sorted(held, key=lambda row: row.numbers[column].value, reverse=higher)
         best, second = (row.numbers[column] for row in order[:2])
         if shown(best.value, unit) == shown(second.value, unit):
-            return f"{text} None stands best: {order[0].title} and {order[1].title} are both at {shown(best.value, unit)}."
+            tied = [row.title for row in order if shown(row.numbers[column].value, unit) == shown(best.value, unit)]
+            return f"{text} None stands best: {_and(tied)} are at {shown(best.value, unit)}."
         apart = best.low > second.high if higher else best.high < second.low
         text += f" {order[0].title} stands best at {shown(best.value, unit)} [{range_of(order[0], column)}]"
         text += "." if apart else f"; its interval overlaps that of {order[1].title}, so their order is not settled."
