@@ -102,6 +102,26 @@ def test_a_convolution_of_other_windows_stays_one(changes: dict[str, int]) -> No
         assert "forward" not in vars(conv)
 
 
+class Same(nn.Conv2d):
+    """A convolution that pads as it needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4)))
+
+
+def test_a_convolution_that_does_more_stays_as_it_is() -> None:
+    conv = Same(3, 6, 4, 4)
+    with cheap(conv), torch.autocast("cpu", torch.bfloat16):
+        assert conv(torch.rand(1, 3, 18, 18)).shape == (1, 6, 5, 5)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (0, 3, 8, 8)])
+def test_patches_of_one_image_or_none_and_by_name(shape: tuple[int, ...]) -> None:
+    conv = nn.Conv2d(3, 6, 4, 4).requires_grad_(False)
+    with cheap(conv), torch.autocast("cpu", torch.bfloat16):
+        assert conv(input=torch.rand(shape)).shape == (*shape[:-3], 6, 2, 2)
+
+
 def test_a_gradient_lies_as_the_pixels_do() -> None:
     conv, x = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False), toy_images(2).requires_grad_()
     with cheap(conv), torch.autocast("cpu", torch.bfloat16):

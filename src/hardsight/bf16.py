@@ -124,11 +124,10 @@ def cheap(*modules: nn.Module) -> Iterator[None]:
 
 
 def _embeds(conv: nn.Conv2d) -> bool:
-    """Whether it cuts pixels into patches that do not overlap, on a CPU."""
-    given = conv._parameters.get("weight")
+    """Whether it cuts pixels into patches that do not overlap, on a CPU, and is nothing but a convolution."""
     return (
-        given is not None
-        and given.device.type == "cpu"
+        type(conv) is nn.Conv2d
+        and conv.weight.device.type == "cpu"
         and "forward" not in vars(conv)
         and conv.kernel_size == conv.stride
         and conv.groups == 1
@@ -139,12 +138,15 @@ def _embeds(conv: nn.Conv2d) -> bool:
 
 def _as_given(conv: nn.Module, given: tuple[Any, ...]) -> None:
     """Lets the pixels' gradient lie as they do, and not with channels last: what comes after goes through pixels in order."""
-    if isinstance(given[0], Tensor) and given[0].requires_grad and given[0].is_contiguous():
+    if given and isinstance(given[0], Tensor) and given[0].requires_grad and given[0].is_contiguous():
         given[0].register_hook(torch.Tensor.contiguous)
 
 
-def _patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """That convolution of x [B, 3, H, W] as a product, a quarter of its time with the gradient; its channels lie last."""
+def _patches(conv: nn.Conv2d, input: Tensor) -> Tensor:  # the name it has in nn.Conv2d, by which it may be given
+    """That convolution of images [B, 3, H, W] as a product, a quarter of its time with the gradient; its channels lie last."""
+    x = input
+    if x.dim() != 4 or not len(x):
+        return nn.Conv2d.forward(conv, x)
     (high, wide), (rows, columns) = conv.kernel_size, (x.shape[2] // conv.kernel_size[0], x.shape[3] // conv.kernel_size[1])
     x = x[..., : rows * high, : columns * wide].to(conv.weight.dtype)
     cut = x.reshape(len(x), 3, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5).reshape(len(x), rows, columns, -1)

@@ -50,6 +50,7 @@ def evaluate(
     if precision == "bf16" and found.error is not None:
         doubtful = ((found.error >= 1) & (system.task.error(output, y) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
+            del x_adv, output
             found = _again(found, doubtful, system, attack, threat, x, y, rng)
             x_adv, output = _read(found, system, threat, x)
     size = threat.size(x_adv - x)

@@ -51,15 +51,17 @@ def signed(loss: Any) -> Loss:
 
 
 def right_pixels(output: Tensor, target: Tensor) -> Tensor:
-    """Mask [B, H, W]: where the greatest of logits [B, K, H, W] is that of target [B, H, W]; never where that is IGNORE.
+    """Mask [B, H, W]: where the greatest of logits [B, K, H, W] is that of target [B, H, W]; never where that is no class.
 
     Of equal logits the first counts, as argmax has it; NaN is never right. On a CPU the greatest logit and its place take fifty
-    times as long as the greatest alone, so the right one is held against the greatest other.
+    times as long as the greatest alone, so the right one is held against the greatest other, and only ties ask for places.
     """
-    output, valid = output.detach(), target != IGNORE
-    if output.device.type != "cpu":
-        return output.max(1).indices == target
-    label = torch.where(valid, target, 0)[:, None]
+    output = output.detach()
+    if output.device.type != "cpu" or not len(output):
+        greatest = output.max(1)
+        return (greatest.indices == target) & ~greatest.values.isnan()
+    valid = (target >= 0) & (target < output.shape[1])
+    label = torch.where(valid, target, 0).long()[:, None]
     right = output.gather(1, label).squeeze(1)
     other = torch.stack([one.scatter(0, place, -torch.inf).amax(0) for one, place in zip(output, label, strict=True)])
     told, tied = right > other, right == other

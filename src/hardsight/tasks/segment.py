@@ -59,7 +59,8 @@ class Segment:
                 f"a mask has the id {int(target[valid].max())}, but the ids of {classes} classes end at {classes - 1}"
             )
         mask = torch.where(valid, target, classes)
-        seen = torch.where(valid, output.max(1).indices, classes)
+        greatest = output.max(1)
+        seen = torch.where(valid & ~greatest.values.isnan(), greatest.indices, classes)
         both = torch.where(mask == seen, mask, classes)
 
         def tally(ids: Tensor) -> Tensor:
