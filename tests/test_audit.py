@@ -104,6 +104,63 @@ def test_masked_models_are_caught_by_name(systems: dict[str, Any], name: str) ->
     assert build(check, "Check")(case_of(honest, x, y)).verdict != "fail"
 
 
+@pytest.mark.parametrize("attack", ["attack(eot(pgd(2), draws=5))", "autoattack(version=rand, steps=10)"])
+def test_a_random_model_under_its_mean_is_no_failure(systems: dict[str, Any], attack: str) -> None:
+    honest, x, y = systems["classify"]
+    random = Masked(honest.encoder, honest.head, honest.task, front=random_front)
+    found = build("repeats", "Check")(Case(random, build(attack, "Attack"), build("linf(4/255)", "Threat"), x, y))
+    assert found.verdict == "warn"
+    assert f"the mean of {5 if 'eot' in attack else 20}" in found.reason
+
+
+@dataclass(frozen=True)
+class Fickle:
+    """An attack that does harm only within radii it likes."""
+
+    likes: Callable[[float], bool]
+    passes = 1
+
+    def fits(self, task: Any) -> bool:
+        return True
+
+    def __call__(self, system: System, x: Tensor, y: Any, threat: Any, rng: Any = None) -> Any:
+        strong = build("classpgd(steps=10)", "Attack")
+        found = strong(system, x, y, threat, rng)
+        return found if self.likes(threat.eps) else found._replace(x_adv=x)
+
+
+def test_an_attack_that_loses_with_its_radius_is_told(systems: dict[str, Any]) -> None:
+    honest, x, y = systems["classify"]
+    threat, check = build("linf(16/255)", "Threat"), build("rises", "Check")
+    assert "less radius did more harm" in check(Case(honest, Fickle(lambda eps: eps < 0.05), threat, x, y)).reason  # type: ignore[arg-type]
+    blind = check(Case(honest, Fickle(lambda eps: eps < 0.5), threat, x, y))  # type: ignore[arg-type]
+    assert blind.verdict == "fail"
+    assert "every one must fall" in blind.reason
+    assert check(Case(honest, Fickle(lambda eps: True), threat, x, y)).verdict == "pass"  # type: ignore[arg-type]
+
+
+def test_an_attack_that_sees_less_than_a_black_box_is_told(systems: dict[str, Any]) -> None:
+    honest, x, y = systems["classify"]
+    threat, check = build("linf(64/255)", "Threat"), build("black_box", "Check")
+    found = check(Case(honest, Fickle(lambda eps: False), threat, x, y))  # type: ignore[arg-type]
+    assert found.verdict == "fail"
+    assert "gradients it follows are masked" in found.reason
+    assert check(Case(honest, Fickle(lambda eps: True), threat, x, y)).verdict == "pass"  # type: ignore[arg-type]
+
+
+def test_more_steps_that_help_the_model_are_told(systems: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, x, y = systems["classify"]
+    run = Case.run
+    monkeypatch.setattr(  # any other attack than the case's own does nothing
+        Case, "run", lambda case, attack=None, radius=1.0: run(case, attack and build("clean", "Attack"), radius)
+    )
+    found = build("more_steps", "Check")(
+        Case(honest, build("classpgd(steps=10)", "Attack"), build("linf(16/255)", "Threat"), x, y)
+    )
+    assert found.verdict == "fail"
+    assert "helped the model" in found.reason
+
+
 def test_a_batch_that_matters_is_told(systems: dict[str, Any]) -> None:
     honest, x, y = systems["classify"]
     coupled = Masked(honest.encoder, honest.head, honest.task, back=lambda logits: logits - logits.mean(0))

@@ -46,9 +46,22 @@ def test_contestants_find_the_same() -> None:
 
 
 def test_gradient_steps_leave_out_looks() -> None:
-    assert gradient_steps(build("classpgd(steps=7)", "Attack")) == 7
-    assert gradient_steps(build("embed(steps=7)", "Attack")) == 7
-    assert gradient_steps(build("cascade([classpgd(steps=7), fgsm])", "Attack")) == 8
+    steps = {
+        "classpgd(steps=7)": 7,
+        "embed(steps=7)": 7,
+        "cascade([classpgd(steps=7), fgsm])": 8,
+        "warm(embed(steps=3), classpgd(steps=4))": 7,
+        "attack(eot(pgd(5), draws=3))": 15,
+        "attack(restarts(pgd(5), 2))": 10,
+        "attack(fab(6), loss=margin)": 6,
+        "attack(square(50))": 0,
+        "noise": 0,
+        "autoattack": 100 + 9 * 100 + 9 * 100,
+        "dense_autoattack": 100 + 9 * 100 + 9 * 100,
+    }
+    assert {spec: gradient_steps(build(spec, "Attack"), "label") for spec in steps} == steps
+    assert gradient_steps(build("dense_autoattack", "Attack"), "mask") == 4 * 100
+    assert gradient_steps(build("sea(steps=10)", "Attack"), "mask") == 40
     with pytest.raises(SpecError, match="gradients"):
         speed(
             toy_system(build("classify", "Task")),

@@ -71,6 +71,29 @@ def prepared(attack: Attack, lab: Lab) -> Attack:
     return attack if prepare is None else prepare(lab)
 
 
+def searches(attack: Any, target: str) -> Iterator[tuple[Search, int]]:
+    """Every search within an attack on that target ("label", "mask", ...), and how often it is run at most."""
+    if (search := getattr(attack, "search", None)) is not None:
+        yield search, getattr(attack, "count", 1)
+    members = getattr(attack, "members", ())
+    members = [members[target]] if isinstance(members, dict) and target in members else list(members)
+    for part in (*members, *(getattr(attack, name, None) for name in ("first", "second", "attack"))):
+        if part is not None and not isinstance(part, str):
+            yield from searches(part, target)
+
+
+def refusal(attack: Attack, threat: Threat, target: str) -> str:
+    """Why the attack cannot be run in that threat, in the words of the search that can't; empty where it can."""
+    for part in getattr(threat, "parts", (threat,)):
+        for search, _ in searches(attack, target):
+            try:
+                for check in getattr(search, "checks", ()):
+                    check(part)
+            except SpecError as error:
+                return str(error)
+    return ""
+
+
 @dataclass(frozen=True)
 class Single:
     """A search, the loss it raises, where that loss reads the system, and what it compares with.

@@ -102,7 +102,7 @@ def points(draws: int) -> Search:
         return best.result()
 
     search.natural = True  # type: ignore[attr-defined]
-    return counted(search, draws)
+    return counted(search, draws, gradients=0)
 
 
 @register

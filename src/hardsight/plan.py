@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from hardsight.attack import refusal
 from hardsight.catalog import build, complete, find, fingerprint, minimal
 from hardsight.data import Data, open_data
 from hardsight.encoders.runs import exported
@@ -157,6 +158,9 @@ def _attacks(recipe: Recipe, task: Task, left_out: list[str]) -> Iterator[tuple[
             yield attack_name(spec), spec, own, ""
             continue
         for threat, eps_text in recipe.threats():
+            if why := refusal(attack, build(threat, "Threat"), task.target):
+                left_out.append(f"{attack_name(spec)} in {show(minimal(threat))}: {why}")
+                continue
             column = text if text in ("task", "embed") else attack_name(spec)
             yield column, spec, show(minimal(threat)), eps_text
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hardsight import noise
-from hardsight.attack import Attack, Cascade, Single
+from hardsight.attack import Attack, Cascade, Single, searches
 from hardsight.catalog import build
 from hardsight.errors import SpecError
 from hardsight.evaluate import Precision, evaluate
@@ -59,7 +59,7 @@ def speed(
     x [B, 3, H, W] in [0, 1], y its targets. ratio: the median over rounds of seconds over the same round's floor; spread its
     least and greatest. clock: `time.process_time` counts this process's own seconds, where others keep the machine busy. Memory is the allocator's peak above what was held before, measured in a round of its own.
     """
-    steps = gradient_steps(attack)
+    steps = gradient_steps(attack, system.task.target)
     if steps < 1 or rounds < 1:
         raise SpecError("speed compares an attack that takes gradients with its floor; this one takes none, or rounds is 0")
     runs: dict[str, Callable[[], Any]] = {"floor": lambda: _floor(system, x, y, steps)}
@@ -97,13 +97,9 @@ def speed(
     return [_pace(name, seconds, memory, rows[name], system) for name in runs]
 
 
-def gradient_steps(attack: Attack) -> int:
-    """How many gradients an image needs at most: a search's passes but the last, which only looks."""
-    if isinstance(attack, Single):
-        return attack.search.passes - 1
-    if isinstance(attack, Cascade):
-        return sum(gradient_steps(member) for member in attack.members)
-    return 0
+def gradient_steps(attack: Attack, target: str) -> int:
+    """How many gradients an image needs at most, of an attack on that target."""
+    return sum(search.gradients * times for search, times in searches(attack, target))
 
 
 def staying(attack: Attack) -> Attack:

@@ -112,7 +112,7 @@ def wide_in_l1(steps: int) -> Search:
     ) -> AttackResult:
         return (wide if getattr(threat, "norm", "") == "L1" else plain)(objective, x, threat, rng, start)
 
-    return counted(search, wide.passes)
+    return counted(search, wide.passes, gradients=steps)
 
 
 @register

@@ -8,6 +8,8 @@ import torch
 from hardsight.catalog import build
 from hardsight.errors import SpecError
 from hardsight.evaluate import evaluate
+from hardsight.plan import plan
+from hardsight.recipe import Recipe
 from tests.conftest import toy_images, toy_system, toy_target
 
 COUNT = 8
@@ -68,7 +70,12 @@ def test_few_classes_are_attacked_too(classes: int) -> None:
 
 @pytest.mark.parametrize(
     ("task", "suite"),
-    [("segment", "sea(steps=20)"), ("segment", "dense_autoattack(10, 10)"), ("depth", "dense_autoattack(10, 10)")],
+    [
+        ("segment", "sea(steps=20)"),
+        ("segment", "dense_autoattack(10, 10)"),
+        ("depth", "dense_autoattack(10, 10)"),
+        ("detect", "dense_autoattack(10, 10)"),
+    ],
 )
 def test_dense_suites_are_as_strong_as_each_member_on_every_image(task: str, suite: str) -> None:
     system = toy_system(build(task, "Task"))
@@ -83,6 +90,19 @@ def test_dense_suites_are_as_strong_as_each_member_on_every_image(task: str, sui
         assert (found.error >= system.task.error(system.output(points), y) - 1e-6).all()
     kept = {key.rpartition(".")[0] for key in rows if key.startswith("members.")}
     assert kept == {f"members.{name}" for name, _ in found.members}
+
+
+def test_what_a_suite_cannot_walk_in_is_left_out_before_anything_runs() -> None:
+    def asked(*threats: str, attacks: tuple[str, ...] = ("autoattack",)) -> Recipe:
+        return Recipe(encoders=("zoo:made_supervised",), tasks=("classify",), attacks=attacks, threat=threats, count=2)
+
+    made = plan(asked("l2(0.5)", "union([linf(1/255), l2(0.5)])", "masked(linf(8/255), (0, 0, 0.5, 1))", "patch(5)"))
+    assert [cell.threat for cell in made.cells if cell.column != "clean"] == ["l2(0.5)", "union([linf(1/255), l2(0.5)])"]
+    assert len(made.left_out) == 2
+    assert all("square knows how to move in linf, l2 and l1" in why or "FAB walks by" in why for why in made.left_out)
+    with pytest.raises(SpecError, match="nothing to measure: .*square knows"):
+        plan(asked("patch(5)", attacks=("attack(square(10))",)))
+    assert len(plan(asked("patch(5)", "l0(5)", attacks=("task",))).left_out) == 0
 
 
 def test_a_suite_says_what_it_cannot_attack() -> None:

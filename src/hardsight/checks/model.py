@@ -6,18 +6,26 @@ import torch
 from torch import Tensor
 
 from hardsight import tree
+from hardsight.attack import searches
 from hardsight.catalog import register
 from hardsight.checks.base import Case, Check, Finding, differ
 
 
 @register
 def repeats(most: float = 1e-4) -> Check:
-    """Same twice: the model gives one image the same output each time; if it draws random numbers, attacks need `eot`."""
+    """Same twice: the model gives one image the same output each time; if it draws random numbers, an attack without `eot` fails here."""
 
     def check(case: Case) -> Finding:
         gap = differ(case.output(case.x), case.output(case.x))
         if gap <= most:
             return Finding("pass", "two readings of the same images agree")
+        walks = [search for search, _ in searches(case.attack, case.system.task.target) if search.gradients]
+        draws = min((getattr(search, "draws", 1) for search in walks), default=1)
+        if draws > 1:
+            return Finding(
+                "warn",
+                f"the model is random: two readings differ by {gap:.1%}; the attack follows the mean of {draws}, a verdict is of one",
+            )
         return Finding(
             "fail",
             f"two readings of the same images differ by {gap:.1%}: the model is random; attack its mean, as in attack(eot(pgd(), draws=10))",

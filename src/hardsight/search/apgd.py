@@ -69,6 +69,7 @@ def apgd(
                 top = best.x_best_loss[places]
                 back = pace.check(checks[t], best.greatest[places], top, x) & ~best.halted[places]
                 x_adv, grad = tree.where(back, top, x_adv), tree.where(back, best_grad, grad)
+                del top
             there = pace.step(threat, x, x_adv, before if t else None, grad)
             before, x_adv = x_adv, tree.where(best.halted[places], x_adv, there)
             del grad, there  # or they are held through the next pass, whose peak they would raise

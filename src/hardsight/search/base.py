@@ -16,10 +16,12 @@ from hardsight.threats.base import Threat
 class Search(Protocol):
     """Looks for the allowed image that the objective reads highest.
 
-    passes: how many readings an image is in at most. rng draws whatever is random; start is where to begin instead.
+    passes: how many readings an image is in at most; gradients: how many of them give one. rng draws whatever is random; start
+    is where to begin instead.
     """
 
     passes: int
+    gradients: int
 
     def __call__(
         self,
@@ -31,9 +33,22 @@ class Search(Protocol):
     ) -> AttackResult: ...
 
 
-def counted(walk: Callable[..., AttackResult], passes: int, *inner: Search) -> Search:
-    """The function as a `Search` of that many passes; what the searches within it need of a loss, it needs too."""
+def counted(
+    walk: Callable[..., AttackResult],
+    passes: int,
+    *inner: Search,
+    gradients: int | None = None,
+    check: Callable[[Threat], object] | None = None,
+) -> Search:
+    """The function as a `Search` of that many passes; what the searches within it need of a loss or a threat, it needs too.
+
+    gradients: all passes but the last, which only looks, unless said otherwise. check: raises `SpecError` for a threat that the
+    search cannot walk in.
+    """
     walk.passes = passes  # type: ignore[attr-defined]
+    walk.gradients = max(passes - 1, 0) if gradients is None else gradients  # type: ignore[attr-defined]
+    walk.checks = (*([check] if check else []), *(one for part in inner for one in getattr(part, "checks", ())))  # type: ignore[attr-defined]
+    walk.draws = max((getattr(one, "draws", 1) for one in inner), default=1)  # type: ignore[attr-defined]
     if any(getattr(one, "signed", False) for one in inner):
         walk.signed = True  # type: ignore[attr-defined]
     return walk  # type: ignore[return-value]

@@ -25,7 +25,7 @@ def stay() -> Search:
             best.see(x, objective(x))
         return best.result()
 
-    return counted(search, 1)
+    return counted(search, 1, gradients=0)
 
 
 @register
@@ -42,7 +42,8 @@ def best_of(searches: tuple[Search, ...]) -> Search:
     ) -> AttackResult:
         return _in_turn([(member, threat) for member in searches], objective, x, rng, start)
 
-    return counted(search, sum(member.passes for member in searches), *searches)
+    gradients = sum(member.gradients for member in searches)
+    return counted(search, sum(member.passes for member in searches), *searches, gradients=gradients)
 
 
 @register
@@ -73,7 +74,9 @@ def eot(search: Search, draws: int = 10) -> Search:
         found = search(averaged(objective, draws), x, threat, rng, start)
         return found._replace(queries=found.queries * draws)
 
-    return counted(walk, search.passes * draws, search)
+    found = counted(walk, search.passes * draws, search, gradients=search.gradients * draws)
+    found.draws = draws  # type: ignore[attr-defined]
+    return found
 
 
 def in_each(search: Search, threat: Threat) -> Search:
@@ -87,7 +90,7 @@ def in_each(search: Search, threat: Threat) -> Search:
     ) -> AttackResult:
         return _in_turn([(search, part) for part in parts], objective, x, rng, start)
 
-    return counted(walk, search.passes * len(parts))
+    return counted(walk, search.passes * len(parts), search, gradients=search.gradients * len(parts))
 
 
 def _in_turn(

@@ -17,7 +17,7 @@ from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, loss_and_grad
 from hardsight.search.base import Best, Search, counted
 from hardsight.search.nearest import by_size, check_signed, fallen, standing, within
-from hardsight.threats.base import Threat, per_image
+from hardsight.threats.base import Threat, per_image, planeless
 
 
 @register
@@ -66,6 +66,7 @@ def fab(
             best.see(x_adv, by_size(reading, threat.size(x_adv - x)), places)
             plane = (grad * x_adv).flatten(1).sum(1) - reading.loss.nan_to_num(0, 0, 0)
             here, home = threat.to_plane(x_adv, grad, plane), threat.to_plane(x, grad, plane)
+            del grad
             near, far = threat.size(here).clamp_min(1e-8), threat.size(home).clamp_min(1e-8)
             alpha = per_image((near / (near + far)).clamp_max(alpha_max), x)
             home = (eta * home).add_(x).mul_(alpha)
@@ -77,7 +78,13 @@ def fab(
         return within(best, *everything)
 
     search.signed = True
-    return counted(search, 2 * steps + 1)
+    return counted(search, 2 * steps + 1, gradients=steps, check=_has_planes)
+
+
+def _has_planes(threat: Threat) -> None:
+    for one in (threat, getattr(threat, "threat", threat)):
+        if not getattr(one, "planes", True):
+            raise planeless(one.norm)
 
 
 def _first(where: str, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:

@@ -70,10 +70,11 @@ def fmn(steps: int = 100, step: float = 1.0, gamma: float = 0.05, beyond: float 
             outside = torch.where(ever, radius * (1 + share), boundary * (1 + beyond))
             radius = torch.where(fallen(reading), torch.minimum(radius * (1 - share), nearest), outside).minimum(widest)
             x_adv = (x + ball(delta + length * unit(grad, 2), radius)).clamp(0, 1)
+            del grad, delta
         return within(best, *everything)
 
     search.signed = True
-    return counted(search, steps + 1)
+    return counted(search, steps + 1, check=_ball_of)
 
 
 def _ball_of(threat: Threat) -> Callable[[Tensor, Tensor], Tensor]:

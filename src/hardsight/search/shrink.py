@@ -69,7 +69,8 @@ def shrinking(
             halted=torch.stack([one.halted for one in found]).any(0),
         )
 
-    return counted(search, sum(stage.passes for stage in stages))
+    gradients = sum(stage.gradients for stage in stages)
+    return counted(search, sum(stage.passes for stage in stages), *stages, gradients=gradients)
 
 
 def _scaled(threat: Any, radius: float) -> Any:

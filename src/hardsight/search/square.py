@@ -73,7 +73,7 @@ def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search
                 loss = torch.where(taken, reading.loss, loss)
         return best.result()
 
-    return counted(search, queries)
+    return counted(search, queries, gradients=0, check=_moves_in)
 
 
 @dataclass(frozen=True)

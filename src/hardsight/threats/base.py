@@ -22,7 +22,7 @@ class Threat(Protocol):
     """A set of allowed images around x, images [B, 3, H, W] or clips [B, 3, T, H, W]; norm and eps name it in tables.
 
     Some have more. sparse: only so many places may change (`places`). spatial: it minds where in the image a pixel lies.
-    parts: the threats that a union is made of, which are attacked one by one.
+    parts: the threats that a union is made of, which are attacked one by one. planes: False where it knows no `to_plane`.
     """
 
     norm: ClassVar[str]

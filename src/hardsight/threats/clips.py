@@ -21,6 +21,7 @@ class PerFrame:
 
     threat: Threat
     count: int | None = None
+    planes: ClassVar[bool] = False
 
     @property
     def eps(self) -> float:
@@ -91,6 +92,7 @@ class Flicker:
 
     eps: float
     norm: ClassVar[str] = "flicker"
+    planes: ClassVar[bool] = False
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The offset is the mean change over the frame's pixels, without those that the box cuts off: they hide their own."""

@@ -18,6 +18,7 @@ from hardsight.threats.places import chosen, gain, stride
 class L0:
     eps: float
     norm: ClassVar[str] = "L0"
+    planes: ClassVar[bool] = False
     sparse: ClassVar[bool] = True
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:

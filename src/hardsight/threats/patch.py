@@ -21,6 +21,7 @@ class Patch:
     place: tuple[float, float] | None = None
     sparse: ClassVar[bool] = True
     spatial: ClassVar[bool] = True
+    planes: ClassVar[bool] = False
 
     @property
     def norm(self) -> str:
