@@ -25,7 +25,7 @@ from hardsight.evaluate import evaluate
 from hardsight.metrics.intervals import wilson
 
 CLASSIFIERS = {
-    "resnet20": ("file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')", "1/255"),
+    "resnet20": ("file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')", "0.75/255"),
     "resnet4b": ("file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')", "2/255"),
 }
 CHUNK, SEED = 350, 0
@@ -36,7 +36,7 @@ def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("model", choices=CLASSIFIERS)
     words.add_argument("--count", type=int, default=700)
-    words.add_argument("--eps", default=None, help="the radius; default where robust accuracy lies between 10 and 80 %")
+    words.add_argument("--eps", default=None, help="the radius; default where robust accuracy lies between 20 and 80 %")
     words.add_argument("--out", type=Path, required=True)
     words.add_argument("--threads", type=int, default=1)
     words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")

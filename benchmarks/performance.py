@@ -160,7 +160,7 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
         "bf16 autocast": lambda: bare(frozen, x, y, STEPS, half),
         "bf16 copy of the weights": lambda: bare(lambda z: low(z.bfloat16()).float(), x, y, STEPS),
         "bf16 autocast, channels_last": lambda: bare(last, there, y, STEPS, half),
-        "bf16 as `hardsight.bf16` has it: weights cast once, channels_last, attention as two products": ours,
+        "bf16 as `hardsight.bf16` has it: weights cast once, channels_last, attention and patches as products": ours,
     }
     if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can follow timm's ResNet, not an encoder
         whole = timm.create_model("resnet18", num_classes=10).eval().requires_grad_(False)
@@ -171,6 +171,9 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
     started = time.perf_counter()
     bare(compiled, x, y, 1)
     runs[f"torch.compile (first call {time.perf_counter() - started:.0f} s)"] = lambda: bare(compiled, x, y, STEPS)
+    low_compiled = torch.compile(copy.deepcopy(frozen))
+    bare(low_compiled, x, y, 1, half)
+    runs["torch.compile, bf16 autocast"] = lambda: bare(low_compiled, x, y, STEPS, half)
     return runs
 
 
@@ -201,7 +204,7 @@ def attacks(rounds: int, clock: Clock) -> None:
         system = hs.fit_probe(hs.load_encoder(spec), f"classify(head='{head}')", data)
         systems[f"{name}: classpgd {eps}, batch {batch}"] = (system, "classpgd", eps, x[:batch], y[:batch])
     for name, spec, source, batch in (
-        ("ViT-Tiny 224", vit, "made(size=224)", 4),
+        ("ViT-Tiny 224", vit, "made(size=224)", 8),
         ("ResNet-20", RESNET20, "made(size=64)", 16),
     ):
         made = hs.open_data(source)

@@ -17,19 +17,19 @@ for what in "peers --rounds 5" "attacks --rounds 3" "levers --rounds 3"; do
   attacks) title="Attacks as they are run" ;;
   levers) title="Lever by lever" ;;
   esac
-  printf '\n## %s\n\n```sh\npython benchmarks/performance.py %s\n```\n\n' "$title" "$what" >>"$page.new"
+  printf '\n## %s\n\n```sh\nuv run --group parity python benchmarks/performance.py %s\n```\n\n' "$title" "$what" >>"$page.new"
   sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 done
 found=runs/performance/training.md
 what="all --rounds 5 --threads 1 --clock cpu"
 [ -s "$found" ] || { uv run python benchmarks/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
-printf '\n## Training\n\n```sh\npython benchmarks/training.py %s\n```\n\n' "$what" >>"$page.new"
+printf '\n## Training\n\n```sh\nuv run --group parity python benchmarks/training.py %s\n```\n\n' "$what" >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
-for model in "resnet4b --count 350" "resnet20 --count 100 --clock cpu"; do
+for model in "resnet4b --count 350" "resnet20 --count 350 --clock cpu"; do
   name=${model%% *}
   found=runs/autoattack-$name.md
   [ -s "$found" ] || uv run python benchmarks/beside_autoattack.py $model --out "runs/autoattack-$name.jsonl" >"$found"
-  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\npython benchmarks/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' "$name" "$model" "$name" >>"$page.new"
+  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\nuv run --group parity python benchmarks/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' "$name" "$model" "$name" >>"$page.new"
   sed '/^{/d; /./,$!d' "$found" >>"$page.new"
 done
 mv "$page.new" "$page"
