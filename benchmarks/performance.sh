@@ -25,7 +25,7 @@ what="all --rounds 5 --threads 1 --clock cpu"
 [ -s "$found" ] || { uv run python benchmarks/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
 printf '\n## Training\n\n```sh\nuv run --group parity python benchmarks/training.py %s\n```\n\n' "$what" >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
-for model in "resnet4b --count 350" "resnet20 --count 350 --clock cpu"; do
+for model in "resnet4b --count 350" "resnet20 --count 150 --clock cpu"; do
   name=${model%% *}
   found=runs/autoattack-$name.md
   [ -s "$found" ] || uv run python benchmarks/beside_autoattack.py $model --out "runs/autoattack-$name.jsonl" >"$found"

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from hardsight.attack import on
 from hardsight.catalog import build
 from hardsight.errors import SpecError
 from hardsight.speed import gradient_steps, peak, speed, staying
@@ -61,6 +62,9 @@ def test_gradient_steps_leave_out_looks() -> None:
     }
     assert {spec: gradient_steps(build(spec, "Attack"), "label") for spec in steps} == steps
     assert gradient_steps(build("dense_autoattack", "Attack"), "mask") == 4 * 100
+    mask = on(build("dense_autoattack(100, 200)", "Attack"), "mask")
+    assert mask.passes == 4 * (103 + 1) + 200 + 1 < build("dense_autoattack(100, 200)", "Attack").passes
+    assert on(mask, "mask") is mask
     assert gradient_steps(build("sea(steps=10)", "Attack"), "mask") == 40
     with pytest.raises(SpecError, match="gradients"):
         speed(

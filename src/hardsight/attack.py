@@ -71,12 +71,18 @@ def prepared(attack: Attack, lab: Lab) -> Attack:
     return attack if prepare is None else prepare(lab)
 
 
+def on(attack: Any, target: str) -> Attack:
+    """What runs on that target ("label", "mask", ...), of a suite that has an attack for each; else the attack itself."""
+    members = getattr(attack, "members", None)
+    return members.get(target, attack) if isinstance(members, dict) else attack
+
+
 def searches(attack: Any, target: str) -> Iterator[tuple[Search, int]]:
     """Every search within an attack on that target ("label", "mask", ...), and how often it is run at most."""
+    attack = on(attack, target)
     if (search := getattr(attack, "search", None)) is not None:
         yield search, getattr(attack, "count", 1)
     members = getattr(attack, "members", ())
-    members = [members[target]] if isinstance(members, dict) and target in members else list(members)
     for part in (*members, *(getattr(attack, name, None) for name in ("first", "second", "attack"))):
         if part is not None and not isinstance(part, str):
             yield from searches(part, target)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hardsight import noise, tree
-from hardsight.attack import Attack, Lab, Single, prepared
+from hardsight.attack import Attack, Lab, Single, on, prepared
 from hardsight.audit import audit
 from hardsight.catalog import build, complete, minimal
 from hardsight.checks.base import Case
@@ -157,7 +157,7 @@ class Bench:
         images = data.split(cell.split)
         stored = self.store.open(cell.id, self._what(cell, system.encoder, data, threat))
         with seeded(noise.seed_of(cell.id, "lab")):
-            attack = prepared(attack, self._lab(cell, system, threat))
+            attack = on(prepared(attack, self._lab(cell, system, threat)), system.task.target)
         places, started, skipped = choose(images, cell.count), time.monotonic(), []
         for place, span in chunks(cell.count, cell.chunk):
             if not stored.has(place):

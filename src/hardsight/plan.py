@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hardsight.attack import refusal
+from hardsight.attack import on, refusal
 from hardsight.catalog import build, complete, find, fingerprint, minimal
 from hardsight.data import Data, open_data
 from hardsight.encoders.runs import exported
@@ -88,7 +88,8 @@ class Plan:
     def passes(self, cell: Cell) -> int:
         """Images x readings, at most."""
         parts = getattr(build(cell.threat, "Threat"), "parts", ()) or (None,)
-        return cell.count * build(cell.attack, "Attack").passes * len(parts)
+        attack = on(build(cell.attack, "Attack"), build(cell.task, "Task").target)
+        return cell.count * attack.passes * len(parts)
 
 
 def plan(recipe: Recipe) -> Plan:
