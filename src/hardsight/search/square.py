@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from hardsight.threats.base import Threat, per_image
 from hardsight.threats.l1 import L1
 from hardsight.threats.l2 import L2
 from hardsight.threats.linf import Linf
+from hardsight.threats.masked import Masked
 
 BENDS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After how many of 10000 changes the share of the image that a window covers is halved."""
@@ -40,7 +42,8 @@ def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search
     Source: Andriushchenko et al., ECCV 2020; for L1, Croce and Hein, "Mind the box", ICML 2021. differs: AutoAttack doesn't count
     the first point as a query; tiles and windows of images of any size and shape are whole. As in AutoAttack, a window never
     touches the last row and column while it is smaller than the image, windows lie at one place in all images of a batch,
-    and random numbers follow the images that are left, so the batch is part of the result. A clip's frames are as channels.
+    and random numbers follow the images that are left, so the batch is part of the result. A clip's frames are as channels. In a
+    masked linf, windows fall anywhere and count where they meet the region.
     """
     if queries < 1 or not 0 < p <= 1:
         raise SpecError(f"square: queries is {queries} and p is {p:g}; queries is at least 1, and p lies in (0, 1]")
@@ -87,11 +90,25 @@ class Moves:
 
 def _moves_in(threat: Threat) -> Moves:
     known = {Linf: Moves(_stripes, _one_colour, _side), L2: _pyramids(2), L1: _pyramids(1)}
+    if isinstance(threat, Masked) and type(threat.threat) is Linf:
+        return _within(known[Linf])
     if type(threat) not in known:
         raise SpecError(
-            f"square knows how to move in linf, l2 and l1, and this threat is {threat.norm}; run it in one of those"
+            f"square knows how to move in linf (masked too), l2 and l1, and this threat is {threat.norm}; run it in one of those"
         )
     return known[type(threat)]
+
+
+def _within(moves: Moves) -> Moves:
+    """The same moves, of which only what lies in the region is kept."""
+
+    def first(x: Tensor, threat: Any, rng: torch.Generator | None) -> Tensor:
+        return threat.project(moves.first(x, threat.threat, rng), x)
+
+    def next_(x: Tensor, here: Tensor, threat: Any, side: int, rng: torch.Generator | None) -> Tensor:
+        return threat.project(moves.next(x, here, threat.threat, side, rng), x)
+
+    return Moves(first, next_, moves.side)
 
 
 def _side(share: float, x: Tensor) -> int:
