@@ -11,7 +11,7 @@ from hardsight.attack import on
 from hardsight.catalog import build
 from hardsight.errors import SpecError
 from hardsight.speed import gradient_steps, peak, speed, staying
-from tests.conftest import toy_images, toy_system
+from tests.conftest import toy_images, toy_system, toy_target
 from tests.end.test_bench import inside
 
 
@@ -74,6 +74,14 @@ def test_gradient_steps_leave_out_looks() -> None:
             toy_images(2),
             None,
         )
+
+
+def test_a_suite_is_timed_as_what_runs_at_the_task() -> None:
+    system, x = toy_system(build("segment", "Task")), toy_images(2)
+    suite, threat = build("dense_autoattack(10, 10)", "Attack"), build("linf(8/255)", "Threat")
+    paces = speed(system, suite, threat, x, toy_target(system.task, 2), 1)
+    assert [pace.name for pace in paces] == ["floor", "attack alone, float32, every image stays", "float32", "bf16"]
+    assert paces[2].queries > 4 * 10  # four losses of ten steps at least, and the black box
 
 
 def test_staying_switches_early_exit_off() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hardsight import noise
-from hardsight.attack import Attack, Cascade, Single, searches
+from hardsight.attack import Attack, Cascade, Single, on, searches
 from hardsight.catalog import build
 from hardsight.errors import SpecError
 from hardsight.evaluate import Precision, evaluate
@@ -59,6 +59,7 @@ def speed(
     x [B, 3, H, W] in [0, 1], y its targets. ratio: the median over rounds of seconds over the same round's floor; spread its
     least and greatest. clock: `time.process_time` counts this process's own seconds, where others keep the machine busy. Memory is the allocator's peak above what was held before, measured in a round of its own.
     """
+    attack = on(attack, system.task.target)
     steps = gradient_steps(attack, system.task.target)
     if steps < 1 or rounds < 1:
         raise SpecError("speed compares an attack that takes gradients with its floor; this one takes none, or rounds is 0")
