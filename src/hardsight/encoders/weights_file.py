@@ -89,7 +89,8 @@ def read_weights(place: Path) -> object:
                 f"{place} is refused: a TorchScript archive would run code when read; where you trust it, "
                 "save torch.jit.load(..).state_dict() as safetensors"
             ) from None
-        raise WeightsError(f"{place} cannot be read as {place.suffix or 'a checkpoint'}: {_line(error)}") from None
+        kind = place.suffix or "a checkpoint"
+        raise WeightsError(f"{place} cannot be read as {kind}; it is damaged, or of another kind ({_line(error)})") from None
 
 
 def tensors_in(stored: object, place: Path, key: str = "") -> State:
