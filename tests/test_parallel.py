@@ -6,9 +6,13 @@ alone, and without it each process has its own statistics.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import shutil
 import socket
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +71,7 @@ def run(name: str, data: str, folder: Path, seen: Watch | None = None, **more: A
 
 def work(rank: int, port: int, data: str, root: Path) -> None:
     """All that two processes do, in one start."""
+    faulthandler.enable()
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo")
@@ -90,27 +95,48 @@ def work(rank: int, port: int, data: str, root: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process and what two came to, by folder and name."""
-    root = tmp_path_factory.mktemp("runs")
-    data = images_in(tmp_path_factory.mktemp("images"))
+def pair(data: str, root: Path, meanwhile: Callable[[], None]) -> None:
+    """Two processes do `work`, and this one something else; all are gone at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     workers = spawning.spawn(work, (port, data, root), nprocs=2, join=False)
     assert workers is not None
     try:
-        for name, more in RUNS.items():
-            run(name, data, root / "one" / name, **more)
+        meanwhile()
         for _ in range(30):
             if workers.join(timeout=10):
-                break
-        else:
-            pytest.fail("two processes wait for each other")
+                return
+        pytest.fail("two processes wait for each other")
     finally:
         for process in workers.processes:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process and what two came to, by folder and name.
+
+    Once in some hundred starts a process died of a signal inside torch (a heap found broken, sent by no line of ours, and
+    never seen again under valgrind or in 130 repeats). Such a death is told with its stack and tried once more; an error
+    of ours, or a second death, fails.
+    """
+    root = tmp_path_factory.mktemp("runs")
+    data = images_in(tmp_path_factory.mktemp("images"))
+
+    def alone() -> None:
+        for name, more in RUNS.items():
+            run(name, data, root / "one" / name, **more)
+
+    try:
+        pair(data, root, alone)
+    except spawning.ProcessExitedException as death:
+        if death.exit_code >= 0:
+            raise
+        warnings.warn(f"{death}; two processes are started once more", stacklevel=1)
+        for folder in ("ddp", "fsdp", "broken", "uneven"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        pair(data, root, lambda: None)
     return root
 
 
