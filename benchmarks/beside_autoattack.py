@@ -50,6 +50,9 @@ def main() -> None:
     system = hs.fit_probe(hs.load_encoder(spec), "classify(head='own')", data)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    for place, line in enumerate(done):
+        if line["n"] != len(x[place * CHUNK : (place + 1) * CHUNK]):
+            sys.exit(f"{asked.out} holds a run over another --count; give another --out")
     for place in range(len(done), -(-len(x) // CHUNK)):
         part = slice(place * CHUNK, (place + 1) * CHUNK)
         line = chunk(system, x[part], y[part], over / under, place, CLOCKS[asked.clock])
