@@ -22,7 +22,7 @@ from hardsight.losses.base import Loss, fits
 from hardsight.losses.boxes import dag, detection
 from hardsight.losses.classify import ce, dlr, dlr_to, gap_to, margin
 from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
-from hardsight.losses.depth import depth_rmse, depth_to, scale_invariant
+from hardsight.losses.depth import depth_loss, depth_rmse, depth_to, scale_invariant
 from hardsight.losses.sea import sea_balanced, sea_js, sea_masked_ce, sea_spherical
 from hardsight.losses.tracked import tracked
 from hardsight.objective import AttackResult, Objective, against, still
@@ -171,7 +171,7 @@ def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
     """
     walk, blind = _shrunk(steps), square(queries, rescale=True)
     mask = (tracked(cospgd_ce()), tracked(sea_balanced()), sea_js(), pixel_margin(5.0))
-    depth = (depth_rmse(), scale_invariant(), depth_to("farther"), depth_to("nearer"))
+    depth = (depth_rmse(), depth_loss(), scale_invariant(), depth_to("farther"), depth_to("nearer"))
     boxes = (detection(), detection(boxes=0.0, centre=0.0), tracked(dag(), by=detection()))
     members = {
         "boxes": Cascade((*(Single(walk, loss) for loss in boxes), Single(blind, detection())), keep=True),
