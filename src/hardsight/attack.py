@@ -100,6 +100,13 @@ def refusal(attack: Attack, threat: Threat, target: str) -> str:
     return ""
 
 
+def seeks_nearest(attack: Attack, threat: Threat, task: Task) -> bool:
+    """Whether what it finds tells how small a perturbation fells an image: one FMN or FAB in one ball, run to its end."""
+    if not isinstance(attack, Single) or attack.where != "output" or getattr(threat, "parts", ()):
+        return False
+    return task.target == "label" and getattr(attack.search, "nearest", False)
+
+
 @dataclass(frozen=True)
 class Single:
     """A search, the loss it raises, where that loss reads the system, and what it compares with.
@@ -143,7 +150,7 @@ class Single:
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
             raise SpecError(
                 f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss) if loss else 'the task loss'} is not; "
-                "use gap_to with aim=rival(k), or margin"
+                f"say attack({name_of(self.search)}, loss=margin), or gap_to with aim=rival(k)"
             )
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):

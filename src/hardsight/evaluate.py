@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardsight import tree
-from hardsight.attack import Attack
+from hardsight.attack import Attack, on, seeks_nearest
 from hardsight.bf16 import in_bf16
 from hardsight.data.feed import check_pixels
 from hardsight.objective import AttackResult, still
@@ -39,11 +39,14 @@ def evaluate(
     """Attacks images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1] with targets y, and judges what came of it.
 
     Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...], and
-    "members.<name>.<key>" where a suite keeps each member's outcome) and, of the first `gallery` images, what a person would
-    look at. The search may run in bf16; what it found is projected again, read again in float32, and
-    only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
+    "members.<name>.<key>" where a suite keeps each member's outcome, "nearest" where the attack tells the size of the smallest
+    perturbation that fells an image, infinite where it found none) and, of the first `gallery` images, what a person would
+    look at. The search may run in bf16, unless it looks for a nearest point, which lies where bf16 cannot tell the sides; what
+    it found is projected again, read again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
     """
     check_pixels(x)
+    nears = seeks_nearest(on(attack, system.task.target), threat, system.task)
+    precision = "float32" if nears else precision
     with in_bf16(system, x) if precision == "bf16" else nullcontext():
         found = attack(system, x, y, threat, rng)
     x_adv, output = _read(found, system, threat, x)
@@ -68,6 +71,9 @@ def evaluate(
             "halted": _numpy(found.halted),
         }
         rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
+        if nears:
+            fell = system.task.error(system.output(found.x_best_loss), y) >= 1
+            rows["nearest"] = _numpy(torch.where(fell, threat.size(found.x_best_loss - x), torch.inf))
         for name, points in found.members:
             told = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
             rows |= {f"members.{name}.{key}": _numpy(value) for key, value in told.items()}

@@ -95,6 +95,7 @@ def write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str,
 
 def print_table(cells: list[StoredCell], as_json: bool) -> None:
     from hardsight.report.audits import sentence
+    from hardsight.report.nearest import sentences
     from hardsight.report.table import document, grid, terminal
 
     table = grid(cells)
@@ -107,5 +108,6 @@ def print_table(cells: list[StoredCell], as_json: bool) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 110)
     console.print(terminal(table))
-    if told := sentence(table):
-        console.print(told, markup=False, highlight=False)
+    for told in [*sentences(table, list(range(len(table.rows)))), sentence(table)]:
+        if told:
+            console.print(told, markup=False, highlight=False)

@@ -49,6 +49,22 @@ def bootstrap(
     return float(low), float(high)
 
 
+def quantile(values: np.ndarray, share: float) -> tuple[float, float, float]:
+    """(the value below which that share of n values lies, low, high), with the interval that order statistics give.
+
+    Values may be infinite. The ends are the values at ranks n p -+ 1.96 sqrt(n p (1 - p)), rounded up; no distribution assumed.
+    Source: W. J. Conover, Practical Nonparametric Statistics, section 3.2.
+    """
+    ordered, n = np.sort(values.astype(np.float64)), len(values)
+    if not n:
+        return float("nan"), float("nan"), float("nan")
+    half = Z95 * np.sqrt(n * share * (1 - share))
+    ranks = (np.ceil(n * share), np.ceil(n * share - half), np.ceil(n * share + half))
+    low_half, low, high = (float(ordered[int(np.clip(rank, 1, n)) - 1]) for rank in ranks)
+    middle = (low_half + float(ordered[n // 2])) / 2 if share == 0.5 and n % 2 == 0 else low_half
+    return middle, low, high
+
+
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 %, for 1 to 10 degrees of freedom; beyond, 1.96 + 2.5 / freedom is within 0.02 of it."""
 

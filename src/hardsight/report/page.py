@@ -14,6 +14,7 @@ import numpy as np
 
 from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
+from hardsight.report.nearest import nearest
 from hardsight.report.pictures import galleries
 from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain
 from hardsight.report.table import (
@@ -99,6 +100,7 @@ def html(table: Table, title: str = "Robustness report") -> str:
         ],
         galleries=[(tasks[gallery.task, gallery.data], gallery) for gallery in galleries(table)],
         audits=audits(table),
+        nearest=nearest(table),
         cards=cards(table),
         settings=settings(table),
         main=threats(table),

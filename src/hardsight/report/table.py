@@ -17,6 +17,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from hardsight.report.nearest import nearest, sentences
 from hardsight.report.results import CLEAN, MEAN, NATURAL, WORST, Column, Number, Row, Table, grid, plain
 
 __all__ = [
@@ -223,6 +224,7 @@ def markdown(table: Table) -> str:
         out += ["| " + " | ".join(escape(title) for title in head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
         out += ["| " + " | ".join(escape(text) for text in line) + " |" for line in _lines(table, places, " [{}]")]
         out += ["", escape(caption(table, places) + (f" · {attacks}" if attacks else "")), ""]
+        out += [text for told in sentences(table, places) for text in (f"- {escape(told)}", "")]
     return "\n".join(out)
 
 
@@ -263,14 +265,18 @@ def latex(table: Table) -> str:
 def csv(table: Table) -> str:
     """Every number in long form, one a line: each metric of each cell, the worst case, `relative` and `area`."""
     out = io.StringIO()
+    smallest = {(line["place"], line["column"]): line for line in nearest(table)}
     writer = _csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    for row in table.rows:
+    for place, row in enumerate(table.rows):
         for column in sorted(row.numbers, key=Column.key):
             number = row.numbers[column]
             start = (row.title, row.task, row.data, _attack(row, column), column.norm, repr(column.eps))
             for key, (value, low, high) in number.metrics.items():
                 writer.writerow([*start, key, *map(_digits, (value, low, high)), number.n, number.cell])
+            if found := smallest.get((place, column)):
+                ends = (_digits(found[end]) for end in ("median", "low", "high"))
+                writer.writerow([*start, "nearest.median", *ends, number.n, number.cell])
             if column in row.relative:
                 writer.writerow([*start, "relative", _digits(row.relative[column]), "", "", number.n, number.cell])
             if row.areas.get(column.series, (0, None))[1] == column.eps:
@@ -296,6 +302,7 @@ def document(table: Table) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     samples: dict[str, Any] = {}
+    smallest = {(line["place"], line["column"]): line for line in nearest(table)}
     for place, row in enumerate(table.rows):
         key = f"{row.title}/{row.task}/{row.data}"
         results[key] = {
@@ -326,18 +333,21 @@ def document(table: Table) -> dict[str, Any]:
                 }
             if column in row.relative:
                 entry["relative"] = row.relative[column]
+            if found := smallest.get((place, column)):
+                keys = ("quarter", "median", "low", "high", "threequarters")
+                entry["nearest"] = {"felled": found["felled"], **{key: _finite(found[key]) for key in keys}}
             if number.over:
                 entry["over"] = list(number.over)
             if row.areas.get(column.series, (0, None))[1] == column.eps:
                 entry["area"] = row.areas[column.series][0]
             name = _attack(row, column)
             results[key][name if column.attack == CLEAN else f"{name}@{column.norm.lower()}({column.eps_text})"] = entry
-        if found := [
+        if audited := [
             audit
             for record in table.records
             if table.rows[record.row] is row and (audit := getattr(record.cell, "audit", None))
         ]:
-            results[key]["audit"] = found[0]
+            results[key]["audit"] = audited[0]
         samples[key] = {
             "original": max(n.asked for n in row.numbers.values()),
             "effective": min(n.n for n in row.numbers.values()),

@@ -77,7 +77,7 @@ def fab(
             x_adv = tree.where(fallen(reading), x + beta * (x_adv - x), x_adv)
         return within(best, *everything)
 
-    search.signed = True
+    search.signed, search.nearest = True, not early_exit
     return counted(search, 2 * steps + 1, gradients=steps, check=_has_planes)
 
 

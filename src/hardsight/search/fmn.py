@@ -73,7 +73,7 @@ def fmn(steps: int = 100, step: float = 1.0, gamma: float = 0.05, beyond: float 
             del grad, delta
         return within(best, *everything)
 
-    search.signed = True
+    search.signed, search.nearest = True, not early_exit
     return counted(search, steps + 1, check=_ball_of)
 
 

@@ -20,7 +20,7 @@ def check_signed(objective: Objective, search: str) -> None:
     if not objective.signed:
         raise SpecError(
             f"{search} walks to the decision boundary, where its loss must be 0, and {objective.name} is not; "
-            "use gap_to with aim=rival(k), or margin"
+            f"say attack({search}, loss=margin), or gap_to with aim=rival(k)"
         )
 
 
