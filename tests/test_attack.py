@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,11 @@ def changed(task: str, back: Any) -> System:
         ("classify", lambda out, x: out[:, :, None], ("[6, 5, 1]", "[6, K]")),
         ("segment", lambda out, x: out[:, :, ::2], ("[6, 6, 8, 16]", "[6, K, 16, 16]")),
         ("depth", lambda out, x: out[:, None], ("[6, 1, 16, 16]", "[6, 16, 16]")),
+        ("detect", lambda out, x: out[:-1], ("Places [5, ", "[6, 3, 16, 16]", "classes [6, P, K]")),
+        ("detect", lambda out, x: out.classes, ("Tensor [6, ", "Places of classes [6, P, K]")),
+        ("detect", lambda out, x: [{}] * len(x), ("returns list for", "Places of classes [6, P, K]")),
+        ("detect", lambda out, x: replace(out, sides=out.sides[..., :2]), ("sides [6, ", "classes [6, ")),
+        ("detect", lambda out, x: replace(out, levels=(1,)), ("levels of 1 places",)),
     ],
 )
 def test_a_wrong_shape_is_named_with_the_right_one(task: str, back: Any, shapes: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from hardsight.catalog import minimal, register
 from hardsight.data.feed import check_pixels
 from hardsight.errors import ShapeError, SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
+from hardsight.losses.places import Places
 from hardsight.objective import AttackResult, Objective, against, still
 from hardsight.search.base import Best, Search
 from hardsight.search.compose import in_each
@@ -285,6 +286,12 @@ class Cascade:
 
 def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
     """The output as it is; `ShapeError`, with both shapes, where it can't answer images x of a batch that has targets y."""
+    if task.target == "boxes" and not (isinstance(output, Places) and len(output) == len(x)):
+        told = getattr(output, "classes", output)
+        what = f"{type(output).__name__} {list(told.shape)}" if isinstance(told, Tensor) else type(output).__name__
+        raise ShapeError(
+            f"{task.name}: the model returns {what} for images {list(x.shape)}; it should return Places of classes [{len(x)}, P, K]"
+        )
     if not isinstance(output, Tensor) or not isinstance(y, Tensor):
         return output
     count, place = len(x), list(y.shape[1:])

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hardsight.errors import ShapeError
+
 Truth = list[dict[str, Tensor]]
 """A dict an image: boxes [N, 4], x1 y1 x2 y2 in pixels, and labels [N]; N may be 0."""
 
@@ -38,6 +40,19 @@ class Places:
     cells: Tensor
     levels: tuple[int, ...]
     size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        """Raises `ShapeError` where the tensors don't speak of the same images and places."""
+        count, places = (*self.classes.shape, 0, 0)[:2]
+        wanted = {"sides": [count, places, 4], "centre": [count, places], "cells": [places, 4]}
+        found = {name: list(getattr(self, name).shape) for name in wanted}
+        wrong = [f"{name} {found[name]}, not {want}" for name, want in wanted.items() if found[name] != want]
+        if self.classes.dim() != 3 or sum(self.levels) != places:
+            wrong.append(f"levels of {sum(self.levels)} places")
+        if wrong:
+            raise ShapeError(
+                f"places with classes {list(self.classes.shape)} (images, places, classes) have {'; '.join(wrong)}"
+            )
 
     def __len__(self) -> int:
         return len(self.classes)
