@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import hardsight as hs
-from hardsight.audit import audit
+from hardsight.audit import audit, readings
 from hardsight.catalog import build, entries
 from hardsight.checks.base import Case, differ
 from hardsight.encoders.base import Features
@@ -86,7 +86,16 @@ def case_of(system: System, x: Tensor, y: Tensor, **more: Any) -> Case:
 
 @pytest.mark.parametrize("task", ["classify", "depth"])
 def test_an_honest_model_fails_nothing(systems: dict[str, Any], task: str) -> None:
-    found = audit(case_of(*systems[task]))
+    case, read = case_of(*systems[task]), 0
+
+    def count(module: Any, given: tuple[Tensor, ...], output: Any) -> None:
+        nonlocal read
+        read += len(given[0])
+
+    counting = case.system.encoder.register_forward_hook(count)
+    found = audit(case)
+    counting.remove()
+    assert 0.6 * readings(case.attack) < read / len(case.x) <= readings(case.attack), "what a dry run tells"
     assert [one["name"] for one in found["checks"] if one["verdict"] == "fail"] == []
     assert {one["name"] for one in found["checks"]} == set(CHECKS)
     assert sum(one["verdict"] == "pass" for one in found["checks"]) >= len(CHECKS) - 4

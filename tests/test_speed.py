@@ -135,7 +135,7 @@ def test_a_search_holds_its_points_and_no_gradient_of_the_pass_before(search: st
     y = system.output(x).argmax(1)
     attack, threat = build(f"attack({search})", "Attack"), build("linf(16/255)", "Threat")
     with still(system.encoder, system.head):
-        floor, _ = peak(lambda: _floor(system, x, y, 6), x.device)
+        floor, _ = peak(lambda: _floor(system, attack, x, y, 6), x.device)
     held, _ = peak(lambda: attack(system, x, y, threat, torch.Generator().manual_seed(0)), x.device)
     images = (held - floor) / x.nbytes
     assert images < most + 0.1

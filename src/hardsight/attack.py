@@ -164,22 +164,22 @@ class Single:
     def fits(self, task: Task) -> bool:
         return self.loss is None or fits(self.loss, task.target if self.where == "output" else EMBEDDING)
 
+    def reading(self, system: System, y: Any) -> Callable[[Tensor], Any]:
+        """What its loss reads of images x with targets y: the checked output, pooled or dense features, or a layer's map."""
+        where = system.task.reads if self.where == "embedding" else self.where
+        if isinstance(where, int):
+            return lambda x: system.encoder(x, (where,)).layers[0]
+        if where == "output":
+            return lambda x: shaped(system.output(x), x, y, system.task)
+        return system.pooled if where == "pooled" else system.dense
+
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
         """What the search raises on images x with targets y; y may be None where the aim needs no label."""
         measured = getattr(system.task, "measured", None)
         y = y if y is None or measured is None else measured(y)
-        where = system.task.reads if self.where == "embedding" else self.where
-        read: Callable[[Tensor], Any]
-        if isinstance(where, int):
-            read = lambda x: system.encoder(x, (where,)).layers[0]  # noqa: E731
-        else:
-            read = {
-                "output": lambda x: shaped(system.output(x), x, y, system.task),
-                "pooled": system.pooled,
-                "dense": system.dense,
-            }[where]
+        read = self.reading(system, y)
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
-        judged = system.task.error if where == "output" and self.aim.label else None
+        judged = system.task.error if self.where == "output" and self.aim.label else None
         return against(read, loss, judged, self.aim(read, x, y), y)
 
     def __call__(

@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from hardsight.attack import Attack
 from hardsight.catalog import build, entries
 from hardsight.checks.base import Case
 
 FIRST = ("repeats",)
 """Checks whose failure makes the others' answers worthless."""
+
+
+READINGS, RUNS = 170, 6
+"""What all checks take of an image at most: readings of their own, and runs of the whole attack."""
+
+
+def readings(attack: Attack) -> int:
+    """How many forward passes an image is in at most, while its number under that attack is audited."""
+    return READINGS + RUNS * attack.passes
 
 
 def audit(case: Case) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hardsight import noise, tree
-from hardsight.attack import Attack, Lab, Single, on, prepared
+from hardsight.attack import Attack, Lab, on, prepared
 from hardsight.audit import audit
 from hardsight.catalog import build, complete, minimal
 from hardsight.checks.base import Case
@@ -182,19 +182,12 @@ class Bench:
         system, threat = self.system(cell), build(cell.threat, "Threat")
         images, stored = self.plan.data[cell.data].split(cell.split), self.store.cell(cell.id)
         assert stored is not None
-        count = (
-            min(self.plan.audit, cell.count) if system.task.target == "label" else min(-(-self.plan.audit // 2), cell.count)
-        )
+        spec, count = self.plan.audit_of(cell)
         batch = load(images, choose(images, cell.count)[:count], self.on_error, [])
         if not batch.ids:
             return
         x, y = pixels(batch.images, self.device), tree.move(batch.target[system.task.target], self.device)
-        attack, spec = build(cell.attack, "Attack"), cell.attack
-        if (
-            not isinstance(attack, Single) or attack.where != "output"
-        ):  # suites take thousands of readings, embed sees no head
-            attack, spec = build(system.task.attack, "Attack"), system.task.attack
-        case = Case(system, attack, threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
+        case = Case(system, build(spec, "Attack"), threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
         with seeded(noise.seed_of(cell.id, "audit")):
             found = {"attack": attack_name(spec), **audit(case)}
         write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})

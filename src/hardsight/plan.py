@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hardsight.attack import on, refusal
+from hardsight.attack import Single, on, refusal
 from hardsight.catalog import build, complete, find, fingerprint, minimal
 from hardsight.data import Data, open_data
 from hardsight.encoders.runs import exported
@@ -84,6 +84,14 @@ class Plan:
             if key not in best or rank > best[key][:2]:
                 best[key] = (*rank, cell)
         return [cell for _, _, cell in best.values()]
+
+    def audit_of(self, cell: Cell) -> tuple[str, int]:
+        """(the attack that the cell is audited under, on how many images): dense tasks take half as many."""
+        task, attack = build(cell.task, "Task"), build(cell.attack, "Attack")
+        # suites take thousands of readings, and an attack in the embedding sees no head
+        own = isinstance(attack, Single) and attack.where == "output"
+        count = self.audit if task.target == "label" else -(-self.audit // 2)
+        return cell.attack if own else task.attack, min(count, cell.count)
 
     def passes(self, cell: Cell) -> int:
         """Images x readings, at most."""

@@ -63,7 +63,7 @@ def speed(
     steps = gradient_steps(attack, system.task.target)
     if steps < 1 or rounds < 1:
         raise SpecError("speed compares an attack that takes gradients with its floor; this one takes none, or rounds is 0")
-    runs: dict[str, Callable[[], Any]] = {"floor": lambda: _floor(system, x, y, steps)}
+    runs: dict[str, Callable[[], Any]] = {"floor": lambda: _floor(system, attack, x, y, steps)}
 
     def contestant(attack: Attack, precision: Precision) -> Callable[[], Any]:
         return lambda: evaluate(system, attack, threat, x, y, ["?"] * len(x), noise.generator("speed", seed), precision)[0]
@@ -136,10 +136,13 @@ def peak(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
     return greatest, found
 
 
-def _floor(system: System, x: Tensor, y: Any, steps: int) -> None:
+def _floor(system: System, attack: Attack, x: Tensor, y: Any, steps: int) -> None:
+    """The passes alone: of the task's own loss at its output, or of features where the attack reads no more than those."""
+    features = attack.reading(system, y) if isinstance(attack, Single) and attack.where != "output" else None
     for _ in range(steps):
         here = x.detach().requires_grad_(True)
-        torch.autograd.grad(system.task.loss(system.output(here), y).sum(), here)
+        loss = features(here).square() if features else system.task.loss(system.output(here), y)
+        torch.autograd.grad(loss.sum(), here)
 
 
 def _pace(

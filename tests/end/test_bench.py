@@ -265,9 +265,16 @@ def test_json_is_one_document_and_the_files_are_there(tmp_path: Path) -> None:
 
 def test_dry_run_measures_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "none"
-    done = inside("bench", "--encoder", "tiny", "--count", "8", "--dry-run", "--store", str(folder), *FAST)
+    done = inside(
+        "bench", "--encoder", "tiny", "--count", "8", "--dry-run", "--store", str(folder), *FAST, "--set", "audit=2"
+    )
     assert done.returncode == 0, done.stderr
-    assert "passes" in done.stdout
+    lines = done.stdout.splitlines()
+    audits = [line for line in lines if " audit " in line]
+    assert all(line.split()[3].replace(",", "").isdigit() and "passes" in line for line in lines[:-1])
+    assert len(audits) == 3, "one a task"
+    sums = sum(int(line.split()[3].replace(",", "")) for line in lines[:-1])
+    assert f"{len(lines) - 1 - len(audits)} cells, {sums:,} passes" in lines[-1]
     assert not folder.exists()
 
 

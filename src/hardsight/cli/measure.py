@@ -290,5 +290,5 @@ def _estimate(runner: Any, as_json: bool) -> None:
             f"{cell['id']}  {cell['state']:8} {cell['passes']:>10,} passes  {cell['seconds']:>8.0f} s  {cell['what']}"
         )
     typer.echo(
-        f"{len(found['cells'])} cells, {found['passes']:,} passes, about {found['seconds'] / 60:.1f} minutes here (heads not counted)"
+        f"{len({cell['id'] for cell in found['cells']})} cells, {found['passes']:,} passes, about {found['seconds'] / 60:.1f} minutes here (heads not counted)"
     )
