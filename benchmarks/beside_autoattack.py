@@ -23,11 +23,13 @@ import hardsight as hs
 from hardsight import noise
 from hardsight.evaluate import evaluate
 from hardsight.metrics.intervals import wilson
+from hardsight.threats.base import Threat
 
 CLASSIFIERS = {
     "resnet20": ("file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')", "0.75/255"),
     "resnet4b": ("file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')", "2/255"),
 }
+NORMS = {"Linf": hs.linf, "L2": hs.l2, "L1": hs.l1}
 CHUNK, SEED = 350, 0
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -36,7 +38,11 @@ def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("model", choices=CLASSIFIERS)
     words.add_argument("--count", type=int, default=700)
-    words.add_argument("--eps", default=None, help="the radius; default where robust accuracy lies between 20 and 80 %")
+    words.add_argument("--norm", choices=NORMS, default="Linf")
+    words.add_argument("--version", choices=("standard", "plus", "rand"), default="standard")
+    words.add_argument(
+        "--eps", default=None, help="the radius; default where robust accuracy lies between 20 and 80 % in Linf"
+    )
     words.add_argument("--out", type=Path, required=True)
     words.add_argument("--threads", type=int, default=1)
     words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
@@ -44,7 +50,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     spec, usual = CLASSIFIERS[asked.model]
     eps_text = asked.eps or usual
-    over, under = map(float, eps_text.split("/"))
+    over, _, under = eps_text.partition("/")
+    threat = NORMS[asked.norm](float(over) / float(under or 1))
     data = hs.open_data("cifar10:$HARDSIGHT_DATA/cifar10")
     x, y = hs.load_images(data, "label", asked.count)
     system = hs.fit_probe(hs.load_encoder(spec), "classify(head='own')", data)
@@ -55,14 +62,16 @@ def main() -> None:
             sys.exit(f"{asked.out} holds a run over another --count; give another --out")
     for place in range(len(done), -(-len(x) // CHUNK)):
         part = slice(place * CHUNK, (place + 1) * CHUNK)
-        line = chunk(system, x[part], y[part], over / under, place, CLOCKS[asked.clock])
+        line = chunk(system, x[part], y[part], threat, asked.version, place, CLOCKS[asked.clock])
         done.append(line)
         with open(asked.out, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
     n = sum(line["n"] for line in done)
     clean = sum(line["clean"] for line in done) / n
-    print(f"\n{asked.model}, Linf {eps_text}, n = {n}, seed {SEED}, {asked.clock} seconds, clean {100 * clean:.1f} %\n")
+    print(
+        f"\n{asked.model}, {asked.version}, {asked.norm} {eps_text}, n = {n}, seed {SEED}, {asked.clock} seconds, clean {100 * clean:.1f} %\n"
+    )
     print("| | robust accuracy % [95%] | points from theirs | seconds | theirs / ours |\n|:--|--:|--:|--:|--:|")
     theirs = sum(line["theirs"] for line in done) / n
     for name in ("theirs", "float32", "bf16"):
@@ -75,7 +84,13 @@ def main() -> None:
 
 
 def chunk(
-    system: hs.System, x: torch.Tensor, y: torch.Tensor, eps: float, place: int, clock: Callable[[], float]
+    system: hs.System,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    threat: Threat,
+    version: str,
+    place: int,
+    clock: Callable[[], float],
 ) -> dict[str, float]:
     """Images left standing by each, with its seconds."""
     line: dict[str, float] = {"n": len(x)}
@@ -84,7 +99,8 @@ def chunk(
     for name in ("float32", "bf16", "theirs"):
         started = clock()
         if name == "theirs":
-            suite = pyautoattack.AutoAttack(Model(system).eval(), norm="Linf", eps=eps, seed=SEED, version="standard")
+            model = Model(system).eval()
+            suite = pyautoattack.AutoAttack(model, norm=threat.norm, eps=threat.eps, seed=SEED, version=version)
             x_adv, _ = suite.run_standard_evaluation(x, y, batch_size=CHUNK)
             with torch.no_grad():
                 standing = int((system.output(x_adv).argmax(1) == y).sum())
@@ -92,8 +108,8 @@ def chunk(
             rng = noise.generator("autoattack", SEED, place)
             rows, _ = evaluate(
                 system,
-                hs.build("autoattack", "Attack"),
-                hs.linf(eps),
+                hs.build(f"autoattack(version={version})", "Attack"),
+                threat,
                 x,
                 y,
                 ["?"] * len(x),
