@@ -19,6 +19,9 @@ from hardsight.errors import SpecError
 from hardsight.threats.base import Threat, check_eps, per_image, unit
 from hardsight.threats.planes import step_l1
 
+TURNS, NEAR = 100, 1e-14
+"""How many steps the projection takes at most (a dozen do), and how near, of eps and of a pixel, it comes."""
+
 
 @dataclass(frozen=True)
 class L1:
@@ -75,22 +78,27 @@ class L1:
 
 
 def _shrink(reach: Tensor, room: Tensor, eps: float) -> Tensor:
-    """[B]: the least s >= 0 with sum(clip(reach - s, 0, room)) <= eps, exactly, by sorting where the slope changes.
+    """[B]: the least s >= 0 with sum(clip(reach - s, 0, room)) <= eps, to rounding.
 
-    The sum falls in s, piecewise linearly: a value begins to shrink at reach - room, and is gone at reach.
+    The sum falls in s, piecewise linearly, so that Newton's steps land on it after a few; where one leaves the bracket, or the
+    sum does not move, the bracket is halved. A quarter of the time of sorting the places where the slope changes.
     """
-    starts = (reach - room).clamp_min(0)
-    bends, order = torch.cat([starts, reach], 1).sort(1)
-    change = torch.cat([-torch.ones_like(starts), torch.ones_like(reach)], 1).gather(1, order)
-    slope = change.cumsum(1)
-    total = torch.minimum(reach, room).sum(1, keepdim=True)
-    falls = (slope[:, :-1] * bends.diff(dim=1)).cumsum(1)
-    sums = torch.cat([total, total + falls], 1)  # the sum at each bend; before the first one it does not change
-    past = (sums > eps).sum(1, keepdim=True)  # bends at which it is still too large
-    before = (past - 1).clamp_min(0)
-    at, high, steep = bends.gather(1, before), sums.gather(1, before), slope.gather(1, before)
-    found = at + torch.where(steep < 0, (eps - high) / steep.clamp_max(-1), torch.zeros_like(at))
-    return torch.where(past > 0, found, torch.zeros_like(found)).squeeze(1)
+    low, high = torch.zeros_like(reach[:, 0]), reach.amax(1)
+    shrink, landed = low, torch.zeros_like(low, dtype=torch.bool)
+    open_ = ~landed
+    for _ in range(TURNS):
+        left = reach - shrink[:, None]
+        over = torch.minimum(left.clamp_min(0), room).sum(1) - eps
+        slope = ((left > 0) & (left < room)).sum(1)
+        low, high = torch.where(over > 0, shrink, low), torch.where(over > 0, high, shrink)
+        landed = (over.abs() <= NEAR * eps) | (over < 0) & (shrink == 0)
+        open_ &= ~landed & (high - low > NEAR * high)
+        if not bool(open_.any()):
+            break
+        step = shrink + over / slope.clamp_min(1)
+        inside = (slope > 0) & (step > low) & (step < high)
+        shrink = torch.where(open_, torch.where(inside, step, (low + high) / 2), shrink)
+    return torch.where(landed, shrink, high)
 
 
 @register
