@@ -25,11 +25,19 @@ what="all --rounds 5 --threads 1 --clock cpu"
 [ -s "$found" ] || { uv run python benchmarks/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
 printf '\n## Training\n\n```sh\nuv run --group parity python benchmarks/training.py %s\n```\n\n' "$what" >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
-for model in "resnet4b --count 350" "resnet20 --count 150 --clock cpu"; do
-  name=${model%% *}
-  found=runs/autoattack-$name.md
-  [ -s "$found" ] || uv run python benchmarks/beside_autoattack.py $model --out "runs/autoattack-$name.jsonl" >"$found"
-  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\nuv run --group parity python benchmarks/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' "$name" "$model" "$name" >>"$page.new"
-  sed '/^{/d; /./,$!d' "$found" >>"$page.new"
-done
+while read -r name more; do
+  tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')
+  found=runs/autoattack-$tag.md
+  [ -s "$found" ] || uv run --group parity python benchmarks/beside_autoattack.py $name $more --out "runs/autoattack-$tag.jsonl" >"$found"
+  printf '\n## AutoAttack beside its authors'"'"' code: %s\n\n```sh\nuv run --group parity python benchmarks/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' \
+    "$(sed -n 's/, n = .*//p' "$found" | sed '/^{/d')" "$name $more" "$tag" >>"$page.new"
+  sed '/^{/d; /^chunk/d; /./,$!d' "$found" >>"$page.new"
+done <<'RUNS'
+resnet4b --count 700 --clock cpu
+resnet20 --count 350 --clock cpu
+resnet4b --count 100 --norm L2 --eps 0.25 --clock cpu
+resnet4b --count 100 --norm L1 --eps 3 --clock cpu
+resnet4b --count 50 --version plus --clock cpu
+resnet4b --count 50 --version rand --clock cpu
+RUNS
 mv "$page.new" "$page"

@@ -28,7 +28,7 @@ for probe in probe 'finetune(epochs=5)' 'alf(threat=linf(2/255), epochs=5)' 'aff
 done
 uv run hardsight report runs/cifar10-protocols >&2
 cells cifar10-protocols "$(sed -n 's/^# Command: //p; s/^#          //p' benchmarks/cifar10-protocols.toml | sed 's/    (HARD.*//')"
-for recipe in cifar10-corruptions cifar10-resolution cifar10-crops cifar10-crops-apart camvid rgbd bccd moving suites suites-boxes suites-real; do
+for recipe in cifar10-nearest cifar10-corruptions cifar10-resolution cifar10-crops cifar10-crops-apart camvid rgbd bccd moving suites suites-boxes suites-real; do
   uv run hardsight bench --recipe "benchmarks/$recipe.toml" >&2
   cells $recipe
 done

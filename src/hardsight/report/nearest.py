@@ -57,6 +57,18 @@ def text(size: float, norm: str) -> str:
     return f"{255 * size:.2f}/255" if norm.casefold() == "linf" else f"{size:.3g}"
 
 
+def rows(table: Table, places: list[int]) -> list[list[str]]:
+    """A head and a line for each, of the rows at `places`; empty where there is none."""
+    head = ["encoder", "smallest change by", "norm", "fells a quarter", "half", "three quarters", "of those right"]
+    found = [head]
+    for line in nearest(table):
+        if line["place"] in places:
+            quarter, median, low, high, most = line["text"]
+            told = [line["encoder"], line["attack"], line["norm"], quarter, f"{median} [{low} to {high}]", most]
+            found.append([*told, f"{line['felled']} of {line['n']}"])
+    return found if len(found) > 1 else []
+
+
 def sentences(table: Table, places: list[int]) -> list[str]:
     """Each line in words, of the rows at `places`."""
     found = []

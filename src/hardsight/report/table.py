@@ -17,7 +17,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hardsight.report.nearest import nearest, sentences
+from hardsight.report.nearest import nearest
+from hardsight.report.nearest import rows as smallest
 from hardsight.report.results import CLEAN, MEAN, NATURAL, WORST, Column, Number, Row, Table, grid, plain
 
 __all__ = [
@@ -224,7 +225,9 @@ def markdown(table: Table) -> str:
         out += ["| " + " | ".join(escape(title) for title in head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
         out += ["| " + " | ".join(escape(text) for text in line) + " |" for line in _lines(table, places, " [{}]")]
         out += ["", escape(caption(table, places) + (f" · {attacks}" if attacks else "")), ""]
-        out += [text for told in sentences(table, places) for text in (f"- {escape(told)}", "")]
+        for nth, line in enumerate(told := smallest(table, places)):
+            out += ["| " + " | ".join(map(escape, line)) + " |"] + ["|:--|:--|:--" + "|--:" * 4 + "|"] * (nth == 0)
+        out += [""] * bool(told)
     return "\n".join(out)
 
 
@@ -265,7 +268,7 @@ def latex(table: Table) -> str:
 def csv(table: Table) -> str:
     """Every number in long form, one a line: each metric of each cell, the worst case, `relative` and `area`."""
     out = io.StringIO()
-    smallest = {(line["place"], line["column"]): line for line in nearest(table)}
+    sizes = {(line["place"], line["column"]): line for line in nearest(table)}
     writer = _csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
     for place, row in enumerate(table.rows):
@@ -274,7 +277,7 @@ def csv(table: Table) -> str:
             start = (row.title, row.task, row.data, _attack(row, column), column.norm, repr(column.eps))
             for key, (value, low, high) in number.metrics.items():
                 writer.writerow([*start, key, *map(_digits, (value, low, high)), number.n, number.cell])
-            if found := smallest.get((place, column)):
+            if found := sizes.get((place, column)):
                 ends = (_digits(found[end]) for end in ("median", "low", "high"))
                 writer.writerow([*start, "nearest.median", *ends, number.n, number.cell])
             if column in row.relative:
@@ -302,7 +305,7 @@ def document(table: Table) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     samples: dict[str, Any] = {}
-    smallest = {(line["place"], line["column"]): line for line in nearest(table)}
+    sizes = {(line["place"], line["column"]): line for line in nearest(table)}
     for place, row in enumerate(table.rows):
         key = f"{row.title}/{row.task}/{row.data}"
         results[key] = {
@@ -333,7 +336,7 @@ def document(table: Table) -> dict[str, Any]:
                 }
             if column in row.relative:
                 entry["relative"] = row.relative[column]
-            if found := smallest.get((place, column)):
+            if found := sizes.get((place, column)):
                 keys = ("quarter", "median", "low", "high", "threequarters")
                 entry["nearest"] = {"felled": found["felled"], **{key: _finite(found[key]) for key in keys}}
             if number.over:
