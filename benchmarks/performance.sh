@@ -34,7 +34,7 @@ while read -r name more; do
   sed '/^{/d; /^chunk/d; /./,$!d' "$found" >>"$page.new"
 done <<'RUNS'
 resnet4b --count 700 --clock cpu
-resnet20 --count 150 --clock cpu
+resnet20 --count 350 --clock cpu
 resnet4b --count 100 --norm L2 --eps 0.25 --clock cpu
 resnet4b --count 100 --norm L1 --eps 3 --clock cpu
 resnet4b --count 50 --version plus --clock cpu
