@@ -42,7 +42,8 @@ def evaluate(
     "members.<name>.<key>" where a suite keeps each member's outcome, "nearest" where the attack tells the size of the smallest
     perturbation that fells an image, infinite where it found none) and, of the first `gallery` images, what a person would
     look at. The search may run in bf16, unless it looks for a nearest point, which lies where bf16 cannot tell the sides; what
-    it found is projected again, read again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger than its threat allows: that would be our bug.
+    it found is projected again, read again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger
+    than its threat allows: that would be our bug.
     """
     check_pixels(x)
     nears = seeks_nearest(on(attack, system.task.target), threat, system.task)

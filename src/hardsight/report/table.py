@@ -279,7 +279,7 @@ def csv(table: Table) -> str:
                 writer.writerow([*start, key, *map(_digits, (value, low, high)), number.n, number.cell])
             if found := sizes.get((place, column)):
                 ends = (_digits(found[end]) for end in ("median", "low", "high"))
-                writer.writerow([*start, "nearest.median", *ends, number.n, number.cell])
+                writer.writerow([*start, "nearest.median", *ends, found["n"], number.cell])
             if column in row.relative:
                 writer.writerow([*start, "relative", _digits(row.relative[column]), "", "", number.n, number.cell])
             if row.areas.get(column.series, (0, None))[1] == column.eps:
@@ -338,7 +338,7 @@ def document(table: Table) -> dict[str, Any]:
                 entry["relative"] = row.relative[column]
             if found := sizes.get((place, column)):
                 keys = ("quarter", "median", "low", "high", "threequarters")
-                entry["nearest"] = {"felled": found["felled"], **{key: _finite(found[key]) for key in keys}}
+                entry["nearest"] = {key: found[key] for key in ("n", "felled")} | {key: _finite(found[key]) for key in keys}
             if number.over:
                 entry["over"] = list(number.over)
             if row.areas.get(column.series, (0, None))[1] == column.eps:
