@@ -1,6 +1,6 @@
 """What attacks cost: beside other libraries, lever by lever, and as they are run. Prints the tables of docs/performance.md.
 
-    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks [--rounds 5] [--threads 2]
+    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience [--rounds 5] [--threads 2]
 
 Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
 its seconds over the floor's in the same round. Floor: eager float32 forward and input-gradient backward, weights as they come,
@@ -16,14 +16,17 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 import hardsight as hs
+from hardsight import noise
 from hardsight.bf16 import Attention, cheap
+from hardsight.evaluate import Precision, evaluate
 from hardsight.machine import device_name
 from hardsight.objective import against, still
 from hardsight.speed import speed
@@ -40,7 +43,7 @@ HARDENED = Path("runs/paper002-cifar10/multitask-0")
 
 def main() -> None:
     words = argparse.ArgumentParser()
-    words.add_argument("what", choices=("peers", "levers", "attacks"))
+    words.add_argument("what", choices=("peers", "levers", "attacks", "patience"))
     words.add_argument("--rounds", type=int, default=5)
     words.add_argument("--threads", type=int, default=2)
     words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
@@ -50,7 +53,9 @@ def main() -> None:
     print(
         f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds, seed {SEED}\n"
     )
-    {"peers": peers, "levers": levers, "attacks": attacks}[asked.what](asked.rounds, CLOCKS[asked.clock])
+    {"peers": peers, "levers": levers, "attacks": attacks, "patience": patience}[asked.what](
+        asked.rounds, CLOCKS[asked.clock]
+    )
 
 
 class Net(torch.nn.Module):
@@ -226,6 +231,41 @@ def attacks(rounds: int, clock: Clock) -> None:
                 f"| {pace.memory_ratio:.2f} | {score} | {readings} |"
             )
         print(flush=True)
+
+
+def patience(rounds: int, clock: Clock) -> None:
+    """What it saves and costs to let images leave that have settled: the whole evaluation by PGD-20, over the floor's seconds."""
+    data = hs.open_data(CIFAR)
+    x, y = hs.load_images(data, "label", 512)
+    print(
+        "Robust accuracy %, readings an image, and seconds over the floor's: median over rounds; 512 images in one batch\n"
+    )
+    print("| | patience | float32 | | | bf16 | | |\n|:--|--:|--:|--:|--:|--:|--:|--:|")
+    for name, spec, head, eps in (
+        ("resnet4b, 2/255", RESNET4B, "own", 2 / 255),
+        ("resnet4b, 4/255", RESNET4B, "own", 4 / 255),
+        *([("hardened ResNet, 2/255", f"run:{HARDENED}", "linear", 2 / 255)] if HARDENED.exists() else []),
+    ):
+        system = hs.fit_probe(hs.load_encoder(spec), f"classify(head='{head}')", data)
+        found: dict[str, Any] = {}
+
+        def run(
+            steps: int, precision: Precision, system: Any = system, eps: float = eps, found: dict[str, Any] = found
+        ) -> None:
+            attack = hs.build(f"classpgd(patience={steps})", "Attack")
+            rng = noise.generator("speed", SEED)
+            found[f"{steps} {precision}"], _ = evaluate(system, attack, hs.linf(eps), x, y, ["?"] * len(x), rng, precision)
+
+        runs: dict[str, Callable[[], Any]] = {"floor": partial(bare, system.output, x, y, 20)}
+        runs |= {f"{steps} {word}": partial(run, steps, word) for steps in (0, 1, 2, 3, 5) for word in get_args(Precision)}
+        ratios = timed(runs, rounds, clock)
+        for steps in (0, 1, 2, 3, 5):
+            cells = [str(steps) if steps else "0: off"]
+            for word in get_args(Precision):
+                rows = found[f"{steps} {word}"]
+                cells += [f"{100 * (1 - rows['error'].mean()):.1f}", f"{rows['queries'].mean():.1f}"]
+                cells += [f"{ratios[f'{steps} {word}'][0]:.2f}"]
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, tuple[float, float, float]]:

@@ -51,7 +51,9 @@ def test_a_wrong_shape_is_named_with_the_right_one(task: str, back: Any, shapes:
     assert all(shape in str(told.value) for shape in shapes)
 
 
-@pytest.mark.parametrize("search", ["pgd(8)", "pgd(8, early_exit=True)", "pgd(8, momentum=1)", "apgd(8)", "square(20)"])
+@pytest.mark.parametrize(
+    "search", ["pgd(8)", "pgd(8, early_exit=True)", "pgd(8, patience=2)", "pgd(8, momentum=1)", "apgd(8)", "square(20)"]
+)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_nan_stops_its_image_and_no_other(search: str, bad: float) -> None:
     """A model that is not a number on bright images: they are counted, and the others' results are as without them."""

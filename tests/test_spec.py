@@ -152,13 +152,13 @@ def test_a_name_registered_twice_names_both_files(monkeypatch: pytest.MonkeyPatc
 def test_defaults_are_frozen() -> None:
     """A changed default changes what old fingerprints mean: change it here too, and say so in the changelog."""
     frozen = {
-        "pgd": "pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False, nesterov=False)",
+        "pgd": "pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False, nesterov=False, patience=0)",
         "embed": "embed(steps=20, step=0.25, distance='l2')",
         "segpgd": "segpgd(steps=20, step=0.25)",
         "cospgd": "cospgd(steps=20, step=0.25)",
         "depthpgd": "depthpgd(steps=20, step=0.25)",
-        "classpgd": "classpgd(steps=20, step=0.25)",
-        "restarts": "restarts(search=pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False, nesterov=False), count=5)",
+        "classpgd": "classpgd(steps=20, step=0.25, patience=0)",
+        "restarts": "restarts(search=pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False, nesterov=False, patience=0), count=5)",
         "classify": "classify(head='linear', k=20, temperature=0.07)",
         "segment": "segment(head='linear', window=None, stride=None)",
         "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None)",

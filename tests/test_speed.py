@@ -87,6 +87,8 @@ def test_a_suite_is_timed_as_what_runs_at_the_task() -> None:
 def test_staying_switches_early_exit_off() -> None:
     attack = staying(build("cascade([classpgd, segpgd])", "Attack"))
     assert attack.members[0].search.spec["early_exit"] is False  # type: ignore[attr-defined]
+    patient = staying(build("classpgd(patience=2)", "Attack")).search.spec  # type: ignore[attr-defined]
+    assert (patient["early_exit"], patient["patience"], patient["steps"]) == (False, 0, 20)
     plain = build("segpgd", "Attack")
     assert staying(plain) is plain
 

@@ -36,9 +36,9 @@ def embed(steps: int = 20, step: float = 0.25, distance: Literal["l2", "cosine"]
 
 
 @register
-def classpgd(steps: int = 20, step: float = 0.25) -> Attack:
-    """PGD: on the classifier's cross-entropy; images that have fallen leave the batch."""
-    return Single(pgd(steps, step, early_exit=True), ce())
+def classpgd(steps: int = 20, step: float = 0.25, patience: int = 0) -> Attack:
+    """PGD: on the classifier's cross-entropy; images that have fallen leave the batch, with `patience` those that have settled too."""
+    return Single(pgd(steps, step, early_exit=True, patience=patience), ce())
 
 
 @register

@@ -104,15 +104,18 @@ def gradient_steps(attack: Attack, target: str) -> int:
 
 
 def staying(attack: Attack) -> Attack:
-    """The attack with early exit switched off, or itself where it has none."""
+    """The attack with early exit and patience switched off, or itself where it has neither."""
     if isinstance(attack, Cascade):
         members = tuple(staying(member) for member in attack.members)
         changed = any(one is not other for one, other in zip(members, attack.members, strict=True))
         return replace(attack, members=members) if changed else attack
     spec = getattr(getattr(attack, "search", None), "spec", None)
-    if not isinstance(attack, Single) or spec is None or not spec.get("early_exit"):
+    if not isinstance(attack, Single) or spec is None:
         return attack
-    return replace(attack, search=build(override(spec, "early_exit", False), "Search"))
+    for name, off in (("early_exit", False), ("patience", 0)):
+        if spec.get(name):
+            attack, spec = replace(attack, search=build(override(spec, name, off), "Search")), override(spec, name, off)
+    return attack
 
 
 def peak(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:

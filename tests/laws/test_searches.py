@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardsight.catalog import build, entries
-from hardsight.objective import Objective, Reading, against
+from hardsight.objective import Objective, Reading, against, loss_and_grad
 from hardsight.search.base import Search
 from tests.conftest import toy_images, toy_system, toy_target
 
@@ -24,6 +24,7 @@ MADE = {
 SEARCHES = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
 EXTRA = [
     "pgd(4, early_exit=True)",
+    "pgd(8, patience=2)",
     "pgd(4, momentum=1, start='clean')",
     "pgd(4, start='surface', keep='last')",
     "pgd(4, momentum=1, nesterov=True)",
@@ -134,3 +135,43 @@ def test_weak_attack_is_told_from_a_strong_one() -> None:
     assert broken(system.output, ce) > 0.2
     assert broken(hidden, ce) < broken(system.output, ce) / 2
     assert broken(hidden, margin) >= broken(system.output, ce) - 0.05
+
+
+def test_patience_lets_go_of_what_has_settled_and_of_nothing_else() -> None:
+    """A linear loss is solved when every pixel is at its bound, after 8 steps of a quarter from the worst of starts; then it rests."""
+    x = torch.full((2, 3, 8, 8), 0.5)
+    w = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    threat = build("linf(8/255)", "Threat")
+    objective = Objective(lambda x, w, p: Reading((x * w).flatten(1).sum(1)), w)
+    whole, short = (
+        build(f"pgd(40, patience={patience})", "Search")(objective, x, threat, None, x - threat.eps * w.sign())
+        for patience in (0, 3)
+    )
+    assert torch.equal(short.x_adv, whole.x_adv)
+    assert torch.equal(short.loss, whole.loss)
+    assert whole.queries.tolist() == [41, 41]
+    assert short.queries.tolist() == [12, 12]  # 8 rises after the start, and 3 readings without one
+    rising = Objective(lambda x, w, p: Reading((x * 0).flatten(1).sum(1) + 1.02 ** (40 * p)), w)
+    assert build("pgd(40, patience=3)", "Search")(rising, x, threat).queries.tolist() == [41, 41]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_large_batch_goes_in_pieces_and_a_coupled_one_whole(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    """The pieces' numbers are the whole batch's; no piece is larger than it may be, but for what does not divide."""
+    objective, x = toy_objective(build("pgd", "Search"), 9)
+    seen: list[int] = []
+
+    def read(x: Tensor, target: Tensor, progress: float) -> Reading:
+        seen.append(len(x))
+        return objective.read(x, target, progress)
+
+    watched = replace(objective, read=read)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        whole = loss_and_grad(watched, x)
+        monkeypatch.setattr("hardsight.objective.PIECE", 2 * x[0, 0].numel() // torch.get_num_threads())
+        parts = loss_and_grad(watched, x)
+        loss_and_grad(replace(watched, coupled=True), x)
+        assert loss_and_grad(watched[torch.arange(0)], x[:0])[1].shape == x[:0].shape
+    assert seen == [9, *([5, 4] if bf16 else [3, 3, 3]), 9, 0]
+    for one, other in zip((*whole[0], whole[1]), (*parts[0], parts[1]), strict=True):
+        assert torch.allclose(one, other, rtol=0.02 if bf16 else 1e-5, atol=1e-6)

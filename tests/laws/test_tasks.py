@@ -225,6 +225,8 @@ def test_pixels_that_are_none(x: Tensor, told: str) -> None:
         ("attack(best_of([pgd(start='clean')]), loss=far_l2, where=embedding, aim=itself)", "has no gradient"),
         ("restarts(best_of([pgd(3, start='clean')]), 2)", "repeat"),
         ("pgd(3, keep='last', early_exit=True)", "exclude each other"),
+        ("pgd(3, keep='last', patience=2)", "patience=2 exclude each other"),
+        ("pgd(patience=-1)", "never gives up"),
         ("best_of([1, 2])", "'searches' is"),
         ("cascade(['x'])", "'members' is"),
         ("probe(batch=1)", "at least 2"),
