@@ -1,6 +1,6 @@
 """What attacks cost: beside other libraries, lever by lever, and as they are run. Prints the tables of docs/performance.md.
 
-    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience [--rounds 5] [--threads 2]
+    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience|pieces [--rounds 5] [--threads 2]
 
 Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
 its seconds over the floor's in the same round. Floor: eager float32 forward and input-gradient backward, weights as they come,
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -28,8 +29,9 @@ from hardsight import noise
 from hardsight.bf16 import Attention, cheap
 from hardsight.evaluate import Precision, evaluate
 from hardsight.machine import device_name
-from hardsight.objective import against, still
-from hardsight.speed import speed
+from hardsight.objective import against, loss_and_grad, still
+from hardsight.objective import pieces as in_pieces
+from hardsight.speed import peak, speed
 
 SEED, STEPS = 0, 10
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -42,8 +44,9 @@ HARDENED = Path("runs/paper002-cifar10/multitask-0")
 
 
 def main() -> None:
+    tables = {one.__name__: one for one in (peers, levers, attacks, patience, pieces)}
     words = argparse.ArgumentParser()
-    words.add_argument("what", choices=("peers", "levers", "attacks", "patience"))
+    words.add_argument("what", choices=tables)
     words.add_argument("--rounds", type=int, default=5)
     words.add_argument("--threads", type=int, default=2)
     words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
@@ -266,6 +269,34 @@ def patience(rounds: int, clock: Clock) -> None:
                 cells += [f"{100 * (1 - rows['error'].mean()):.1f}", f"{rows['queries'].mean():.1f}"]
                 cells += [f"{ratios[f'{steps} {word}'][0]:.2f}"]
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def pieces(rounds: int, clock: Clock) -> None:
+    """A gradient of the whole batch at once and as `loss_and_grad` takes it, in pieces: seconds, peak memory, and the numbers."""
+    print("Seconds and peak memory of a gradient taken in pieces, over those of the whole batch's; median over rounds\n")
+    print(
+        "| | images | pieces | seconds | least–greatest | peak memory | largest difference |\n|:--|--:|--:|--:|--:|--:|--:|"
+    )
+    for name, spec, side, counts in (
+        ("ResNet-20", RESNET20, 32, (256, 512)),
+        ("resnet4b", RESNET4B, 32, (512, 1024)),
+        ("ViT-Tiny 224", "timm:vit_tiny_patch16_224(pretrained=False)", 224, (8, 32)),
+        ("ResNet-50 224", "timm:resnet50(pretrained=False)", 224, (8, 16)),
+    ):
+        net = Net(hs.load_encoder(spec)).eval().requires_grad_(False)
+        for count in counts:
+            x, y = torch.rand(count, 3, side, side), torch.randint(10, (count,))
+            objective = against(net, hs.build("ce", "Loss"), None, y)
+            whole = partial(loss_and_grad, replace(objective, coupled=True), x)
+            apart = partial(loss_and_grad, objective, x)
+            ratios = timed({"floor": whole, "pieces": apart}, rounds, clock)["pieces"]
+            memory = peak(apart, x.device)[0] / peak(whole, x.device)[0]
+            differ = float((apart()[1] - whole()[1]).abs().max())
+            middle, *ends = (f"{ratio:.2f}" for ratio in ratios)
+            print(
+                f"| {name} | {count} | {in_pieces(x)} | {middle} | {'–'.join(ends)} | {memory:.2f} | {differ:g} |",
+                flush=True,
+            )
 
 
 def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, tuple[float, float, float]]:

@@ -588,7 +588,7 @@ def test_paths_are_expanded(tmp_path, monkeypatch):
 def test_specs_are_checked_first(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'camvid'"):
         open_data(f"camvit:{tmp_path}")
-    with pytest.raises(SpecError, match="'size' is tuple"):
+    with pytest.raises(SpecError, match="'size' should be tuple"):
         open_data(f"camvid:{tmp_path}(size=5)")
     with pytest.raises(SpecError, match="a data is wanted here"):
         open_data("pgd")

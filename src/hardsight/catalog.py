@@ -259,15 +259,17 @@ def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
         if not wanted and not value.arguments and ("str" in text or "Literal" in text):
             return _checked(value.name, parameter, owner)  # a bare word where text is wanted: where=pooled
         if not wanted:
-            raise SpecError(f"{owner}: '{parameter.name}' is {text}, not '{show(value)}'")
+            raise SpecError(f"{owner}: '{parameter.name}' should be {text}, not '{show(value)}'")
         return complete(value, wanted[0])
     if wanted and isinstance(value, tuple):
         for part in value:
             if not isinstance(part, Call):
-                raise SpecError(f"{owner}: '{parameter.name}' is {ast.unparse(parameter.annotation)}, not '{show(value)}'")
+                raise SpecError(
+                    f"{owner}: '{parameter.name}' should be {ast.unparse(parameter.annotation)}, not '{show(value)}'"
+                )
         return tuple(complete(part, wanted[0]) for part in value)
     if not _fits(value, parameter.annotation):
-        raise SpecError(f"{owner}: '{parameter.name}' is {ast.unparse(parameter.annotation)}, not '{show(value)}'")
+        raise SpecError(f"{owner}: '{parameter.name}' should be {ast.unparse(parameter.annotation)}, not '{show(value)}'")
     return value
 
 

@@ -234,7 +234,7 @@ def test_l1_projection_is_the_nearest_point() -> None:
         ("l2(-1)", "at least 0"),
         ("l1(3, share=2)", "share"),
         ("l0(-1)", "counts pixels"),
-        ("l0(0.5)", "'eps' is int"),
+        ("l0(0.5)", "'eps' should be int"),
         ("patch(3, (0.5, 2))", "the middle"),
         ("patch(-3)", "whole number"),
         ("flicker(8)", "8/255"),
