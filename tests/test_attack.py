@@ -135,3 +135,49 @@ def test_images_are_chosen_whole_and_what_is_left_out_does_not_matter(chosen: li
     assert torch.equal(yes.nan_to_num(), before[0].nan_to_num())
     assert torch.equal(no, before[1])
     assert torch.equal(tree.where(mask, yes[:, 0, 0, 0], no[:, 0, 0, 0]), wanted[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("attack", "task", "back", "told"),
+    [
+        ("embed(3)", "depth", lambda out, x: out[:, None], ("[6, 1, 16, 16]", "[6, 16, 16]")),
+        ("embed(3)", "classify", lambda out, x: out[:, :, None], ("[6, 5, 1]", "[6, K]")),
+        ("embed(3)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
+        ("pgd(3)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
+        ("clean", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
+        ("autoattack(steps=5, queries=5)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
+    ],
+)
+def test_a_wrong_shape_is_named_whatever_the_attack_reads(attack: str, task: str, back: Any, told: tuple[str, ...]) -> None:
+    system, x = changed(task, back), toy_images(COUNT)
+    y, threat = toy_target(system.task, COUNT), build("linf(0.1)", "Threat")
+    with pytest.raises(ShapeError) as error:
+        evaluate(system, build(attack, "Attack"), threat, x, y, ["i"] * COUNT, torch.Generator().manual_seed(0))
+    assert all(part in str(error.value) for part in told)
+
+
+@pytest.mark.parametrize("loss", ["segpgd_ce", "depth_rmse"])
+def test_a_loss_that_does_not_read_the_target_is_refused(loss: str) -> None:
+    system, x = toy_system(build("classify", "Task")), toy_images(COUNT)
+    with pytest.raises(SpecError, match=f"{loss} does not read a label"):
+        build(f"attack(pgd(2), loss={loss})", "Attack")(
+            system, x, toy_target(system.task, COUNT), build("linf(0.1)", "Threat")
+        )
+
+
+def test_autoattack_takes_two_classes_and_no_nonsense() -> None:
+    system, x = changed("classify", lambda out, x: out[:, :2]), toy_images(COUNT)
+    y = system.output(x).argmax(1)
+    for version in ("standard", "plus", "rand"):
+        attack = build(f"autoattack('{version}', steps=6, queries=6)", "Attack")
+        found = attack(system, x, y, build("linf(16/255)", "Threat"), torch.Generator().manual_seed(0))
+        assert found.error is not None
+        assert found.error.shape == (COUNT,)
+    for nonsense in ("targets=0", "targets=-3", "steps=0", "queries=0"):
+        with pytest.raises(SpecError, match="at least 1"):
+            build(f"autoattack({nonsense})", "Attack")
+
+
+def test_warm_restarts_would_repeat() -> None:
+    with pytest.raises(SpecError, match="one start"):
+        build("warm(embed(3), attack(restarts(pgd(3), 5)))", "Attack")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -222,3 +222,18 @@ def test_outputs_are_compared_by_their_greatest_value() -> None:
     assert differ(one, one + 1) == pytest.approx(0.01)
     assert differ(one, torch.full((1, 2), torch.nan)) == float("inf")
     assert differ(one, torch.zeros(2, 2)) == float("inf")
+
+
+@pytest.mark.parametrize("loss", ["loss=cw", "loss=kl, aim=itself", "loss=margin"])
+def test_losses_that_are_flat_by_design_are_not_held_against_a_model(systems: dict[str, Any], loss: str) -> None:
+    """cw lets go of an image that is wrong by enough; kl has no slope where it compares the clean image with itself."""
+    system, x, y = systems["classify"]
+    y = torch.where(torch.arange(len(y)) < 3, (y + 1) % 12, y)  # three that are wrong before they are attacked
+    case = replace(case_of(system, x, y), attack=build(f"attack(pgd(10), {loss})", "Attack"))
+    found = build("gradients", "Check")(case)
+    assert found.verdict == "pass", found.reason
+    blocked = replace(case, system=Masked(system.encoder, system.head, system.task, back=NoWayBack.apply))
+    assert build("gradients", "Check")(blocked).verdict == "fail"
+    wrong = replace(case, y=(case.output(x).argmax(1) + 1) % 12)
+    if loss == "loss=cw":
+        assert build("gradients", "Check")(wrong).verdict == "none"

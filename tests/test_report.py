@@ -70,9 +70,10 @@ def add(
     finished: bool = True,
     gallery: bool = True,
     largest: float | None = None,
+    told: dict[str, np.ndarray] | None = None,
     **changes,
 ) -> None:
-    """Writes a cell as evaluate does; `error` [images] decides its counts."""
+    """Writes a cell as evaluate does; `error` [images] decides its counts, unless `told` has them, and a suite's members."""
     place = len(store.cells())
     rng = np.random.default_rng([place, eps])
     error = np.clip(rng.uniform(0, 0.6, N) + eps / 20, 0, 1)[:images] if error is None else error
@@ -111,7 +112,7 @@ def add(
         "id": np.array([f"i{at:03d}" for at in range(len(error))]),
         "error": error.astype(np.float32),
         "size": np.full(len(error), eps / 255 if largest is None else largest, np.float32),
-    } | {f"counts.{k}": v for k, v in counts_of(task, error).items()}
+    } | (told or {f"counts.{k}": v for k, v in counts_of(task, error).items()})
     for chunk, start in enumerate(range(0, len(error), 6)):
         cell.write_chunk(chunk, {key: value[start : start + 6] for key, value in rows.items()})
     if gallery:

@@ -21,6 +21,7 @@ from hardsight.methods.base import Learner
 from hardsight.methods.beside import high
 from hardsight.methods.clusters import kmeans
 from hardsight.methods.taro import targets
+from hardsight.objective import Objective, Reading
 from hardsight.when import When
 from tests.conftest import toy_card, toy_images
 from tests.test_grid import ENCODER, begun, train
@@ -408,3 +409,15 @@ def test_byorls_target_is_of_clean_views() -> None:
     plain, _ = begun("byol(widths=(16, 8), predictor=16)")
     assert calm(samples, when()).loss.item() == pytest.approx(plain(samples, when()).loss.item(), rel=1e-4)
     assert learner(samples, when()).loss > calm(samples, when()).loss
+
+
+def test_batch_norm_in_train_mode_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attack inside training may not cut a batch whose statistics couple its images; in eval mode it may."""
+    net, seen = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), []
+    net.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    objective = Objective(lambda x, target, progress: Reading(net(x).square().flatten(1).sum(1)))
+    monkeypatch.setattr("hardsight.objective.PIECE", 1)
+    for mode, least in (("train", 12), ("eval", 1)):
+        build(f"adversary(pgd(2, early_exit=True), mode={mode})", "Adversary").on(net, toy_images(12), objective, when())
+        assert min(seen) == least
+        seen.clear()

@@ -416,7 +416,7 @@ BAD = {
     "patches(area=2.0)": "scale is",
     "multicrop(0)": "0 global and 6 local",
     "weak(padding=-1)": "padding is -1",
-    "views(jitter=[0.4, 0.4])": "'jitter' is",
+    "views(jitter=[0.4, 0.4])": "'jitter' should be",
 }
 
 

@@ -12,6 +12,9 @@ import pytest
 from hardsight.errors import DataError
 from hardsight.metrics import Counts, of
 from hardsight.metrics.worst import SUITE, Members, chosen, counts_for, image_wise, members_of, set_wise, summary
+from hardsight.report.results import grid
+from hardsight.store import Store
+from tests.test_report import add
 
 MIOU = of("segment")
 
@@ -205,3 +208,20 @@ def test_figures_that_are_no_sums_are_left_as_they_are() -> None:
     rows = rows_of(members, np.zeros(6, dtype=int))
     own = counts_for(rows, ragged)
     assert all(np.array_equal(own[key], rows[f"counts.{key}"]) for key in own)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_worst_over_attacks_is_no_milder_than_a_suite_among_them(seed: int, tmp_path) -> None:
+    store, suite = Store(tmp_path), made(12, 4, 3, seed)
+    label = next(iter(suite.values()))["labelled"]
+    other = next(iter(made(12, 4, 1, seed + 100).values())) | {"labelled": label}
+    for column, rows in (
+        ("clean", {f"counts.{key}": label for key in other}),
+        ("task", rows_of(suite, image_wise(suite, MIOU))),
+        ("embed", {f"counts.{key}": value for key, value in other.items()}),
+    ):
+        told = {key: value for key, value in rows.items() if "." in key}
+        add(store, "a", "segment", column, 8 * (column != "clean"), np.zeros(12), gallery=False, told=told)
+    numbers = {column.attack: number for column, number in grid(store.cells()).rows[0].numbers.items()}
+    for key in numbers["task"].metrics:
+        assert numbers["worst"].metrics[key][0] <= min(numbers[name].metrics[key][0] for name in ("task", "embed")), key

@@ -22,7 +22,8 @@ class Aim:
     """Makes the target of a loss from (read, images x [B, ...], labels y).
 
     passes: how many forward passes that takes. label: whether it needs y. pair: whether the target is (what is, what is
-    wanted), which targeted losses read. clean: whether it is what the model itself makes of clean images.
+    wanted), which targeted losses read. clean: whether it is what the model itself makes of clean images. reach: whether the
+    attack is to arrive at what is wanted, and not only away from what is: a search then keeps the point that is nearest to it.
     """
 
     make: Callable[[Read, Tensor, Any], Any]
@@ -30,6 +31,7 @@ class Aim:
     label: bool = True
     pair: bool = False
     clean: bool = False
+    reach: bool = False
 
     def __call__(self, read: Read, x: Tensor, y: Any) -> Any:
         if self.label and y is None:
@@ -88,15 +90,15 @@ def rival(k: int = 1) -> Aim:
 
 @register
 def towards(wanted: int) -> Aim:
-    """Towards one class, everywhere: images labelled so, or every pixel that has a class."""
+    """Towards one class, everywhere: images labelled so, or every pixel that has a class; done when it is there."""
     return given(wanted)
 
 
 def given(wanted: Any) -> Aim:
-    """Towards a target of your own: a class, labels [B], or a map [H, W] or [B, H, W]."""
+    """Towards a target of your own: a class, labels [B], or a map [H, W] or [B, H, W]; done when the output is that."""
 
     def make(read: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         other = torch.as_tensor(wanted, device=y.device, dtype=y.dtype).expand_as(y)
         return y, torch.where(y == IGNORE, IGNORE, other) if y.dim() > 1 and not y.is_floating_point() else other
 
-    return Aim(make, pair=True)
+    return Aim(make, pair=True, reach=True)

@@ -113,13 +113,15 @@ class Single:
     """A search, the loss it raises, where that loss reads the system, and what it compares with.
 
     loss: None is the task's own training loss. where: the task's output, or the encoder's pooled or dense features;
-    "embedding" is whichever of the two the task reads, and a number is the map of that layer (-1: the last).
+    "embedding" is whichever of the two the task reads, and a number is the map of that layer (-1: the last). harm: whether a
+    loss that leads somewhere of its own accord (depth_to) is judged by the harm done to the truth, as a suite's member is.
     """
 
     search: Search
     loss: Loss | None = None
     where: Where = "output"
     aim: Aim = field(default_factory=label)
+    harm: bool = False
 
     def __post_init__(self) -> None:
         where, aim, loss = self.where, self.aim, self.loss
@@ -179,8 +181,12 @@ class Single:
         y = y if y is None or measured is None else measured(y)
         read = self.reading(system, y)
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
-        judged = system.task.error if self.where == "output" and self.aim.label else None
-        return against(read, loss, judged, self.aim(read, x, y), y)
+        target = self.aim(read, x, y)
+        if self.where != "output" or not self.aim.label or (getattr(loss, "wish", False) and not self.harm):
+            return against(read, loss, None, target, y)
+        if self.aim.reach:
+            return against(read, loss, lambda output, wanted: 1 - system.task.error(output, wanted), target, target[1])
+        return against(read, loss, system.task.error, target, y)
 
     def __call__(
         self,
@@ -193,6 +199,8 @@ class Single:
     ) -> AttackResult:
         """start: where to begin, in place of the search's own start."""
         check_pixels(x)
+        if not self.fits(system.task):
+            raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, which {system.task.name} has")
         with still(system.encoder, system.head):
             return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
 
@@ -304,6 +312,10 @@ def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
             f"{task.name}: the model returns {list(output.shape)} for images {list(x.shape)}; "
             f"it should return [{', '.join(map(str, wanted))}]"
         )
+    if task.target == "label" and len(y) and int(y.max()) >= output.shape[1]:
+        raise ShapeError(
+            f"{task.name}: the model tells {output.shape[1]} classes apart, and a target is class {int(y.max())}"
+        )
     return output
 
 
@@ -348,6 +360,8 @@ def warm(first: Attack, second: Attack) -> Attack:
     """The second attack, begun where the first has led: warm(embed, segpgd) lets a label-free attack find the way in."""
     if not isinstance(second, Single):
         raise SpecError(f"warm hands a start to one search, and {name_of(second)} is several; name attack(search, loss=...)")
+    if any(call.name == "restarts" for call in calls_in(getattr(second.search, "spec", None))):
+        raise SpecError("warm hands all restarts one start, so that they repeat the first; let the first attack restart")
     return Warm(first, second)
 
 

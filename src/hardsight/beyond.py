@@ -51,8 +51,11 @@ class Universal:
                         delta = lab.threat.inside(grey, lab.rng) - grey
                     x_adv = lab.threat.project(x + delta, x)
                     grad = loss_and_grad(self.single.objective(lab.system, x, y), x_adv)[1].sum(0, keepdim=True)
-                    moved = grey + delta + self.step * lab.threat.eps * lab.threat.steepest(grad)
-                    delta = lab.threat.project(moved, grey) - grey
+                    moved = delta + self.step * lab.threat.eps * lab.threat.steepest(grad)
+                    edge = (moved < 0).to(
+                        moved.dtype
+                    )  # black where a value goes up and white where down: each has the whole way
+                    delta = lab.threat.project(edge + moved, edge) - edge
         if delta is None:
             raise SpecError("universal needs training images, and this data set has none")
         return Fixed(delta, self.single)

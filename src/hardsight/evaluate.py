@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hardsight import tree
-from hardsight.attack import Attack, on, seeks_nearest
+from hardsight.attack import Attack, on, seeks_nearest, shaped
 from hardsight.bf16 import in_bf16
 from hardsight.data.feed import check_pixels
 from hardsight.objective import AttackResult, still
@@ -50,13 +50,13 @@ def evaluate(
     precision = "float32" if nears else precision
     with in_bf16(system, x) if precision == "bf16" else nullcontext():
         found = attack(system, x, y, threat, rng)
-    x_adv, output = _read(found, system, threat, x)
+    x_adv, output = _read(found, system, threat, x, y)
     if precision == "bf16" and found.error is not None:
         doubtful = ((found.error >= 1) & (system.task.error(output, y) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
             del x_adv, output
             found = _again(found, doubtful, system, attack, threat, x, y, rng)
-            x_adv, output = _read(found, system, threat, x)
+            x_adv, output = _read(found, system, threat, x, y)
     size = threat.size(x_adv - x)
     if not bool((size <= threat.eps * (1 + 1e-4) + 1e-6).all()):
         raise RuntimeError(
@@ -82,11 +82,11 @@ def evaluate(
     return rows, seen if gallery else None
 
 
-def _read(found: AttackResult, system: System, threat: Threat, x: Tensor) -> tuple[Tensor, Any]:
+def _read(found: AttackResult, system: System, threat: Threat, x: Tensor, y: Any) -> tuple[Tensor, Any]:
     """What was found, projected in the precision of x, and the output for it."""
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
-        return x_adv, system.output(x_adv)
+        return x_adv, shaped(system.output(x_adv), x_adv, y, system.task)
 
 
 def _again(

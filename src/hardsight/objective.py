@@ -36,7 +36,8 @@ class Objective:
 
     read: (x [B, 3, H, W], target, progress in [0, 1]) -> Reading. target: a tree that is indexed with the images.
     coupled: images of a batch depend on one another (NT-Xent, coding rate), so it may not be indexed.
-    signed: the loss is zero on the decision boundary. name: of the loss, for messages.
+    signed: the loss is zero on the decision boundary. name: of the loss, for messages. draws: of how many readings one look is
+    the mean, for a model that draws random numbers itself.
     """
 
     read: Callable[[Tensor, Any, float], Reading]
@@ -44,9 +45,14 @@ class Objective:
     coupled: bool = False
     signed: bool = False
     name: str = "this objective"
+    draws: int = 1
 
     def __call__(self, x: Tensor, progress: float = 1.0) -> Reading:
         """Raises `ShapeError` where it does not answer one number an image."""
+        return _mean([self.once(x, progress) for _ in range(self.draws)])
+
+    def once(self, x: Tensor, progress: float) -> Reading:
+        """One reading, also where a look is the mean of several."""
         reading = self.read(x, self.target, progress)
         for what, part in (("loss", reading.loss), ("error", reading.error)):
             if part is not None and part.shape != (len(x),):
@@ -139,32 +145,43 @@ def pieces(x: Tensor) -> int:
 
 
 def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
-    x = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        reading = objective(x, progress)
-        total = reading.loss.sum()
-        grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
-    error = None if reading.error is None else reading.error.detach()
-    loss = reading.loss.detach()
-    grad = torch.zeros_like(x) if grad is None else grad.detach()
-    slope = grad.flatten(1).abs().amax(1) if len(x) else torch.zeros_like(loss)
-    slope = torch.where(torch.isfinite(loss), slope, torch.nan)
+    reading, grad = _once(objective, x, progress)
+    if objective.draws > 1:  # one after another, so that one draw's graph is held at a time
+        readings = [reading]
+        for _ in range(objective.draws - 1):
+            other, slope = _once(objective, x, progress)
+            readings.append(other)
+            grad = grad + slope
+        reading, grad = _mean(readings), grad / objective.draws
+    slope = grad.flatten(1).abs().amax(1) if len(x) else torch.zeros_like(reading.loss)
+    slope = torch.where(torch.isfinite(reading.loss), slope, torch.nan)
     good = torch.isfinite(slope)
     if not bool(good.all()):
         grad = tree.where(good, grad, torch.zeros_like(grad))
-    return Reading(loss, error, slope), grad
+    return Reading(reading.loss, reading.error, slope), grad
+
+
+def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        reading = objective.once(x, progress)
+        total = reading.loss.sum()
+        grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    error = None if reading.error is None else reading.error.detach()
+    return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
 
 
 def averaged(objective: Objective, draws: int) -> Objective:
-    """Expectation over a model's own randomness (EOT): loss and error are means over `draws` readings."""
+    """Expectation over a model's own randomness (EOT): loss, error and gradient are means over `draws` readings."""
+    return replace(objective, draws=objective.draws * draws)
 
-    def read(x: Tensor, target: Any, progress: float) -> Reading:
-        readings = [objective.read(x, target, progress) for _ in range(draws)]
-        loss = torch.stack([r.loss for r in readings]).mean(0)
-        errors = [r.error for r in readings if r.error is not None]
-        return Reading(loss, torch.stack(errors).mean(0) if errors else None)
 
-    return replace(objective, read=read)
+def _mean(readings: list[Reading]) -> Reading:
+    if len(readings) == 1:
+        return readings[0]
+    errors = [one.error for one in readings if one.error is not None]
+    loss = torch.stack([one.loss for one in readings]).mean(0)
+    return Reading(loss, torch.stack(errors).mean(0) if errors else None)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from hardsight.aim import rival
 from hardsight.attack import Attack, Cascade, Single
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.losses.base import Loss, fits
+from hardsight.losses.base import Loss, fits, only_for
 from hardsight.losses.boxes import dag, detection
 from hardsight.losses.classify import ce, dlr, dlr_to, gap_to, margin
 from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
@@ -33,7 +33,7 @@ from hardsight.search.fab import fab
 from hardsight.search.shrink import shrinking, split
 from hardsight.search.square import square
 from hardsight.tasks.base import System, Task
-from hardsight.threats.base import Threat
+from hardsight.threats.base import Threat, within
 
 FEW = 4
 """Classes below which the targeted difference of logits ratio is not defined; the plain gap of logits takes its place."""
@@ -110,7 +110,7 @@ def wide_in_l1(steps: int) -> Search:
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
-        return (wide if getattr(threat, "norm", "") == "L1" else plain)(objective, x, threat, rng, start)
+        return (wide if within(threat).norm == "L1" else plain)(objective, x, threat, rng, start)
 
     return counted(search, wide.passes, gradients=steps)
 
@@ -128,15 +128,17 @@ def autoattack(
     out untargeted FAB (FAB-T at every rival covers it); models of fewer than 4 classes are attacked too, by the gap of
     logits; with fewer classes than targets there are as many rivals as there are.
     """
-    look, walk = Single(stay()), wide_in_l1(steps)
+    if steps < 1 or queries < 1 or targets < 1:
+        raise SpecError(f"autoattack: steps {steps}, queries {queries} and targets {targets} are at least 1")
+    look, walk, ratio = Single(stay()), wide_in_l1(steps), _ratio()
     to_rivals = EachRival(walk, dlr_to(), gap_to(), targets)
     to_edges = EachRival(fab(steps, early_exit=True), gap_to(), gap_to(), targets)
     blind = Single(square(queries + 1), margin())  # theirs does not count the first point
     members: tuple[Attack, ...]
     if version == "rand":
-        members = (look, Single(eot(walk, 20), ce()), Single(eot(walk, 20), dlr()))
+        members = (look, Single(eot(walk, 20), ce()), Single(eot(walk, 20), ratio))
     elif version == "plus":
-        members = (look, Single(restarts(walk, 5), ce()), Single(restarts(walk, 5), dlr()), to_edges, blind, to_rivals)
+        members = (look, Single(restarts(walk, 5), ce()), Single(restarts(walk, 5), ratio), to_edges, blind, to_rivals)
     else:
         members = (look, Single(walk, ce()), to_rivals, to_edges, blind)
     return Cascade(members)
@@ -176,10 +178,20 @@ def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
     members = {
         "boxes": Cascade((*(Single(walk, loss) for loss in boxes), Single(blind, detection())), keep=True),
         "mask": Cascade((*(Single(walk, loss) for loss in mask), Single(blind, pixel_margin())), keep=True),
-        "depth": Cascade((*(Single(walk, loss) for loss in depth), Single(blind, depth_rmse())), keep=True),
+        "depth": Cascade((*(Single(walk, loss, harm=True) for loss in depth), Single(blind, depth_rmse())), keep=True),
         "label": autoattack(steps=steps, queries=queries),
     }
     return ByTarget(members)  # type: ignore[return-value]
+
+
+def _ratio() -> Loss:
+    """The difference of logits ratio, or of two classes, where it has no third to divide by, the margin."""
+    ratio, plain = dlr(), margin()
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return (ratio if output.shape[1] > 2 else plain)(output, target, progress)
+
+    return only_for(loss, "label")
 
 
 def _shrunk(steps: int) -> Search:

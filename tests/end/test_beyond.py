@@ -73,3 +73,18 @@ def test_unprepared_attacks_say_so(spec: str, told: str) -> None:
     system, x = toy_system(build("classify", "Task")), toy_images(2)
     with pytest.raises(SpecError, match=told):
         build(spec, "Attack")(system, x, toy_target(system.task, 2), build("linf(0.1)", "Threat"))
+
+
+@pytest.mark.parametrize("spec", ["patch(4, (0.5, 0.5))", "l0(8)"])
+def test_one_perturbation_may_take_a_value_all_the_way(spec: str) -> None:
+    """From black to white and back is 1, not the half of it that lies on either side of grey."""
+    from hardsight.attack import Lab, prepared
+
+    system, threat, x = toy_system(build("classify", "Task")), build(spec, "Threat"), toy_images(32)
+    y = system.output(x).argmax(1)
+    lab = Lab(system, threat, lambda *_: iter([(x, y)]), lambda spec: system, torch.Generator().manual_seed(0))
+    attack = prepared(build("universal(images=32, epochs=20)", "Attack"), lab)
+    assert attack.delta.min() < -0.9
+    assert attack.delta.max() > 0.9
+    found = attack(system, x, y, threat)
+    assert (threat.size(found.x_adv - x) <= threat.eps).all()

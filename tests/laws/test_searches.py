@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from hardsight.catalog import build, entries
-from hardsight.objective import Objective, Reading, against, loss_and_grad
+from hardsight.objective import Objective, Reading, against, averaged, loss_and_grad
 from hardsight.search.base import Search
 from tests.conftest import toy_images, toy_system, toy_target
 
@@ -175,3 +176,53 @@ def test_a_large_batch_goes_in_pieces_and_a_coupled_one_whole(monkeypatch: pytes
     assert seen == [9, *([5, 4] if bf16 else [3, 3, 3]), 9, 0]
     for one, other in zip((*whole[0], whole[1]), (*parts[0], parts[1]), strict=True):
         assert torch.allclose(one, other, rtol=0.02 if bf16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("spec", "clip"), [("masked(l1(5), [0, 0, 1, 1])", False), ("per_frame(l1(5))", True)])
+def test_apgd_walks_a_confined_l1_as_l1(spec: str, clip: bool) -> None:
+    """A region that is the whole image, and the one frame of a clip, change nothing."""
+    objective, x = toy_objective(build("apgd", "Search"))
+    read = replace(objective, read=lambda x, target, progress: objective.read(x[:, :, 0] if clip else x, target, progress))
+    plain, same = (
+        build("apgd(30)", "Search")(*given, torch.Generator().manual_seed(0), x[:, :, None] if clip and place else x)
+        for place, given in enumerate(
+            [(objective, x, build("l1(5)", "Threat")), (read, x[:, :, None] if clip else x, build(spec, "Threat"))]
+        )
+    )
+    assert torch.allclose(same.x_adv.reshape(x.shape), plain.x_adv, atol=1e-6)
+
+
+def test_apgd_in_a_region_of_l1_gains_more_than_pgd() -> None:
+    objective, x = toy_objective(build("apgd", "Search"), 24)
+    threat = build("masked(l1(5), [0, 0, 0.5, 1])", "Threat")
+    losses = [
+        build(name, "Search")(objective, x, threat, torch.Generator().manual_seed(0)).loss.mean()
+        for name in ("pgd(40)", "apgd(40)")
+    ]
+    assert losses[1] > losses[0]
+
+
+def test_draws_are_taken_one_after_another() -> None:
+    """The mean of several readings has their mean gradient, and one draw's graph at a time."""
+    objective, x = toy_objective(build("pgd", "Search"), 4)
+    alive, most = 0, 0
+
+    class Held(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            nonlocal alive, most
+            alive, most = alive + 1, max(most, alive + 1)
+            return x * next(factors)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+            nonlocal alive
+            alive -= 1
+            return grad
+
+    factors = iter([1.0, 3.0, 1.0, 3.0, 5.0])
+    noisy = replace(objective, read=lambda x, t, p: Reading(Held.apply(x).flatten(1).sum(1)), draws=1)
+    single = loss_and_grad(noisy, x)
+    mean = loss_and_grad(averaged(noisy, 4), x)
+    assert torch.allclose(mean[0].loss, 3 * single[0].loss)
+    assert most == 1

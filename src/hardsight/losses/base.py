@@ -38,6 +38,12 @@ def aimed(loss: Any) -> Loss:
     return loss
 
 
+def wishing(loss: Any) -> Loss:
+    """The loss, marked as one that leads somewhere of its own accord, so that its value tells how far an attack has come."""
+    loss.wish = True
+    return loss
+
+
 def from_clean(loss: Any) -> Loss:
     """The loss, marked as one that compares the output with the model's own clean one, and not with a label: aim=itself."""
     loss.clean = True

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.losses.base import Loss, mean_where, only_for
+from hardsight.losses.base import Loss, mean_where, only_for, wishing
 
 TINY = 1e-6
 
@@ -118,4 +118,4 @@ def depth_to(
         wanted = wish(target)
         return -relative_gap(output, wanted, (target > 0) & (wanted > 0))
 
-    return only_for(loss, "depth")
+    return wishing(only_for(loss, "depth"))

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from hardsight.metrics import of
-from hardsight.metrics.worst import counts_for
-from hardsight.report.over import counts_of, index, mean, worst
+from hardsight.metrics.worst import SUITE, counts_for, members_of
+from hardsight.report.over import counts_of, index, mean, shared, worst
 from hardsight.spec import read
 
 CLEAN, EMBED, TASK, MEAN, WORST = "clean", "embed", "task", "mean", "worst"
@@ -187,9 +187,11 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
     metric = of(pairs[0][0].what["task_name"])
     columns = _columns([cell.what for cell, _ in pairs])
     ordered = sorted(zip(columns, pairs, strict=True), key=lambda item: item[0].key())
-    numbers, names, counts = {}, {}, {}
+    numbers, names, counts, parts = {}, {}, {}, {}
     for column, (cell, rows) in ordered:
         counts[column] = {"id": rows["id"], "error": rows["error"], **counts_of(rows)}
+        suite = members_of(rows) if metric.figures is None else {}
+        parts[column] = [counts[column] | member for name, member in suite.items() if name != SUITE]
         asked = int(cell.what.get("count", len(rows["id"])))
         numbers[column] = _number(metric, rows, len(rows["id"]), asked, cell.done is None, cell.id)
         names[column] = plain(cell.what.get("attack_name") or column.title)
@@ -204,10 +206,13 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
         }
 
     for column, members in _complete([column for column, _ in ordered]):
-        n, chosen = worst(metric, [counts[member] for member in members])
+        pool = [part for member in members for part in (counts[member], *parts[member])]
+        n, chosen = worst(metric, pool)
         if n:
             counts[column], names[column] = chosen, TITLES[WORST]
             rows = {f"counts.{key}": value for key, value in counts_of(chosen, "").items()}
+            for number, part in enumerate(shared(pool) if metric.figures is None else ()):
+                rows |= {f"members.{number}.{key}": value for key, value in counts_of(part, "").items()}
             numbers[column] = _number(metric, rows, n, **joined(members))
     relative = _relative(metric, counts)
     for column, members in _natural([column for column, _ in ordered]):

@@ -18,7 +18,7 @@ from hardsight.catalog import register
 from hardsight.errors import SpecError
 from hardsight.objective import AttackResult, Objective, loss_and_grad
 from hardsight.search.base import Best, Search, begin, counted
-from hardsight.threats.base import Threat, per_image, unit
+from hardsight.threats.base import Threat, per_image, within
 
 
 @register
@@ -137,12 +137,13 @@ class Sparse:
     """L1: steps of at first eps on the largest gradients; how many, follows from how many values the best point moves.
 
     All [B]. length: in eps. share: of the values, how many a step moves. moved: how many the best point moved at the last
-    check.
+    check. values: of an image, how many may move.
     """
 
     length: Tensor
     share: Tensor
     moved: Tensor
+    values: int
 
     def begin(self, x_adv: Tensor, x: Tensor) -> None:
         """A start that is given tells how many values to move."""
@@ -163,24 +164,21 @@ class Sparse:
         return sparser
 
     def step(self, threat: Threat, x: Tensor, x_adv: Tensor, before: Tensor | None, grad: Tensor) -> Tensor:
-        sizes = grad.flatten(1).abs()
-        count = sizes.shape[1]
-        rank = ((1 - self.share) * count).clamp(0, count - 1).long()
-        least = sizes.sort(dim=1).values.gather(1, rank[:, None])
-        signs = torch.where(grad.abs() >= per_image(least, grad), grad.sign(), 0.0)
-        return threat.project(x_adv + per_image(self.length * threat.eps, x) * unit(signs, 1), x)
+        step = threat.largest(grad, self.share)  # type: ignore[attr-defined]
+        return threat.project(x_adv + per_image(self.length * threat.eps, x) * step, x)
 
     def _follow(self, point: Tensor, x: Tensor) -> None:
         """The clean image itself, which moves no value, tells nothing."""
         moved = (point != x).flatten(1).sum(1).to(self.moved.dtype)
-        self.share = torch.where(moved > 0, moved / x[0].numel() / 1.5, self.share)
+        self.share = torch.where(moved > 0, moved / self.values / 1.5, self.share)
         self.moved = torch.where(moved > 0, moved, self.moved)
 
 
 def _pace(threat: Threat, x: Tensor, rho: float) -> Halving | Sparse:
     zeros = torch.zeros(len(x), device=x.device)
-    if getattr(threat, "norm", "") == "L1":
-        return Sparse(zeros + 1, zeros + 0.2, zeros + x[0].numel())
+    if within(threat).norm == "L1":
+        values = threat.values(x)  # type: ignore[attr-defined]
+        return Sparse(zeros + 1, zeros + 0.2, zeros + values, values)
     return Halving(rho, zeros + 2, zeros, zeros, zeros, zeros == 0)
 
 

@@ -68,7 +68,7 @@ def pgd(
             reading, grad = loss_and_grad(objective, ahead, t / steps)
             best.see(ahead, reading, places)
             leaves = torch.zeros_like(reading.loss, dtype=torch.bool)
-            if early_exit and reading.error is not None:
+            if early_exit and reading.error is not None and not objective.coupled:
                 leaves |= reading.error >= 1
             if patience and not objective.coupled:
                 rose = ~(reading.loss <= top + RISE * top.abs())

@@ -23,6 +23,7 @@ class Threat(Protocol):
 
     Some have more. sparse: only so many places may change (`places`). spatial: it minds where in the image a pixel lies.
     parts: the threats that a union is made of, which are attacked one by one. planes: False where it knows no `to_plane`.
+    threat: the one within, of a threat that confines another. An L1 one has `largest` and `values`, which APGD walks by.
     """
 
     norm: ClassVar[str]
@@ -80,6 +81,12 @@ def check_count(eps: float, name: str, what: str) -> int:
     if isinstance(eps, bool) or eps < 0 or eps != int(eps):
         raise SpecError(f"{name}: eps is {eps!r}, but it counts {what}; write a whole number, such as {name}(10)")
     return int(eps)
+
+
+def within(threat: Any) -> Any:
+    """The threat itself, or the innermost of one that confines another (in a region, frame by frame)."""
+    inner = getattr(threat, "threat", None)
+    return threat if inner is None else within(inner)
 
 
 def scaled(threat: Any, radius: float) -> Any:

@@ -53,7 +53,16 @@ class PerFrame:
 
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
         """Each frame's own step; where few frames may change, those that promise less than these step by less."""
-        steps = _joined(self.threat.steepest(_frames(grad), None if x is None else _frames(x)), grad)
+        return self._weighted(_joined(self.threat.steepest(_frames(grad), None if x is None else _frames(x)), grad), grad)
+
+    def largest(self, grad: Tensor, share: Tensor) -> Tensor:
+        steps = self.threat.largest(_frames(grad), share.repeat_interleave(grad.shape[2]))  # type: ignore[attr-defined]
+        return self._weighted(_joined(steps, grad), grad)
+
+    def values(self, x: Tensor) -> int:
+        return x[0].numel()
+
+    def _weighted(self, steps: Tensor, grad: Tensor) -> Tensor:
         if self.count is None:
             return steps
         duals = self._duals(grad)

@@ -62,6 +62,18 @@ class L1:
         step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return unit(step, 1).view_as(grad)
 
+    def largest(self, grad: Tensor, share: Tensor) -> Tensor:
+        """The whole step, evenly, on the values of the largest gradients: that share [B] of them (Croce and Hein, algorithm 1)."""
+        sizes = grad.flatten(1).abs()
+        count = sizes.shape[1]
+        rank = ((1 - share) * count).clamp(0, count - 1).long()
+        least = sizes.sort(dim=1).values.gather(1, rank[:, None])
+        return unit(torch.where(grad.abs() >= per_image(least, grad), grad.sign(), 0.0), 1)
+
+    def values(self, x: Tensor) -> int:
+        """How many values of an image may move."""
+        return x[0].numel()
+
     def size(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(1)
 

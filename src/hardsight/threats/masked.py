@@ -64,6 +64,12 @@ class Masked:
         step = self.threat.steepest(self._cut(grad), None if x is None else self._cut(x))
         return self._paste(step, torch.zeros_like(grad))
 
+    def largest(self, grad: Tensor, share: Tensor) -> Tensor:
+        return self._paste(self.threat.largest(self._cut(grad), share), torch.zeros_like(grad))  # type: ignore[attr-defined]
+
+    def values(self, x: Tensor) -> int:
+        return self.threat.values(self._cut(x))  # type: ignore[attr-defined]
+
     def size(self, delta: Tensor) -> Tensor:
         within = self._cut(delta)
         astray = self._paste(torch.zeros_like(within), delta).flatten(1).abs().amax(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -55,8 +55,11 @@ class Adversary:
     def on(self, net: nn.Module, x: Tensor, objective: Objective, when: When, start: Tensor | None = None) -> Tensor:
         """Images x [B, 3, H, W] moved within the threat so that the objective, a reading of `net`, grows.
 
-        Of a batch over several processes each attacks its own share, against negatives of its own.
+        Of a batch over several processes each attacks its own share, against negatives of its own. In train mode batch norm
+        couples the images, whatever the objective says.
         """
+        if self.mode == "train":
+            objective = replace(objective, coupled=True)
         with alone(), as_judged(net, self.mode, self.buffers):
             return self.search(objective, x, self.threat, when.rng, start).x_adv
 
