@@ -249,3 +249,19 @@ def test_l1_projection_is_the_nearest_point() -> None:
 def test_threats_that_cannot_be_meant(spec: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         build(spec, "Threat")
+
+
+@pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.5)", "l1(5)"])
+def test_a_few_images_at_a_time_are_the_same_images(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    threat, x = build(spec, "Threat"), toy_images(7)
+    there, b = (x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))), torch.linspace(-3, 3, 7)
+    verbs = [("project", (there, x)), ("to_plane", (x, there - x, b))]
+    if spec == "l1(5)":
+        verbs.append(("largest", (there - x, torch.linspace(0, 1, 7))))
+    for name, given in verbs:
+        whole = getattr(threat, name)(*given)
+        monkeypatch.setattr("hardsight.threats.base.FEW", 2 * x[0, 0].numel())
+        parts = getattr(threat, name)(*given)
+        monkeypatch.undo()
+        assert torch.equal(parts, whole)
+        assert torch.equal(parts[2], getattr(threat, name)(*(one[2:3] for one in given))[0])

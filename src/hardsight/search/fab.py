@@ -71,6 +71,7 @@ def fab(
             alpha = per_image((near / (near + far)).clamp_max(alpha_max), x)
             home = (eta * home).add_(x).mul_(alpha)
             x_adv = (eta * here).add_(x_adv).mul_(1 - alpha).add_(home).clamp_(0, 1)
+            del here, home  # or they are held through the next pass
             with torch.no_grad():
                 reading = objective(x_adv, (t + 1) / steps)
             best.see(x_adv, by_size(reading, threat.size(x_adv - x)), places)

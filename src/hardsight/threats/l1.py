@@ -16,7 +16,7 @@ from torch import Tensor
 from hardsight import noise
 from hardsight.catalog import register
 from hardsight.errors import SpecError
-from hardsight.threats.base import Threat, check_eps, per_image, unit
+from hardsight.threats.base import Threat, check_eps, few_at_a_time, per_image, unit
 from hardsight.threats.planes import step_l1
 
 TURNS, NEAR = 100, 1e-14
@@ -29,6 +29,7 @@ class L1:
     share: float
     norm: ClassVar[str] = "L1"
 
+    @few_at_a_time
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point of ball and box: sign(d) * clip(|d| - shrink, 0, room), with the least shrink that fits."""
         delta = (x_adv - x).flatten(1).double()
@@ -62,12 +63,13 @@ class L1:
         step = torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign())
         return unit(step, 1).view_as(grad)
 
+    @few_at_a_time
     def largest(self, grad: Tensor, share: Tensor) -> Tensor:
         """The whole step, evenly, on the values of the largest gradients: that share [B] of them (Croce and Hein, algorithm 1)."""
         sizes = grad.flatten(1).abs()
         count = sizes.shape[1]
         rank = ((1 - share) * count).clamp(0, count - 1).long()
-        least = sizes.sort(dim=1).values.gather(1, rank[:, None])
+        least = _at(sizes, rank)
         return unit(torch.where(grad.abs() >= per_image(least, grad), grad.sign(), 0.0), 1)
 
     def values(self, x: Tensor) -> int:
@@ -80,6 +82,7 @@ class L1:
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).abs().amax(1)
 
+    @few_at_a_time
     def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_l1(x, w, b)
 
@@ -87,6 +90,13 @@ class L1:
         """Uniform on the L1 sphere: normalized Laplace draws."""
         draws = noise.uniform(x.shape, rng, x) * 2 - 1
         return unit(-draws.sign() * torch.log1p(-draws.abs().clamp_max(1 - 1e-7)), 1)
+
+
+def _at(values: Tensor, rank: Tensor) -> Tensor:
+    """[B, 1]: of values [B, N] in rising order the one at place rank [B]; a CPU needs not sort the others for it."""
+    if values.device.type != "cpu":
+        return values.sort(dim=1).values.gather(1, rank[:, None])
+    return torch.stack([row.kthvalue(int(place) + 1).values for row, place in zip(values, rank, strict=True)])[:, None]
 
 
 def _shrink(reach: Tensor, room: Tensor, eps: float) -> Tensor:

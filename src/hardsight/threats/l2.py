@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardsight import noise
 from hardsight.catalog import register
-from hardsight.threats.base import Threat, check_eps, per_image, unit
+from hardsight.threats.base import Threat, check_eps, few_at_a_time, per_image, unit
 from hardsight.threats.planes import step_l2
 
 
@@ -19,6 +19,7 @@ class L2:
     eps: float
     norm: ClassVar[str] = "L2"
 
+    @few_at_a_time
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Scaled back onto the ball, then cut off at the pixel box, as PGD-L2 is usually run.
 
@@ -46,6 +47,7 @@ class L2:
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).norm(dim=1)
 
+    @few_at_a_time
     def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_l2(x, w, b)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardsight import noise
 from hardsight.catalog import register
-from hardsight.threats.base import Threat, check_eps, unit
+from hardsight.threats.base import Threat, check_eps, few_at_a_time, unit
 from hardsight.threats.planes import step_linf
 
 
@@ -19,6 +19,7 @@ class Linf:
     eps: float
     norm: ClassVar[str] = "Linf"
 
+    @few_at_a_time
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         return (x_adv - x).clamp_(-self.eps, self.eps).add_(x).clamp_(0, 1)
 
@@ -39,6 +40,7 @@ class Linf:
     def dual(self, grad: Tensor) -> Tensor:
         return grad.flatten(1).abs().sum(1)
 
+    @few_at_a_time
     def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_linf(x, w, b)
 
