@@ -56,9 +56,7 @@ def main() -> None:
     print(
         f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds, seed {SEED}\n"
     )
-    {"peers": peers, "levers": levers, "attacks": attacks, "patience": patience}[asked.what](
-        asked.rounds, CLOCKS[asked.clock]
-    )
+    tables[asked.what](asked.rounds, CLOCKS[asked.clock])
 
 
 class Net(torch.nn.Module):
