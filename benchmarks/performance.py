@@ -1,6 +1,6 @@
 """What attacks cost: beside other libraries, lever by lever, and as they are run. Prints the tables of docs/performance.md.
 
-    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience|pieces [--rounds 5] [--threads 2]
+    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience|pieces|memory [--rounds 5] [--threads 2]
 
 Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
 its seconds over the floor's in the same round. Floor: eager float32 forward and input-gradient backward, weights as they come,
@@ -44,7 +44,7 @@ HARDENED = Path("runs/paper002-cifar10/multitask-0")
 
 
 def main() -> None:
-    tables = {one.__name__: one for one in (peers, levers, attacks, patience, pieces)}
+    tables = {one.__name__: one for one in (peers, levers, attacks, patience, pieces, memory)}
     words = argparse.ArgumentParser()
     words.add_argument("what", choices=tables)
     words.add_argument("--rounds", type=int, default=5)
@@ -295,6 +295,41 @@ def pieces(rounds: int, clock: Clock) -> None:
                 f"| {name} | {count} | {in_pieces(x)} | {middle} | {'–'.join(ends)} | {memory:.2f} | {differ:g} |",
                 flush=True,
             )
+
+
+def memory(rounds: int, clock: Clock) -> None:
+    """What each search holds at its peak, over a bare pass of the same batch; neither rounds nor a clock have a part in it."""
+    data, made = hs.open_data(CIFAR), hs.open_data("made(size=224)")
+    images, views = hs.load_images(data, "label", 512), hs.load_images(made, "label", 8)
+    systems = {}
+    for name, spec, (x, y), count in (
+        ("ResNet-20, 128 images", RESNET20, images, 128),
+        ("resnet4b, 512 images", RESNET4B, images, 512),
+        ("ViT-Tiny 224, 8 images", "timm:vit_tiny_patch16_224(pretrained=False)", views, 8),
+    ):
+        task, source, probe = (
+            ("classify", made, "probe(images=64, epochs=2)") if count == 8 else ("classify(head='own')", data, "probe")
+        )
+        systems[name] = (hs.fit_probe(hs.load_encoder(spec), task, source, probe), x[:count], y[:count])
+    print(
+        "Peak memory over that of a bare forward and input-gradient pass; PGD and APGD on ce, FAB, FMN and Square on margin\n"
+    )
+    print("| | " + " | ".join(systems) + " |\n|:--|" + "--:|" * len(systems))
+    floors = {name: peak(partial(bare, system.output, x, y, 2), x.device)[0] for name, (system, x, y) in systems.items()}
+    for row, threat in (
+        ("pgd(3)", "linf(2/255)"),
+        ("pgd(3, momentum=1)", "linf(2/255)"),
+        ("eot(pgd(2), 5)", "linf(2/255)"),
+        *(("apgd(4)", threat) for threat in ("linf(2/255)", "l2(0.25)", "l1(3)")),
+        *((f"{search}(3)", threat) for search in ("fab", "fmn") for threat in ("linf(2/255)", "l2(0.25)", "l1(3)")),
+        ("square(5)", "linf(2/255)"),
+    ):
+        loss = "ce" if "pgd" in row else "margin"
+        attack, cells = hs.build(f"attack({row}, loss={loss})", "Attack"), []
+        for name, (system, x, y) in systems.items():
+            run = partial(attack, system, x, y, hs.build(threat, "Threat"), torch.Generator().manual_seed(SEED))
+            cells.append(f"{peak(run, x.device)[0] / floors[name]:.2f}")
+        print(f"| `{row}` {threat} | " + " | ".join(cells) + " |", flush=True)
 
 
 def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, tuple[float, float, float]]:

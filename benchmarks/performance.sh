@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 mkdir -p runs/performance
 page=docs/performance.md
 cat benchmarks/performance-head.md >"$page.new"
-for what in "peers --rounds 5" "attacks --rounds 3" "patience --rounds 3" "pieces --rounds 3" "levers --rounds 3"; do
+for what in "peers --rounds 5" "attacks --rounds 3" "patience --rounds 3" "pieces --rounds 3" "memory --rounds 1" "levers --rounds 3"; do
   name=${what%% *}
   found=runs/performance/$name.md
   what="$what --threads 1 --clock cpu"
@@ -17,6 +17,7 @@ for what in "peers --rounds 5" "attacks --rounds 3" "patience --rounds 3" "piece
   attacks) title="Attacks as they are run" ;;
   patience) title="Images that have settled leave" ;;
   pieces) title="A large batch in pieces" ;;
+  memory) title="What each search holds" ;;
   levers) title="Lever by lever" ;;
   esac
   printf '\n## %s\n\n```sh\nuv run --group parity python benchmarks/performance.py %s\n```\n\n' "$title" "$what" >>"$page.new"

@@ -27,7 +27,7 @@ FEW = 65_536
 def few_at_a_time(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A threat's verb, (self, tensors [B, ...] each) -> [B, ...], of images by themselves: on a CPU a few of them at a time.
 
-    A large batch's temporaries would go through memory again and again: this is up to three times as fast, and holds less.
+    A large batch's temporaries would go through memory again and again: this is faster, and holds less.
     """
 
     @functools.wraps(verb)
