@@ -52,9 +52,8 @@ class Universal:
                     x_adv = lab.threat.project(x + delta, x)
                     grad = loss_and_grad(self.single.objective(lab.system, x, y), x_adv)[1].sum(0, keepdim=True)
                     moved = delta + self.step * lab.threat.eps * lab.threat.steepest(grad)
-                    edge = (moved < 0).to(
-                        moved.dtype
-                    )  # black where a value goes up and white where down: each has the whole way
+                    # from black where a value goes up, from white where it goes down: each has the whole way before it
+                    edge = (moved < 0).to(moved.dtype)
                     delta = lab.threat.project(edge + moved, edge) - edge
         if delta is None:
             raise SpecError("universal needs training images, and this data set has none")

@@ -265,3 +265,12 @@ def test_a_few_images_at_a_time_are_the_same_images(monkeypatch: pytest.MonkeyPa
         monkeypatch.undo()
         assert torch.equal(parts, whole)
         assert torch.equal(parts[2], getattr(threat, name)(*(one[2:3] for one in given))[0])
+
+
+@pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.5)"])
+def test_many_points_around_one_image_stay_whole(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    threat, x = build(spec, "Threat"), toy_images(1)
+    there = x + 0.2 * torch.randn(7, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+    whole = threat.project(there, x)
+    monkeypatch.setattr("hardsight.threats.base.FEW", 2 * x[0, 0].numel())
+    assert torch.equal(threat.project(there, x), whole)

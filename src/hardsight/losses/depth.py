@@ -99,7 +99,8 @@ def depth_to(
 
     Less the mean relative gap |d - w| / w to the wish w, over the pixels that are measured and whose wish is: a mirrored map's
     holes are mirrored with it. A wish out of reach, as the default is, moves a whole map one way, which a loss that asks only
-    for a gap cannot: there each pixel goes on to the side that it began on.
+    for a gap cannot: there each pixel goes on to the side that it began on. An attack with it keeps the point nearest its wish,
+    whatever harm that does to the truth; in dense_autoattack the harm decides.
 
     Source: Wong, Cicek and Soatto, NeurIPS 2020 (scaling by 0.9 and 1.1, flipping; their loss is that gap). differs: the wish
     is made from the truth, where theirs is made from the clean output, which has no holes.

@@ -27,14 +27,15 @@ FEW = 65_536
 def few_at_a_time(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A threat's verb, (self, tensors [B, ...] each) -> [B, ...], of images by themselves: on a CPU a few of them at a time.
 
-    A large batch's temporaries would go through memory again and again: this is faster, and holds less.
+    A large batch's temporaries would go through memory again and again: this is faster, and holds less. One image that stands
+    beside many (a universal perturbation's) leaves the batch whole.
     """
 
     @functools.wraps(verb)
     def told(self: Any, *tensors: Tensor) -> Tensor:
         x = tensors[0]
         count = max(1, FEW * len(x) // max(1, x[:, :1].numel()))
-        if x.device.type != "cpu" or len(x) <= count:
+        if x.device.type != "cpu" or len(x) <= count or any(len(one) != len(x) for one in tensors):
             return verb(self, *tensors)
         found: Tensor | None = None
         for place, part in enumerate(zip(*(one.split(count) for one in tensors), strict=True)):

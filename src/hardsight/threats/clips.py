@@ -56,10 +56,12 @@ class PerFrame:
         return self._weighted(_joined(self.threat.steepest(_frames(grad), None if x is None else _frames(x)), grad), grad)
 
     def largest(self, grad: Tensor, share: Tensor) -> Tensor:
+        """L1's step on a share [B] of each frame's values, like grad."""
         steps = self.threat.largest(_frames(grad), share.repeat_interleave(grad.shape[2]))  # type: ignore[attr-defined]
         return self._weighted(_joined(steps, grad), grad)
 
     def values(self, x: Tensor) -> int:
+        """How many values of a clip may move."""
         return x[0].numel()
 
     def _weighted(self, steps: Tensor, grad: Tensor) -> Tensor:

@@ -65,9 +65,11 @@ class Masked:
         return self._paste(step, torch.zeros_like(grad))
 
     def largest(self, grad: Tensor, share: Tensor) -> Tensor:
+        """L1's step on a share [B] of the region's values, like grad."""
         return self._paste(self.threat.largest(self._cut(grad), share), torch.zeros_like(grad))  # type: ignore[attr-defined]
 
     def values(self, x: Tensor) -> int:
+        """How many values of an image lie in the region and may move."""
         return self.threat.values(self._cut(x))  # type: ignore[attr-defined]
 
     def size(self, delta: Tensor) -> Tensor:
