@@ -19,13 +19,13 @@ import torch
 import torchvision.transforms.v2 as tv
 from torch import Tensor
 
-from hardsight.catalog import build
+from hardsight.core.machine import device_name
+from hardsight.core.when import When
 from hardsight.data import open_data
 from hardsight.data.feed import load, pixels
 from hardsight.encoders import load_encoder
-from hardsight.machine import device_name
-from hardsight.methods.base import Samples
-from hardsight.when import When
+from hardsight.specs.catalog import build
+from hardsight.training.methods.base import Samples
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PLANS = {

@@ -20,10 +20,10 @@ import pyautoattack
 import torch
 
 import hardsight as hs
-from hardsight import noise
-from hardsight.evaluate import evaluate
+from hardsight.attacks.threats.base import Threat
+from hardsight.core import seeds
+from hardsight.measure.evaluate import evaluate
 from hardsight.metrics.intervals import wilson
-from hardsight.threats.base import Threat
 
 CLASSIFIERS = {
     "resnet20": ("file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')", "0.75/255"),
@@ -105,7 +105,7 @@ def chunk(
             with torch.no_grad():
                 standing = int((system.output(x_adv).argmax(1) == y).sum())
         else:
-            rng = noise.generator("autoattack", SEED, place)
+            rng = seeds.generator("autoattack", SEED, place)
             rows, _ = evaluate(
                 system,
                 hs.build(f"autoattack(version={version})", "Attack"),

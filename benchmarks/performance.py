@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 import hardsight as hs
-from hardsight import noise
-from hardsight.bf16 import Attention, cheap
-from hardsight.evaluate import Precision, evaluate
-from hardsight.machine import device_name
-from hardsight.objective import against, loss_and_grad, still
-from hardsight.objective import pieces as in_pieces
-from hardsight.speed import peak, speed
+from hardsight.attacks.bf16 import Attention, cheap
+from hardsight.core import seeds
+from hardsight.core.machine import device_name
+from hardsight.losses.objective import against, loss_and_grad, still
+from hardsight.losses.objective import pieces as in_pieces
+from hardsight.measure.evaluate import Precision, evaluate
+from hardsight.measure.speed import peak, speed
 
 SEED, STEPS = 0, 10
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -166,7 +166,7 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
         "bf16 autocast": lambda: bare(frozen, x, y, STEPS, half),
         "bf16 copy of the weights": lambda: bare(lambda z: low(z.bfloat16()).float(), x, y, STEPS),
         "bf16 autocast, channels_last": lambda: bare(last, there, y, STEPS, half),
-        "bf16 as `hardsight.bf16` has it: weights cast once, channels_last, attention and patches as products": ours,
+        "bf16 as `hardsight.attacks.bf16` has it: weights cast once, channels_last, attention and patches as products": ours,
     }
     if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can follow timm's ResNet, not an encoder
         whole = timm.create_model("resnet18", num_classes=10).eval().requires_grad_(False)
@@ -254,7 +254,7 @@ def patience(rounds: int, clock: Clock) -> None:
             steps: int, precision: Precision, system: Any = system, eps: float = eps, found: dict[str, Any] = found
         ) -> None:
             attack = hs.build(f"classpgd(patience={steps})", "Attack")
-            rng = noise.generator("speed", SEED)
+            rng = seeds.generator("speed", SEED)
             found[f"{steps} {precision}"], _ = evaluate(system, attack, hs.linf(eps), x, y, ["?"] * len(x), rng, precision)
 
         runs: dict[str, Callable[[], Any]] = {"floor": partial(bare, system.output, x, y, 20)}

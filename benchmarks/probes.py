@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hardsight.core.machine import device_name
 from hardsight.data.base import Data, DataCard
 from hardsight.encoders.base import Card, Encoder, Features
-from hardsight.machine import device_name
-from hardsight.probe import Bank, fit_probe
+from hardsight.probes.bank import Bank
+from hardsight.probes.linear import fit_probe
 from hardsight.tasks.knn import KnnHead
 
 IMAGES, BANKED = 10_000, 50_000

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import build
 from hardsight.data import open_data
 from hardsight.data.feed import load, pixels
 from hardsight.encoders import load_encoder
-from hardsight.objective import still
+from hardsight.losses.objective import still
+from hardsight.specs.catalog import build
 from hardsight.tasks.base import System
 
 ROOT = Path(os.environ["HARDSIGHT_DATA"])

@@ -25,17 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight import noise
-from hardsight.criteria.coding import coding_rate
+from hardsight.core import seeds
+from hardsight.core.machine import device_name
+from hardsight.core.progress import Watch
+from hardsight.core.when import When
 from hardsight.data import open_data
-from hardsight.machine import device_name
-from hardsight.objective import still
-from hardsight.train.feed import Kept, Part, batches, order
-from hardsight.train.loop import begin
-from hardsight.train.parallel import Group
-from hardsight.train.recipe import TrainingRecipe
-from hardsight.watch import Watch
-from hardsight.when import When
+from hardsight.losses.objective import still
+from hardsight.training.criteria.coding import coding_rate
+from hardsight.training.engine.feed import Kept, Part, batches, order
+from hardsight.training.engine.loop import begin
+from hardsight.training.engine.parallel import Group
+from hardsight.training.engine.recipe import TrainingRecipe
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SIMCLR = "simclr(width=512, views=views(2, scale=(0.2, 1.0), jitter=0.4, hue=0.1, grey=0.2))"
@@ -144,7 +144,7 @@ def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
 
 def coding(device: torch.device) -> Runs:
     """The rate of 4 crops, each 128 unit embeddings of 1024 numbers, and its gradient."""
-    z = F.normalize(torch.randn(4, 128, 1024, generator=noise.generator("coding")), dim=-1).to(device)
+    z = F.normalize(torch.randn(4, 128, 1024, generator=seeds.generator("coding")), dim=-1).to(device)
 
     def wide(z: Tensor) -> Tensor:
         """The paper's form and its code's: the determinant of a d x d matrix, crop by crop."""
@@ -187,7 +187,7 @@ def feed(device: torch.device) -> None:
 
 
 def at() -> When:
-    return When(noise.generator("benchmark", 0))
+    return When(seeds.generator("benchmark", 0))
 
 
 def table(title: str, runs: Runs, rounds: int, clock: Callable[[], float], device: torch.device) -> None:

@@ -21,12 +21,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hardsight import cli
-from hardsight.bench import Bench
 from hardsight.cli import app
-from hardsight.errors import DataError
-from hardsight.plan import plan
-from hardsight.recipe import Recipe
-from hardsight.store import Store
+from hardsight.core.errors import DataError
+from hardsight.measure.bench import Bench
+from hardsight.measure.plan import plan
+from hardsight.specs.recipe import Recipe
+from hardsight.store.cells import Store
 
 SMALL = Recipe(
     audit=0,
@@ -178,11 +178,11 @@ def test_nothing_readable_is_told(pictures: Path, tmp_path: Path) -> None:
 
 def test_features_that_are_not_kept_train_the_same_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where dense features don't fit in memory they are computed anew at each visit: slower, and the same numbers."""
-    from hardsight import probe
+    from hardsight.probes import bank
 
     recipe = replace(SMALL, attacks=("clean",))
     Bench(plan(recipe), Store(tmp_path / "kept")).run()
-    monkeypatch.setattr(probe, "CACHE_BYTES", 0)
+    monkeypatch.setattr(bank, "CACHE_BYTES", 0)
     Bench(plan(recipe), Store(tmp_path / "anew")).run()
     for one, two in zip(Store(tmp_path / "kept").cells(), Store(tmp_path / "anew").cells(), strict=True):
         assert one.done["summary"] == pytest.approx(two.done["summary"], rel=1e-4)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hardsight.bench import Bench
-from hardsight.catalog import build
-from hardsight.errors import SpecError
-from hardsight.plan import plan
-from hardsight.recipe import Recipe
-from hardsight.store import Store
+from hardsight.core.errors import SpecError
+from hardsight.measure.bench import Bench
+from hardsight.measure.plan import plan
+from hardsight.specs.catalog import build
+from hardsight.specs.recipe import Recipe
+from hardsight.store.cells import Store
 from tests.conftest import toy_images, toy_system, toy_target
 
 SMALL = Recipe(
@@ -46,7 +46,7 @@ def test_universal_and_transfer_lie_between_clean_and_white_box(tmp_path: Path) 
 
 
 def test_one_perturbation_for_all() -> None:
-    from hardsight.attack import Lab, prepared
+    from hardsight.attacks.attack import Lab, prepared
 
     system = toy_system(build("classify", "Task"))
     x = toy_images(24) * 0.5 + 0.25  # far from the box, so that nothing is cut off
@@ -78,7 +78,7 @@ def test_unprepared_attacks_say_so(spec: str, told: str) -> None:
 @pytest.mark.parametrize("spec", ["patch(4, (0.5, 0.5))", "l0(8)"])
 def test_one_perturbation_may_take_a_value_all_the_way(spec: str) -> None:
     """From black to white and back is 1, not the half of it that lies on either side of grey."""
-    from hardsight.attack import Lab, prepared
+    from hardsight.attacks.attack import Lab, prepared
 
     system, threat, x = toy_system(build("classify", "Task")), build(spec, "Threat"), toy_images(32)
     y = system.output(x).argmax(1)

@@ -18,8 +18,8 @@ def test_python_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_in_the_commands_and_tables_are_known() -> None:
-    from hardsight.catalog import complete, find
-    from hardsight.spec import read
+    from hardsight.specs.catalog import complete, find
+    from hardsight.specs.syntax import read
 
     text = README.read_text()
     for kind, option in (("Attack", "attack"), ("Task", "task"), ("Threat", "threat"), ("Encoder", "encoder")):

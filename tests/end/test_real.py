@@ -9,10 +9,10 @@ import torch
 import torchattacks
 
 import hardsight as hs
-from hardsight.bench import Bench
-from hardsight.plan import plan
-from hardsight.recipe import load
-from hardsight.store import Store
+from hardsight.measure.bench import Bench
+from hardsight.measure.plan import plan
+from hardsight.specs.recipe import load
+from hardsight.store.cells import Store
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hardsight.errors import SpecError, StoreError
+from hardsight.core.errors import SpecError, StoreError
+from hardsight.core.progress import Watch
+from hardsight.measure.study import Figures, _timed, markdown, read_study, run, training_recipe
 from hardsight.metrics.intervals import mean_over_runs
-from hardsight.study import Figures, _timed, markdown, read_study, run, training_recipe
-from hardsight.watch import Watch
 
 SMALL = """
 title = "A small study"
@@ -136,7 +136,7 @@ def test_an_arm_goes_on_from_an_encoder_that_is_there(tmp_path: Path) -> None:
 
 
 def test_the_seconds_of_a_killed_training_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardsight.study.NOTED", 0.01)
+    monkeypatch.setattr("hardsight.measure.study.NOTED", 0.01)
     path = tmp_path / "run" / "seconds.json"
     with _timed(path):
         deadline = time.monotonic() + 20

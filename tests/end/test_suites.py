@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hardsight.catalog import build
-from hardsight.errors import SpecError
-from hardsight.evaluate import evaluate
-from hardsight.plan import plan
-from hardsight.recipe import Recipe
+from hardsight.core.errors import SpecError
+from hardsight.measure.evaluate import evaluate
+from hardsight.measure.plan import plan
+from hardsight.specs.catalog import build
+from hardsight.specs.recipe import Recipe
 from tests.conftest import toy_images, toy_system, toy_target
 
 COUNT = 8

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from hardsight.cli import app
-from tests.training_fixtures import images_in
+from tests.fixtures.training import images_in
 
 SMALL = 'encoder = "tiny(widths=(8, 8, 8, 8))"\nmethod = "simclr(width=16)"\nepochs = 2\nbatch = 8\n'
 

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight import tree
-from hardsight.attack import Attack
-from hardsight.catalog import build, entries
-from hardsight.errors import SpecError
+from hardsight.attacks.attack import Attack
+from hardsight.core import tree
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import Loss, fits
 from hardsight.losses.places import Places
+from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system
 
 LOSSES = [name for name, entry in entries().items() if entry.kind == "Loss"]

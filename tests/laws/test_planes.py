@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardsight.catalog import build, entries
-from hardsight.errors import HardsightError
-from hardsight.threats.base import Threat
+from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import HardsightError
+from hardsight.specs.catalog import build, entries
 
 
 def walkable() -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardsight.catalog import build, entries
-from hardsight.objective import Objective, Reading, against, averaged, loss_and_grad
-from hardsight.search.base import Search
+from hardsight.attacks.search.base import Search
+from hardsight.losses.objective import Objective, Reading, against, averaged, loss_and_grad
+from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system, toy_target
 
 MADE = {
@@ -169,7 +169,7 @@ def test_a_large_batch_goes_in_pieces_and_a_coupled_one_whole(monkeypatch: pytes
     watched = replace(objective, read=read)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         whole = loss_and_grad(watched, x)
-        monkeypatch.setattr("hardsight.objective.PIECE", 2 * x[0, 0].numel() // torch.get_num_threads())
+        monkeypatch.setattr("hardsight.losses.objective.PIECE", 2 * x[0, 0].numel() // torch.get_num_threads())
         parts = loss_and_grad(watched, x)
         loss_and_grad(replace(watched, coupled=True), x)
         assert loss_and_grad(watched[torch.arange(0)], x[:0])[1].shape == x[:0].shape

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardsight import tree
-from hardsight.attack import Attack
-from hardsight.catalog import build, entries
-from hardsight.errors import DataError, SpecError
-from hardsight.evaluate import evaluate
+from hardsight.attacks.attack import Attack
+from hardsight.core import tree
+from hardsight.core.errors import DataError, SpecError
 from hardsight.losses.places import Places
+from hardsight.measure.evaluate import evaluate
 from hardsight.metrics import of
+from hardsight.specs.catalog import build, entries
 from hardsight.tasks.base import Task
 from tests.conftest import CLASSES, MASKS, toy_card, toy_encoder, toy_images, toy_system, toy_target
 
@@ -277,8 +277,8 @@ def test_depth_attack_keeps_the_point_that_harms_the_headline_most() -> None:
 
 def test_images_that_fell_only_in_bf16_are_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that a coarse search takes for broken leaves it early; float32 then finds it standing: it gets its due."""
-    from hardsight.objective import AttackResult
-    from hardsight.search.base import Best
+    from hardsight.attacks.search.base import Best
+    from hardsight.losses.objective import AttackResult
 
     system = toy_system(build("classify", "Task"))
     x = toy_images(COUNT)
@@ -303,7 +303,7 @@ def test_images_that_fell_only_in_bf16_are_attacked_again(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("lost", "times"), [(0.004, 1), (0.02, 2)])
 def test_an_image_that_falls_but_for_a_few_pixels_is_not_attacked_again(lost: float, times: int) -> None:
     """A mask's error is 1 when its last pixel falls: one that float32 reads otherwise is not worth a search, many are."""
-    from hardsight.search.base import Best
+    from hardsight.attacks.search.base import Best
 
     task, calls = build("segment", "Task"), []
     system, x = toy_system(task), toy_images(1, 64)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardsight.catalog import build, entries
-from hardsight.errors import SpecError
-from hardsight.objective import Objective, against
-from hardsight.search.compose import in_each
-from hardsight.threats.base import Threat, scaled
+from hardsight.attacks.search.compose import in_each
+from hardsight.attacks.threats.base import Threat, scaled
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import Objective, against
+from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system, toy_target
 
 MADE = {
@@ -260,7 +260,7 @@ def test_a_few_images_at_a_time_are_the_same_images(monkeypatch: pytest.MonkeyPa
         verbs.append(("largest", (there - x, torch.linspace(0, 1, 7))))
     for name, given in verbs:
         whole = getattr(threat, name)(*given)
-        monkeypatch.setattr("hardsight.threats.base.FEW", 2 * x[0, 0].numel())
+        monkeypatch.setattr("hardsight.attacks.threats.base.FEW", 2 * x[0, 0].numel())
         parts = getattr(threat, name)(*given)
         monkeypatch.undo()
         assert torch.equal(parts, whole)
@@ -272,5 +272,5 @@ def test_many_points_around_one_image_stay_whole(monkeypatch: pytest.MonkeyPatch
     threat, x = build(spec, "Threat"), toy_images(1)
     there = x + 0.2 * torch.randn(7, *x.shape[1:], generator=torch.Generator().manual_seed(0))
     whole = threat.project(there, x)
-    monkeypatch.setattr("hardsight.threats.base.FEW", 2 * x[0, 0].numel())
+    monkeypatch.setattr("hardsight.attacks.threats.base.FEW", 2 * x[0, 0].numel())
     assert torch.equal(threat.project(there, x), whole)

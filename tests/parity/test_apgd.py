@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import hardsight as hs
-from hardsight.catalog import build
-from hardsight.errors import SpecError
-from hardsight.objective import AttackResult, Objective, Reading, against
-from hardsight.search.shrink import split
+from hardsight.attacks.search.shrink import split
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import AttackResult, Objective, Reading, against
+from hardsight.specs.catalog import build
 from tests.conftest import toy_images, toy_system
 from tests.parity.test_pgd import Net
 

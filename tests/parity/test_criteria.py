@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hardsight.criteria.cluster import Swapped, sinkhorn
-from hardsight.criteria.coding import Coding, coding_rate
-from hardsight.criteria.contrast import NTXent, sup_con
-from hardsight.criteria.decorrelate import CrossCorrelation, Regularized
-from hardsight.criteria.distill import Centred
-from hardsight.criteria.keys import Queued
-from hardsight.criteria.predict import Aligned, Regressed
-from hardsight.schedules import constant
-from hardsight.when import When
+from hardsight.core.when import When
+from hardsight.specs.schedules import constant
+from hardsight.training.criteria.cluster import Swapped, sinkhorn
+from hardsight.training.criteria.coding import Coding, coding_rate
+from hardsight.training.criteria.contrast import NTXent, sup_con
+from hardsight.training.criteria.decorrelate import CrossCorrelation, Regularized
+from hardsight.training.criteria.distill import Centred
+from hardsight.training.criteria.keys import Queued
+from hardsight.training.criteria.predict import Aligned, Regressed
 
 B, D = 16, 24
 PLACES = torch.arange(B)

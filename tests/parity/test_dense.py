@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from hardsight.aim import given
-from hardsight.attack import Single
-from hardsight.catalog import build, entries
-from hardsight.errors import SpecError
+from hardsight.attacks.aim import given
+from hardsight.attacks.attack import Single
+from hardsight.core.errors import SpecError
 from hardsight.metrics import of
+from hardsight.specs.catalog import build, entries
 from tests.conftest import MASKS, toy_images, toy_system, toy_target
 
 K, SIZE = len(MASKS), 5

@@ -10,9 +10,9 @@ from pyautoattack import fab_projections
 from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor
 
-from hardsight.catalog import build
-from hardsight.errors import SpecError
-from hardsight.objective import AttackResult, Objective, Reading, against
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import AttackResult, Objective, Reading, against
+from hardsight.specs.catalog import build
 from tests.conftest import toy_images
 from tests.parity.test_pgd import Net
 

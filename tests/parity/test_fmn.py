@@ -12,9 +12,9 @@ from foolbox.attacks.fast_minimum_norm import L2FMNAttack
 from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor
 
-from hardsight.catalog import build
-from hardsight.errors import SpecError
-from hardsight.objective import AttackResult, Objective, Reading, against
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import AttackResult, Objective, Reading, against
+from hardsight.specs.catalog import build
 from tests.conftest import toy_images
 from tests.parity.test_fab import Watched, wrong
 from tests.parity.test_pgd import Net

@@ -9,8 +9,8 @@ import torch
 import torchattacks
 from torch import nn
 
-from hardsight.catalog import build
-from hardsight.objective import against
+from hardsight.losses.objective import against
+from hardsight.specs.catalog import build
 from tests.conftest import toy_images
 
 STEPS, COUNT = 10, 8

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardsight.catalog import build
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import fits
+from hardsight.specs.catalog import build
 from tests.conftest import MASKS, toy_images, toy_system
 
 K, SIZE, IGNORE = len(MASKS), 5, 255

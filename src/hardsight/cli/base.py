@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hardsight import __version__
-from hardsight.errors import HardsightError, SpecError, nearest
+from hardsight.core.errors import HardsightError, SpecError, nearest
 
 if TYPE_CHECKING:
-    from hardsight.store import StoredCell
+    from hardsight.store.cells import StoredCell
 
 app = typer.Typer(
     name="hardsight",

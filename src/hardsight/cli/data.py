@@ -22,12 +22,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Count the splits, read images, and say what is missing or broken. Exit code 1 where anything is."""
-    from hardsight.catalog import complete
+    from hardsight.specs.catalog import complete
 
     complete(spec, "Data")
+    from hardsight.core.progress import Watch
     from hardsight.data import open_data
     from hardsight.data.check import check, lines
-    from hardsight.watch import Watch
 
     data = open_data(spec)
     with Watch() as watch, watch.bar("reading", 1) as bar:
@@ -40,11 +40,11 @@ def check(
 @group.command()
 def get(spec: Spec) -> None:
     """Fetch a published data set to the path in its spec, or say how to come by it where no program may fetch it."""
-    from hardsight.catalog import complete
+    from hardsight.specs.catalog import complete
 
     complete(spec, "Data")
+    from hardsight.core.progress import Watch
     from hardsight.data.get import get
-    from hardsight.watch import Watch
 
     with Watch() as watch, watch.bar("fetching, MiB", 1) as bar:
         place = get(spec, lambda done, total: watch.bars.update(bar.key, completed=done, total=total or None))

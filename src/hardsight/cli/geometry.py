@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hardsight.cli.base import AsJson, Device, Encoders, app
-from hardsight.errors import SpecError
-from hardsight.recipe import Recipe
+from hardsight.core.errors import SpecError
+from hardsight.specs.recipe import Recipe
 
 
 @app.command()
@@ -32,7 +32,7 @@ def geometry(
     out: Annotated[Path | None, typer.Option(help="A folder for the page, its numbers and arrays; by default none.")] = None,
 ) -> None:
     """How an encoder's embeddings lie: alignment, uniformity, rank, classes, margins, and what EmbedAttack moves."""
-    from hardsight.catalog import complete
+    from hardsight.specs.catalog import complete
 
     if not encoder and not run:
         raise SpecError("whose geometry? give --encoder, such as zoo:made_simclr, or --run, a training run's folder")
@@ -43,12 +43,12 @@ def geometry(
         complete(text, "Encoder")
     from rich.console import Console
 
+    from hardsight.core.machine import pick_device
+    from hardsight.core.progress import Watch
     from hardsight.data import open_data
     from hardsight.encoders import load_encoder
-    from hardsight.geometry import kept_in, over, over_epochs
-    from hardsight.machine import pick_device
+    from hardsight.measure.geometry import kept_in, over, over_epochs
     from hardsight.report.geometry import document, terminal, write
-    from hardsight.watch import Watch
 
     for folder in run or []:
         kept_in(folder)

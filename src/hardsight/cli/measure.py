@@ -24,8 +24,8 @@ from hardsight.cli.base import (
     print_table,
     write_report,
 )
-from hardsight.errors import SpecError
-from hardsight.recipe import Recipe
+from hardsight.core.errors import SpecError
+from hardsight.specs.recipe import Recipe
 
 
 @app.command()
@@ -62,7 +62,7 @@ def bench(
     on_error: OnError = "stop",
 ) -> None:
     """Measure encoders at tasks, clean and under attack, and write a report. Run it again to go on where it stopped."""
-    from hardsight import recipe as recipes
+    from hardsight.specs import recipe as recipes
 
     chosen = recipes.load(recipe)
     for name, value in (("encoders", encoder), ("tasks", task), ("data", data), ("attacks", attack), ("threat", threat)):
@@ -84,10 +84,10 @@ def bench(
     one_of(on_error, ("stop", "skip"), "--on-error")
     chosen.check()
 
-    from hardsight.bench import Bench
-    from hardsight.plan import plan
-    from hardsight.store import Store
-    from hardsight.watch import Watch
+    from hardsight.core.progress import Watch
+    from hardsight.measure.bench import Bench
+    from hardsight.measure.plan import plan
+    from hardsight.store.cells import Store
 
     folder = store or Path("runs") / _run_name(chosen, recipes.load(recipe))
     results = Store(folder)
@@ -123,8 +123,8 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Write adversarial versions of your own images, as PNGs that stay within eps after rounding to 8 bits."""
-    from hardsight.catalog import build, complete
-    from hardsight.recipe import Recipe
+    from hardsight.specs.catalog import build, complete
+    from hardsight.specs.recipe import Recipe
 
     one_of(on_error, ("stop", "skip"), "--on-error")
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
@@ -132,12 +132,12 @@ def attack(
         complete(text, kind)
     from torch import nn
 
+    from hardsight.core.machine import pick_device
+    from hardsight.core.progress import Watch
     from hardsight.encoders import load_encoder
-    from hardsight.machine import pick_device
-    from hardsight.probe import fit_probe
-    from hardsight.saving import attack_folder, attack_is_blind
+    from hardsight.measure.saving import attack_folder, attack_is_blind
+    from hardsight.probes.linear import fit_probe
     from hardsight.tasks.base import System
-    from hardsight.watch import Watch
 
     where = pick_device(device)
     loaded = load_encoder(encoder, device=where)
@@ -209,21 +209,21 @@ def speed(
     as_json: AsJson = False,
 ) -> None:
     """Time an attack on this machine, beside the floor: the bare forward and backward passes that it cannot do without."""
-    from hardsight.catalog import build, complete
+    from hardsight.specs.catalog import build, complete
 
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
     for text, kind in ((encoder, "Encoder"), (task, "Task"), (threat_spec, "Threat"), (data, "Data"), (probe, "Probe")):
         complete(text, kind)
     from dataclasses import asdict
 
-    from hardsight import tree
+    from hardsight.core import tree
+    from hardsight.core.machine import device_name, pick_device
+    from hardsight.core.progress import Watch
     from hardsight.data import open_data
     from hardsight.data.feed import choose, load, pixels
     from hardsight.encoders import load_encoder
-    from hardsight.machine import device_name, pick_device
-    from hardsight.probe import fit_probe
-    from hardsight.speed import speed as timed
-    from hardsight.watch import Watch
+    from hardsight.measure.speed import speed as timed
+    from hardsight.probes.linear import fit_probe
 
     what, where = build(task, "Task"), pick_device(device)
     chosen = build(what.attack if attack == "task" else attack, "Attack")
@@ -279,7 +279,7 @@ def _run_name(chosen: Recipe, plain: Recipe) -> str:
 
 
 def _estimate(runner: Any, as_json: bool) -> None:
-    from hardsight.estimate import estimate
+    from hardsight.measure.estimate import estimate
 
     found = estimate(runner)
     if as_json:

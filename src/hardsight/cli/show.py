@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hardsight.cli.base import AsJson, app, one_of, print_table, write_report
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 
 
 @app.command()
@@ -20,7 +20,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Make the report of a store again: HTML, CSV, Markdown, LaTeX and JSON. Needs no torch."""
-    from hardsight.store import Store
+    from hardsight.store.cells import Store
 
     cells = Store(store, must_exist=True).cells()
     if not cells:
@@ -43,7 +43,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List what there is to name. Needs no torch."""
-    from hardsight.listing import GROUPS, rows_of
+    from hardsight.cli.listing import GROUPS, rows_of
 
     one_of(what, (*GROUPS, "recipes"), "list")
     rows = list(rows_of(what))
@@ -64,10 +64,10 @@ def list_(
 @app.command()
 def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
     """Show a thing: its signature, what it does, its source, and what the spec means in full; a recipe as it is. Needs no torch."""
-    from hardsight import catalog
-    from hardsight.recipe import SHIPPED
-    from hardsight.spec import read
-    from hardsight.spec import show as written
+    from hardsight.specs import catalog
+    from hardsight.specs.recipe import SHIPPED
+    from hardsight.specs.syntax import read
+    from hardsight.specs.syntax import show as written
 
     if spec in {path.stem for path in SHIPPED.glob("*-*.toml")}:  # a name in the catalog has no hyphen
         typer.echo((SHIPPED / f"{spec}.toml").read_text(encoding="utf-8").rstrip())
@@ -82,7 +82,7 @@ def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine has: versions, devices, optional packages, and the environment variables that are read."""
-    from hardsight.machine import facts as machine_facts
+    from hardsight.core.machine import facts as machine_facts
 
     facts = machine_facts()
     if as_json:

@@ -17,7 +17,7 @@ def study(
     device: Device = "auto",
 ) -> None:
     """Train several arms with several seeds, measure them alike, and tell what differs. Run it again to go on."""
-    from hardsight import study as studies
+    from hardsight.measure import study as studies
 
     chosen = studies.read_study(file)
     folder = out or Path("runs") / chosen.name

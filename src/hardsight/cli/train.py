@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hardsight.cli.base import Device, app
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from hardsight.train.recipe import TrainingRecipe
+    from hardsight.training.engine.recipe import TrainingRecipe
 
 Setting = Annotated[
     list[str] | None,
@@ -41,7 +41,7 @@ def pretrain(
 
     The encoder is then run:FOLDER: hardsight bench --encoder run:runs/made-simclr.
     """
-    from hardsight.train.recipe import read_recipe
+    from hardsight.training.engine.recipe import read_recipe
 
     _train(_changed(read_recipe(recipe), setting, seed), out, device, minutes)
 
@@ -63,8 +63,8 @@ def harden(
 
     The hardened encoder is then run:FOLDER: hardsight bench --encoder run:runs/made_simclr-deacl.
     """
-    from hardsight.catalog import complete
-    from hardsight.train.recipe import TrainingRecipe, read_recipe
+    from hardsight.specs.catalog import complete
+    from hardsight.training.engine.recipe import TrainingRecipe, read_recipe
 
     if not encoder and not recipe:
         raise SpecError("harden needs an encoder: give --encoder SPEC, or a --recipe that names one")
@@ -88,7 +88,7 @@ def resume(
     minutes: Minutes = None,
 ) -> None:
     """Go on with a run that stopped, from its last checkpoint, by the recipe in its folder."""
-    from hardsight.train.recipe import recipe_of_run
+    from hardsight.training.engine.recipe import recipe_of_run
 
     _train(_changed(recipe_of_run(run), setting, None), run, device, minutes)
 
@@ -101,7 +101,7 @@ def _changed(recipe: TrainingRecipe, setting: list[str] | None, seed: int | None
 
 def _named(recipe: TrainingRecipe) -> str:
     """Encoder and method in one word: made_simclr-deacl."""
-    from hardsight.spec import read
+    from hardsight.specs.syntax import read
 
     call = read(recipe.encoder)
     first = next((value for _, value in call.arguments if isinstance(value, str)), call.name)
@@ -110,9 +110,9 @@ def _named(recipe: TrainingRecipe) -> str:
 
 
 def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float | None) -> None:
-    from hardsight.machine import pick_device
-    from hardsight.train.loop import train
-    from hardsight.watch import Watch
+    from hardsight.core.machine import pick_device
+    from hardsight.core.progress import Watch
+    from hardsight.training.engine.loop import train
 
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # what ends a job is no other than Ctrl-C
     folder = out or Path("runs") / recipe.name

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hardsight.catalog import build
+from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard, Images, Sample
-from hardsight.errors import DataError
-from hardsight.spec import Call
+from hardsight.specs.catalog import build
+from hardsight.specs.syntax import Call
 
 if TYPE_CHECKING:
     from torch import Tensor

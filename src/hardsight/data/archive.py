@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hardsight.core.errors import DataError
 from hardsight.data.images import Size, expand, fit, is_image, natural, open_image, unlike
-from hardsight.errors import DataError
 
 ENDINGS = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 MAX_MEMBER = 2**28

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from hardsight.errors import DataError
+from hardsight.core.errors import DataError
 
 IGNORE = 255
 """The mask value of a pixel that has no class: no loss, no metric and no attack counts it."""

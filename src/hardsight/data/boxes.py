@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hardsight.core.errors import DataError
 from hardsight.data.images import Size, placing
-from hardsight.errors import DataError
 
 
 def boxed(

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, Data, DataCard, Images, Sample
 from hardsight.data.feed import choose
 from hardsight.data.get import published
-from hardsight.errors import DataError
-from hardsight.spec import Call
+from hardsight.specs.syntax import Call
 
 NAMED = 10
 """How many unreadable images are named; all are counted."""

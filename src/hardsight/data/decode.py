@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hardsight.core.errors import DataError, MissingDependency
 from hardsight.data.images import MAX_PIXELS, Size, fit, open_image, unlike
-from hardsight.errors import DataError, MissingDependency
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp")
 WHOLE = 0.9

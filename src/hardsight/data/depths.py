@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 
-from hardsight.data.rgbd import FAR
-from hardsight.errors import DataError
+from hardsight.core.errors import DataError
+
+FAR = 1000.0
+"""Metres: no depth camera sees half of its pixels beyond this."""
 
 
 class Metres:

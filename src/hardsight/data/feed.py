@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hardsight import noise
+from hardsight.core import seeds
+from hardsight.core.errors import DataError
 from hardsight.data.base import Images, Sample
-from hardsight.errors import DataError
 
 RAGGED = ("boxes", "box_labels")
 """Targets whose number differs from image to image; in a batch they are one list, "boxes", of a dict an image."""
@@ -35,7 +35,7 @@ def choose(images: Images, count: int | None, seed: int = 0) -> list[int]:
     """
     if count is not None and count < 1:
         raise DataError(f"count is {count}; there must be at least 1 image (None stands for all)")
-    order = torch.randperm(len(images), generator=noise.generator("choose", seed)).tolist()
+    order = torch.randperm(len(images), generator=seeds.generator("choose", seed)).tolist()
     return order if count is None else order[:count]
 
 

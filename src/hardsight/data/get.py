@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from hardsight.catalog import REQUIRED, build, complete, find
+from hardsight.core.errors import DataError
 from hardsight.data.archive import is_archive
 from hardsight.data.images import expand
 from hardsight.data.lists import inside
-from hardsight.errors import DataError
-from hardsight.spec import Call
+from hardsight.specs.catalog import REQUIRED, build, complete, find
+from hardsight.specs.syntax import Call
 
 CHUNK = 2**20
 Tick = Callable[[int, int], None]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from hardsight.core.errors import MissingDependency
 from hardsight.data.base import Images, Sample
-from hardsight.errors import MissingDependency
 
 
 def need(module: str, reader: str, extra: str = "data") -> ModuleType:

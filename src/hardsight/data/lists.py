@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hardsight.core.errors import DataError
 from hardsight.data.lazy import need
-from hardsight.errors import DataError
 
 
 def lines_of(path: Path) -> list[str]:

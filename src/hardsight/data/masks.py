@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE
 from hardsight.data.images import Size, fit, open_image, open_mask
 from hardsight.data.splits import Files
-from hardsight.errors import DataError
 
 UNKNOWN = -1
 """What a table holds at an id that the format does not have."""

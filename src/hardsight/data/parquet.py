@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.data.depths import Metres
 from hardsight.data.images import Size, fit, open_depth, open_image, open_mask, size_of, unlike
 from hardsight.data.lazy import need
 from hardsight.data.masks import same_size
 from hardsight.data.splits import Files
-from hardsight.errors import DataError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NAMED = re.compile(r"(\w+?)(?:[-_.][\w.-]*)?\.parquet")

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.catalog import register
 from hardsight.data.base import Data, Images, Sample
 from hardsight.data.images import check_size
+from hardsight.specs.catalog import register
 
 
 class Resized:

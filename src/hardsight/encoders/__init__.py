@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hardsight.catalog import build, complete, entries
-from hardsight.errors import SpecError, nearest
-from hardsight.spec import Call, read
+from hardsight.core.errors import SpecError, nearest
+from hardsight.specs.catalog import build, complete, entries
+from hardsight.specs.syntax import Call, read
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.encoders.base import Card, Encoder, Seen
-from hardsight.errors import SpecError, WeightsError, nearest
 
 HUGGING_FACE = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
 

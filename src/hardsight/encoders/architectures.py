@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardsight.core.errors import SpecError
 from hardsight.encoders import timm_models, tv_models
 from hardsight.encoders.adapt import closest
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.small import ARCHES, wrap
-from hardsight.errors import SpecError
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from hardsight.catalog import register
+from hardsight.core.errors import WeightsError
 from hardsight.encoders.adapt import need_sides, seeded
 from hardsight.encoders.architectures import Plan, plan_of
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.layouts import PROJECTING
 from hardsight.encoders.naming import Weights, fitted, weights_of
 from hardsight.encoders.weights_file import read_weights, tensors_in
-from hardsight.errors import WeightsError
+from hardsight.specs.catalog import register
 
 
 @register

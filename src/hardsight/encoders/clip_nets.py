@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import closest, downloading, need_side, positions, seeded
 from hardsight.encoders.base import Card, Encoder, Seen
 from hardsight.encoders.clips import ClipEncoder, as_encoder, load_body, need_frames
-from hardsight.errors import SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 FIXED = {"mvit_v1_b": (224, 16), "mvit_v2_s": (224, 16)}

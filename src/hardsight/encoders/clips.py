@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import ShapeError, SpecError, WeightsError
 from hardsight.encoders.base import Card, Encoder, Features
 from hardsight.encoders.weights_file import read_weights
-from hardsight.errors import ShapeError, SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 
 class ClipEncoder(nn.Module):

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight import noise
-from hardsight.catalog import register
+from hardsight.core import seeds
+from hardsight.core.errors import SpecError
 from hardsight.encoders.base import Encoder, Features
-from hardsight.errors import SpecError
+from hardsight.specs.catalog import register
 
 Box = tuple[int, int, int, int]
 """top, left, height, width, in pixels."""
@@ -54,7 +54,7 @@ class Cutter:
         if self.draw == "central":
             side = min(height, width)
             return [((height - side) // 2, (width - side) // 2, side, side)]
-        rng = noise.generator("crops", self.seed) if self.draw == "fixed" else None
+        rng = seeds.generator("crops", self.seed) if self.draw == "fixed" else None
         return [self._box(torch.rand(4, generator=rng).tolist(), height, width) for _ in range(self.n)]
 
     def cut(self, x: Tensor, box: Box) -> Tensor:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, need_side, positions, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Card, Encoder, Seen
 from hardsight.encoders.clips import ClipEncoder, as_encoder, need_frames
-from hardsight.errors import MissingDependency, SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 
 class Family(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, finish, need_side, positions, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, Seen
-from hardsight.errors import MissingDependency, SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 Pool = Literal["auto", "cls", "mean", "pooler"]
 TOWERS = {

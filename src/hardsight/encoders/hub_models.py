@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.encoders.adapt import classes_of, downloading, finish, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
 from hardsight.encoders.timm_models import TimmBody
 from hardsight.encoders.tv_models import body_of
-from hardsight.errors import SpecError, WeightsError, nearest
+from hardsight.specs.catalog import register
 
 
 @register

@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hardsight.core.errors import WeightsError
 from hardsight.encoders import layouts
 from hardsight.encoders.layouts import NAMES, NORMALIZERS, NORMS, PAIRS, RECOMPUTED, ROLES, WRAPPERS
 from hardsight.encoders.weights_file import State
-from hardsight.errors import WeightsError
 
 Network = Literal["evaluated", "student", "teacher"]
 Norm = Literal["normal", "adv", "adv_ce"]

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 
 
 class Norms(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 
 Stem = Literal["imagenet", "cifar", "cifar_pad2", "cifar_bare"]
 """imagenet: 7x7 of stride 2 and a pool. cifar: 3x3 of stride 1 and padding 1, no pool (ACL, AdvCL, DynACL, RoCL, lightly).

@@ -15,11 +15,11 @@ from typing import Any
 from safetensors.torch import load
 from torch import nn
 
-from hardsight.catalog import build, complete, register
+from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.timm_models import TimmBody
-from hardsight.errors import SpecError, WeightsError
-from hardsight.spec import override, show
+from hardsight.specs.catalog import build, complete, register
+from hardsight.specs.syntax import override, show
 
 LAST, BEST, CARD = "encoder.safetensors", "best.safetensors", ".json"
 

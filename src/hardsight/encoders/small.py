@@ -16,10 +16,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError
 from hardsight.encoders.adapt import finish, need_side, positions, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, Seen
-from hardsight.errors import SpecError
+from hardsight.specs.catalog import register
 
 
 @register

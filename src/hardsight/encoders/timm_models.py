@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, closest, downloading, finish, need_side, need_sides, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
-from hardsight.errors import SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 USUAL = 224
 

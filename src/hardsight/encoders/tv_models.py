@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import Staged, classes_of, closest, downloading, finish, positions, seeded
 from hardsight.encoders.base import Encoder, Seen
 from hardsight.encoders.resnets import Padding, Stem, reform
-from hardsight.errors import SpecError, WeightsError
+from hardsight.specs.catalog import register
 
 DRY = 64
 

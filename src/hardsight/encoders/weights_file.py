@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardsight.core.errors import WeightsError
 from hardsight.encoders.layouts import SKIPPED
-from hardsight.errors import WeightsError
 
 State = dict[str, Tensor]
 PICKLE = b"\x80"

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError
 from hardsight.encoders.adapt import seeded, weights_hash
 from hardsight.encoders.base import Encoder, Seen
-from hardsight.errors import SpecError
+from hardsight.specs.catalog import register
 
 
 class Widened(nn.Module):

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardsight.catalog import build, complete, register
-from hardsight.errors import SpecError, WeightsError, nearest
-from hardsight.spec import Call, override, read
+from hardsight.core.errors import SpecError, WeightsError, nearest
+from hardsight.specs.catalog import build, complete, register
+from hardsight.specs.syntax import Call, override, read
 
 if TYPE_CHECKING:
     from hardsight.encoders.base import Encoder

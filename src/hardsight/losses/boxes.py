@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.catalog import register
-from hardsight.errors import ShapeError, SpecError
+from hardsight.core.errors import ShapeError, SpecError
 from hardsight.losses.base import Loss, only_for
 from hardsight.losses.places import Duty, Places, Truth, duties, extents, reach
+from hardsight.specs.catalog import register
 
 FOCUS, SHARE = 2.0, 0.25
 """The focal loss's exponent, and its weight of what is there against what is not (Lin et al., ICCV 2017)."""

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.catalog import register
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import IGNORE, Loss, aimed, from_clean, mean_where, only_for, signed
+from hardsight.specs.catalog import register
 
+RANKED, RANKED_TO = 3, 4
+"""Classes that `dlr` and `dlr_to` need: so many logits they rank."""
 Pair = tuple[Tensor, Tensor]
 """(label, other): both [B], or both [B, H, W]."""
 
@@ -86,7 +88,7 @@ def dlr() -> Loss:
     """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        need(output, 3, "dlr", "margin")
+        need(output, RANKED, "dlr", "margin")
         ranked, order = output.sort(dim=1)
         rival = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
         return (rival - at(output, target)) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
@@ -102,11 +104,21 @@ def dlr_to() -> Loss:
     """
 
     def loss(output: Tensor, target: Pair, progress: float = 1.0) -> Tensor:
-        need(output, 4, "dlr_to", "gap_to (or margin with aim=label)")
+        need(output, RANKED_TO, "dlr_to", "gap_to (or margin with aim=label)")
         ranked = output.sort(dim=1).values
         return gap(output, target) / (ranked[:, -1] - (ranked[:, -3] + ranked[:, -4]) / 2 + 1e-12)
 
     return aimed(only_for(loss, "label"))
+
+
+def or_else(loss: Loss, classes: int, few: Loss) -> Loss:
+    """`loss`, and on outputs of fewer than `classes` classes `few`: what stands for dlr where there is nothing to rank."""
+
+    def chosen(output: Tensor, target: Tensor | Pair, progress: float = 1.0) -> Tensor:
+        return (loss if output.shape[1] >= classes else few)(output, target, progress)
+
+    chosen.__dict__.update(loss.__dict__)  # what it reads and wants, as `only_for` and `aimed` wrote it down
+    return chosen
 
 
 def at(logits: Tensor, classes: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.catalog import register
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import IGNORE, Loss, mean_where, only_for, right_pixels
+from hardsight.specs.catalog import register
 
 
 @register

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hardsight.catalog import register
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import Loss, mean_where, only_for, wishing
+from hardsight.specs.catalog import register
 
 TINY = 1e-6
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.catalog import register
 from hardsight.losses.base import EMBEDDING, Loss, aimed, only_for
+from hardsight.specs.catalog import register
 
 Pair = tuple[Tensor, Tensor]
 """(the image's own clean embedding, the one it is pulled to)."""

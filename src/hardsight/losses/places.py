@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hardsight.errors import ShapeError
+from hardsight.core.errors import ShapeError
 
 Truth = list[dict[str, Tensor]]
 """A dict an image: boxes [N, 4], x1 y1 x2 y2 in pixels, and labels [N]; N may be 0."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from hardsight.catalog import register
-from hardsight.errors import SpecError
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import Loss, only_for
 from hardsight.losses.classify import ce
 from hardsight.losses.sea import sea_masked_ce
+from hardsight.specs.catalog import register
 
 MARKS = ("pair", "clean", "coupled")
 """What a loss's attributes say of its target and of its batch; both losses must say the same."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardsight.errors import SpecError, nearest
+from hardsight.core.errors import SpecError, nearest
 from hardsight.metrics.intervals import bootstrap, wilson
 
 Counts = dict[str, np.ndarray]

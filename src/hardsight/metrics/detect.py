@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hardsight.errors import DataError, MissingDependency
+from hardsight.core.errors import DataError, MissingDependency
 from hardsight.metrics import Counts, Metric
 
 FOUND, TRUE = 100, 200

@@ -16,7 +16,7 @@ import itertools
 
 import numpy as np
 
-from hardsight.errors import DataError
+from hardsight.core.errors import DataError
 from hardsight.metrics import Counts, Metric, of
 
 Members = dict[str, Counts]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from hardsight.report import table as tables
 from hardsight.report.page import html
 from hardsight.report.results import CellLike, grid
-from hardsight.store import Store, write_bytes
+from hardsight.store.cells import Store
+from hardsight.store.files import write_bytes
 
 if TYPE_CHECKING:
     from hardsight.report.results import Table

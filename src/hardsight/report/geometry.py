@@ -22,7 +22,7 @@ from hardsight.report import geometry_charts as charts
 from hardsight.report.figures import COLOURS
 from hardsight.report.geometry_charts import said, share, span
 from hardsight.report.page import CARD
-from hardsight.store import write_arrays, write_bytes
+from hardsight.store.files import write_arrays, write_bytes
 
 BESIDE = 4
 """Encoders beside one another in a terminal's table."""

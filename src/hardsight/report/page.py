@@ -30,7 +30,7 @@ from hardsight.report.table import (
     value_of,
     versus,
 )
-from hardsight.store import write_bytes
+from hardsight.store.files import write_bytes
 
 WHAT = (
     ("encoder", "encoder"),

@@ -17,7 +17,7 @@ import numpy as np
 from hardsight.metrics import of
 from hardsight.metrics.worst import SUITE, counts_for, members_of
 from hardsight.report.over import counts_of, index, mean, shared, worst
-from hardsight.spec import read
+from hardsight.specs.syntax import read
 
 CLEAN, EMBED, TASK, MEAN, WORST = "clean", "embed", "task", "mean", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", MEAN: "mean corruption", WORST: "worst case"}

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardsight.core.errors import DataError
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Card, Encoder, Features
-from hardsight.errors import DataError
 
 
 @dataclass(frozen=True)

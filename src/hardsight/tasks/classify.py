@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import DataError, SpecError
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder, Features
-from hardsight.errors import DataError, SpecError
 from hardsight.losses.classify import cross_entropy
+from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs
 from hardsight.tasks.knn import KnnHead
 

@@ -15,12 +15,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder, Features
-from hardsight.errors import SpecError
 from hardsight.losses.base import mean_where
 from hardsight.losses.depth import TINY, gradient_gap, silog
+from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs, to_pixels
 from hardsight.tasks.heads import channels, grid_of, spread_four
 

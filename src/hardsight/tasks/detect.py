@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import DataError, SpecError
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder
-from hardsight.errors import DataError, SpecError
 from hardsight.losses.boxes import fcos
 from hardsight.losses.places import Places, Truth, overlap
 from hardsight.metrics.detect import FOUND, evaluator, image_precision, row
+from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, dense_dim, needs
 from hardsight.tasks.pyramid import GROUP, FcosHead
 

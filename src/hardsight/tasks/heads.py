@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hardsight.core.errors import SpecError
 from hardsight.encoders.base import Encoder, Features, join
-from hardsight.errors import SpecError
-from hardsight.objective import still
+from hardsight.losses.objective import still
 from hardsight.tasks.base import dense_dim, to_pixels
 
 FOUR = 4

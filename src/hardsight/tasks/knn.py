@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardsight.core.errors import DataError
 from hardsight.encoders.base import Features
-from hardsight.errors import DataError
 
 GROUP = 64
 """The k most alike lie in the k groups with the greatest maxima: looking there first spares sorting the whole bank."""

@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hardsight.catalog import register
+from hardsight.core.errors import DataError, SpecError
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.encoders.base import Encoder
-from hardsight.errors import DataError, SpecError
 from hardsight.losses.base import mean_where, right_pixels
 from hardsight.losses.classify import cross_entropy
+from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs
 from hardsight.tasks.heads import LinearHead, channels, deeplab, fcn, last_four
 from hardsight.tasks.windows import slide

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardsight.catalog import register
+from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard, Sample
 from hardsight.data.made.picture import MAX_DEPTH, Frames, render
 from hardsight.data.made.scene import OBJECTS, labels, lay
 from hardsight.data.made.solids import SHAPES
-from hardsight.errors import DataError
+from hardsight.specs.catalog import register
 
 BLOCK = 64 * 64 * 48
 """Pixels rendered at once: more is slower, as they leave the processor's cache."""

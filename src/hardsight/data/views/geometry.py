@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardsight.when import When
+from hardsight.core.when import When
 
 TRIES = 10
 """How often torchvision draws a crop that fits, before it takes the middle of the image."""

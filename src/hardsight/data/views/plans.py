@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hardsight.catalog import register
+from hardsight.core.errors import SpecError
+from hardsight.core.when import When
 from hardsight.data.views.view import Kind, Same, Shifted, View, Views
-from hardsight.errors import SpecError
-from hardsight.schedules import Schedule, stairs
-from hardsight.when import When
+from hardsight.specs.catalog import register
+from hardsight.specs.schedules import Schedule, stairs
 
 
 @dataclass(frozen=True)

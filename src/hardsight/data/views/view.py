@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from hardsight.core.errors import SpecError
+from hardsight.core.when import When
 from hardsight.data.views.colour import Colours, at_once, blurred, solarised, step_by_step
 from hardsight.data.views.geometry import Crop, any_crop, cut, mirrored, pixel_crop, shifted
-from hardsight.errors import SpecError
-from hardsight.when import When
 
 
 class Views(Protocol):

@@ -1,0 +1,131 @@
+"""What a search is, and the bookkeeping all of them share: which point found so far is the best, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hardsight.attacks.threats.base import Threat
+from hardsight.core import tree
+from hardsight.losses.objective import AttackResult, Objective, Reading
+
+
+class Search(Protocol):
+    """Looks for the allowed image that the objective reads highest.
+
+    passes: how many readings an image is in at most; gradients: how many of them give one. rng draws whatever is random; start
+    is where to begin instead.
+    """
+
+    passes: int
+    gradients: int
+
+    def __call__(
+        self,
+        objective: Objective,
+        x: Tensor,
+        threat: Threat,
+        rng: torch.Generator | None = None,
+        start: Tensor | None = None,
+    ) -> AttackResult: ...
+
+
+def counted(
+    walk: Callable[..., AttackResult],
+    passes: int,
+    *inner: Search,
+    gradients: int | None = None,
+    check: Callable[[Threat], object] | None = None,
+) -> Search:
+    """The function as a `Search` of that many passes; what the searches within it need of a loss or a threat, it needs too.
+
+    gradients: all passes but the last, which only looks, unless said otherwise. check: raises `SpecError` for a threat that the
+    search cannot walk in.
+    """
+    walk.passes = passes  # type: ignore[attr-defined]
+    walk.gradients = max(passes - 1, 0) if gradients is None else gradients  # type: ignore[attr-defined]
+    walk.checks = (*([check] if check else []), *(one for part in inner for one in getattr(part, "checks", ())))  # type: ignore[attr-defined]
+    walk.draws = max((getattr(one, "draws", 1) for one in inner), default=1)  # type: ignore[attr-defined]
+    if any(getattr(one, "signed", False) for one in inner):
+        walk.signed = True  # type: ignore[attr-defined]
+    return walk  # type: ignore[return-value]
+
+
+def begin(where: str | Tensor, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
+    """Where a search of images x begins: at points that are given, made allowed, or "clean", "inside" or on the "surface"."""
+    if isinstance(where, Tensor):
+        return threat.project(where, x)
+    return x.detach().clone() if where == "clean" else getattr(threat, where)(x, rng)
+
+
+def better(new: Reading, old: Reading) -> Tensor:
+    """Mask [B]: where `new` has the greater error or, at equal error, the greater loss. A loss that is not finite never wins."""
+    finite = torch.isfinite(new.loss)
+    louder = (new.loss > old.loss) & finite
+    if new.error is None or old.error is None:
+        return louder
+    return ((new.error > old.error) & finite) | ((new.error == old.error) & louder)
+
+
+class Best:
+    """The best point seen of each of B images, and the point of greatest loss, over any number of `see`s.
+
+    It also counts: readings, gradients that were zero, and images whose loss or gradient was not finite.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x_adv = x.detach().clone()
+        self.x_best_loss = self.x_adv
+        self.loss = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+        self.greatest = self.loss.clone()
+        self.error: Tensor | None = None
+        self.queries = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.flat = torch.zeros_like(self.queries)
+        self.halted = torch.zeros_like(self.queries, dtype=torch.bool)
+
+    def see(self, x_adv: Tensor, reading: Reading, places: Tensor | None = None, queries: int | Tensor = 1) -> None:
+        """Takes note of a reading at x_adv, of all images or of those at `places`; queries: how many readings it stands for."""
+        at = slice(None) if places is None else places
+        loss = reading.loss.detach().to(self.loss.dtype)
+        if reading.error is not None and self.error is None:
+            self.error = torch.full_like(self.loss, -1.0)
+        error = None if reading.error is None else reading.error.to(self.loss.dtype)
+        old = Reading(self.loss[at], None if self.error is None else self.error[at])
+        wins = better(Reading(loss, error), old)
+        louder = torch.isfinite(loss) & (loss > self.greatest[at])
+        one = self.x_best_loss is self.x_adv and torch.equal(wins, louder)
+        self.x_adv = _written(self.x_adv, x_adv, wins, places)
+        self.x_best_loss = self.x_adv if one else _written(self.x_best_loss, x_adv, louder, places)
+        if error is not None and self.error is not None and old.error is not None:
+            self.error[at] = torch.where(wins, error, old.error)
+        self.loss[at] = torch.where(wins, loss, old.loss)
+        self.greatest[at] = torch.where(louder, loss, self.greatest[at])
+        self.queries[at] += queries
+        self.halted[at] |= ~torch.isfinite(loss)
+        if reading.slope is not None:
+            self.halted[at] |= ~torch.isfinite(reading.slope)
+            self.flat[at] += reading.slope == 0
+
+    def add(self, found: AttackResult, places: Tensor | None = None) -> None:
+        """Takes note of what another search found, of all images or of those at `places`, with its counts."""
+        self.see(found.x_adv, Reading(found.loss, found.error), places, found.queries)
+        at = slice(None) if places is None else places
+        self.flat[at] += found.flat
+        self.halted[at] |= found.halted
+
+    def result(self) -> AttackResult:
+        error = None if self.error is None else self.error.clamp_min(0)
+        return AttackResult(self.x_adv, self.loss, error, self.x_best_loss, self.queries, self.flat, self.halted)
+
+
+def _written(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+    """`kept` with the images of x_adv where `mask` holds; nothing is written in place, since both may be held elsewhere."""
+    if not bool(mask.any()):
+        return kept
+    if places is None:
+        return tree.where(mask, x_adv, kept)
+    won = mask.nonzero().flatten()
+    return kept.index_copy(0, places[won], x_adv.index_select(0, won).to(kept.dtype))

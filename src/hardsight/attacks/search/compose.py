@@ -1,0 +1,111 @@
+"""Searches made of searches: each does one thing to any other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hardsight.attacks.search.base import Best, Search, counted
+from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import AttackResult, Objective, averaged
+from hardsight.specs.catalog import register
+from hardsight.specs.syntax import calls_in
+
+
+@register
+def stay() -> Search:
+    """No search at all: the clean image, read once."""
+
+    def search(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        best = Best(x)
+        with torch.no_grad():
+            best.see(x, objective(x))
+        return best.result()
+
+    return counted(search, 1, gradients=0)
+
+
+@register
+def best_of(searches: tuple[Search, ...]) -> Search:
+    """Each search on the images that still stand after those before it (error below 1), and the best point of all.
+
+    A coupled objective, or one without an error, cannot be taken in part: then every search sees the whole batch.
+    """
+    if not searches:
+        raise SpecError("best_of needs at least one search: best_of([pgd(10), pgd(10, momentum=1)])")
+
+    def search(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        return _in_turn([(member, threat) for member in searches], objective, x, rng, start)
+
+    gradients = sum(member.gradients for member in searches)
+    return counted(search, sum(member.passes for member in searches), *searches, gradients=gradients)
+
+
+@register
+def restarts(search: Search, count: int = 5) -> Search:
+    """The search `count` times from new starts, on the images that still stand; the best point of all.
+
+    The search must draw its start: one that begins at the clean image does the same every time.
+    """
+    if count < 1:
+        raise SpecError(f"restarts: count is {count}, but at least 1 run is needed")
+    if count > 1 and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
+        raise SpecError("restarts of a search that starts at the clean image repeat it; let it draw its start")
+    return best_of((search,) * count)
+
+
+@register
+def eot(search: Search, draws: int = 10) -> Search:
+    """The search on the mean of `draws` readings at every look: for models that draw random numbers themselves.
+
+    Source: Athalye et al., ICML 2018 (expectation over transformation).
+    """
+    if draws < 1:
+        raise SpecError(f"eot: draws is {draws}, but at least 1 reading is needed")
+
+    def walk(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        found = search(averaged(objective, draws), x, threat, rng, start)
+        return found._replace(queries=found.queries * draws)
+
+    found = counted(walk, search.passes * draws, search, gradients=search.gradients * draws)
+    found.draws = draws  # type: ignore[attr-defined]
+    return found
+
+
+def in_each(search: Search, threat: Threat) -> Search:
+    """The search, or for a union of threats the search in each of them in turn: the worst case of each image."""
+    parts = getattr(threat, "parts", ())
+    if not parts:
+        return search
+
+    def walk(
+        objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
+    ) -> AttackResult:
+        return _in_turn([(search, part) for part in parts], objective, x, rng, start)
+
+    return counted(walk, search.passes * len(parts), search, gradients=search.gradients * len(parts))
+
+
+def _in_turn(
+    pairs: list[tuple[Search, Threat]], objective: Objective, x: Tensor, rng: torch.Generator | None, start: Tensor | None
+) -> AttackResult:
+    """Each search in its threat, on the images that still stand; the best point of all."""
+    best = Best(x)
+    places = torch.arange(len(x), device=x.device)
+    for search, threat in pairs:
+        if best.error is not None and not objective.coupled:
+            places = (best.error < 1).nonzero().flatten()
+        if not len(places):
+            break
+        everything = len(places) == len(x)
+        part = objective if everything else objective[places]
+        begin = start if start is None or everything else start[places]
+        best.add(search(part, x[places], threat, rng, begin), places)
+    return best.result()

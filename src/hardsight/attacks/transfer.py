@@ -1,0 +1,60 @@
+"""Attacks found on another encoder at the same task, and judged on this one.
+
+They are prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does it before a cell is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardsight.attacks.attack import Attack, Lab, name_of, prepared
+from hardsight.attacks.search.base import Best
+from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import SpecError
+from hardsight.losses.objective import AttackResult, Reading, still
+from hardsight.specs.catalog import register
+from hardsight.tasks.base import System, Task
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """An attack found on another encoder at the same task, and judged on this one."""
+
+    attack: Attack
+    source: str
+    other: System | None = None
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes + 1
+
+    def fits(self, task: Task) -> bool:
+        return self.attack.fits(task)
+
+    def prepare(self, lab: Lab) -> Transfer:
+        other = lab.other(self.source)
+        return replace(self, attack=prepared(self.attack, replace(lab, system=other)), other=other)
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        if self.other is None:
+            raise SpecError(f"transfer needs {self.source} with a head at the same task first: prepared(transfer(...), lab)")
+        found = self.attack(self.other, x, y, threat, rng)
+        best = Best(x)
+        with still(system.encoder, system.head), torch.no_grad():
+            output = system.output(found.x_adv)
+            best.see(found.x_adv, Reading(system.task.loss(output, y), system.task.error(output, y)))
+        return best.result()._replace(queries=found.queries + 1, flat=found.flat, halted=found.halted)
+
+
+@register
+def transfer(attack: Attack, source: str) -> Attack:
+    """Transfer: the attack is found on another encoder (source='timm:resnet18') with a head of its own, and judged on this one."""
+    if name_of(attack) == "transfer":
+        raise SpecError("transfer of a transfer is the inner one's alone; name one source")
+    return Transfer(attack, source)

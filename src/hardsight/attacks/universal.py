@@ -1,0 +1,111 @@
+"""Universal perturbations: one for a whole data set, found on training images.
+
+They are prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does it before a cell is measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hardsight.attacks.aim import Aim, label
+from hardsight.attacks.attack import Attack, Lab, Single
+from hardsight.attacks.search.base import Best
+from hardsight.attacks.search.compose import stay
+from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import SpecError
+from hardsight.losses.base import Loss
+from hardsight.losses.objective import AttackResult, loss_and_grad, still
+from hardsight.specs.catalog import register
+from hardsight.tasks.base import System, Task
+
+
+@dataclass(frozen=True)
+class Universal:
+    """One perturbation for a whole data set, found on training images."""
+
+    images: int
+    epochs: int
+    step: float
+    batch: int
+    single: Single = field(repr=False)
+
+    @property
+    def passes(self) -> int:
+        return 1
+
+    def fits(self, task: Task) -> bool:
+        return self.single.fits(task)
+
+    def prepare(self, lab: Lab) -> Fixed:
+        """Climbs the batches' mean loss by one projected step a batch, on one perturbation that all images share."""
+        delta: Tensor | None = None
+        with still(lab.system.encoder, lab.system.head):
+            for epoch in range(self.epochs):
+                for x, y in lab.train(self.images, self.batch, epoch):
+                    grey = torch.full_like(x[:1], 0.5)
+                    if delta is None:
+                        delta = lab.threat.inside(grey, lab.rng) - grey
+                    x_adv = lab.threat.project(x + delta, x)
+                    grad = loss_and_grad(self.single.objective(lab.system, x, y), x_adv)[1].sum(0, keepdim=True)
+                    moved = delta + self.step * lab.threat.eps * lab.threat.steepest(grad)
+                    # from black where a value goes up, from white where it goes down: each has the whole way before it
+                    edge = (moved < 0).to(moved.dtype)
+                    delta = lab.threat.project(edge + moved, edge) - edge
+        if delta is None:
+            raise SpecError("universal needs training images, and this data set has none")
+        return Fixed(delta, self.single)
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        raise SpecError("a universal perturbation is found on training images first: prepared(universal(), lab)")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One perturbation [1, ...], given to every image as far as its threat and the pixel box allow."""
+
+    delta: Tensor
+    single: Single
+
+    passes = 1
+
+    def fits(self, task: Task) -> bool:
+        return self.single.fits(task)
+
+    def __call__(
+        self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
+    ) -> AttackResult:
+        with still(system.encoder, system.head), torch.no_grad():
+            x_adv = threat.project(x + self.delta.to(x.device), x)
+            best = Best(x_adv)
+            best.see(x_adv, self.single.objective(system, x, y)(x_adv))
+        return best.result()
+
+
+@register
+def universal(
+    loss: Loss | None = None,
+    where: Literal["output", "pooled", "dense", "embedding"] | int = "output",
+    aim: Aim = label(),
+    images: int = 256,
+    epochs: int = 20,
+    step: float = 0.1,
+    batch: int = 32,
+) -> Attack:
+    """Universal: one perturbation for all images, found on training images by projected steps of the batches' mean loss.
+
+    images: training images it is found on. step: a step's length as a share of eps. batch: images a step looks at.
+
+    Source: Moosavi-Dezfooli et al., CVPR 2017 (the threat); Shafahi et al., AAAI 2020, algorithm 2 (the search).
+    differs: their loss is clipped so that no image rules the mean; ours is the one that is named.
+    """
+    if images < 1 or epochs < 1 or step <= 0 or batch < 1:
+        raise SpecError(
+            f"universal: images {images}, epochs {epochs} and batch {batch} are at least 1, and step {step:g} above 0"
+        )
+    return Universal(images, epochs, step, batch, Single(stay(), loss, where, aim))

@@ -1,0 +1,44 @@
+"""What there is to name, in rows that a person reads; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hardsight.encoders.zoo import known
+from hardsight.specs import catalog
+from hardsight.specs.recipe import SHIPPED
+
+GROUPS = {
+    "encoders": ("Encoder",),
+    "attacks": ("Attack", "Search"),
+    "losses": ("Loss",),
+    "threats": ("Threat",),
+    "tasks": ("Task",),
+    "data": ("Data",),
+    "methods": ("Method",),
+    "negatives": ("Negatives",),
+    "views": ("Views",),
+    "optimizers": ("Optimizer",),
+    "schedules": ("Schedule",),
+    "watchings": ("Watching",),
+    "probes": ("Probe",),
+    "aims": ("Aim",),
+    "checks": ("Check",),
+    "corruptions": ("Corruption",),
+}
+"""What `hardsight list` takes, and the kinds that each shows."""
+
+
+def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
+    """(name, kind, what it is) of every entry of a group, or of the shipped recipes."""
+    if what == "recipes":
+        for path in sorted(SHIPPED.glob("*.toml")):
+            yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        return
+    if what == "encoders":
+        for card in known():
+            yield f"zoo:{card['name']}", "encoder", card["what"]
+    kinds = GROUPS[what]
+    fitting = [entry for entry in catalog.entries().values() if entry.kind in kinds]
+    for entry in sorted(fitting, key=lambda entry: (kinds.index(entry.kind), entry.name)):
+        yield entry.name, entry.kind.lower(), entry.summary

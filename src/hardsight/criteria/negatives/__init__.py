@@ -1,6 +1,0 @@
-"""What NT-Xent does with negatives that may be false: views of two images of one class, which it would push apart."""
-
-from hardsight.criteria.negatives.base import Negatives
-from hardsight.criteria.negatives.detect import all_negatives
-
-__all__ = ["Negatives", "all_negatives"]

@@ -1,0 +1,73 @@
+"""Cityscapes: leftImg8bit/{train,val}/<city>/*_leftImg8bit.png, and gtFine/ with a *_gtFine_labelIds.png for each.
+
+Of its 34 label ids 19 are evaluated; the table here turns them into train ids 0 to 18 and all others into `IGNORE`, so that
+the files are used as they come. The test split's truth is not published, and is not offered.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hardsight.core.errors import DataError
+from hardsight.data.base import Data, DataCard
+from hardsight.data.get import Published
+from hardsight.data.images import Size, check_size, contents, folder_at, list_images, shared_size
+from hardsight.data.lazy import Lazy
+from hardsight.data.masks import masked, table_of_ids
+from hardsight.data.splits import Files
+from hardsight.specs.catalog import register
+
+EVALUATED = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light", 20: "traffic sign",
+    21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
+    32: "motorcycle", 33: "bicycle",
+}  # fmt: skip
+"""The label ids that count, with their names; their order is that of the train ids."""
+LAST = 33
+TABLE = table_of_ids(
+    {label: train for train, label in enumerate(EVALUATED)}, ignored=[n for n in range(LAST + 1) if n not in EVALUATED]
+)
+SPLITS = ("train", "val")
+IMAGE, MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
+PUBLISHED = {
+    "cityscapes": Published(
+        "https://www.cityscapes-dataset.com",
+        {"train": 2975, "val": 500},
+        by_hand="with an account, take leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip and unpack both in the root",
+    )
+}
+
+
+@register
+def cityscapes(root: str, size: int | tuple[int, int] | None = None) -> Data:
+    """Cityscapes, 19 classes of street scenes at 1024x2048, from the folder that holds leftImg8bit/ and gtFine/.
+
+    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; masks by the nearest pixel. Splits
+    train and val, with fine annotations. Source: Cordts et al., 2016. Raises `DataError`: for a missing mask when its split
+    is listed, for a bad one when it is read.
+    """
+    check_size(size)
+    expected = "leftImg8bit/train, leftImg8bit/val and gtFine/ alike"
+    place = folder_at(root, expected)
+    found = {name: place / "leftImg8bit" / name for name in SPLITS if (place / "leftImg8bit" / name).is_dir()}
+    if not found:
+        raise DataError(f"{place} holds no Cityscapes; expected {expected}, found {contents(place)}")
+    card = DataCard(
+        name="Cityscapes",
+        targets=("mask",),
+        size=shared_size(size, lambda: [path for folder in found.values() for path in list_images(folder)]),
+        mask_classes=tuple(EVALUATED.values()),
+        source="Cordts et al., 2016",
+        licence="non-commercial, Cityscapes' own",
+    )
+    return Data(card, {name: Lazy(lambda folder=folder: _split(place, folder, size)) for name, folder in found.items()})
+
+
+def _split(place: Path, folder: Path, size: Size) -> Files:
+    pairs = []
+    for path in list_images(folder):
+        if not path.name.endswith(IMAGE):
+            raise DataError(f"{path} is no Cityscapes image; its name ends in {IMAGE}")
+        below = path.relative_to(folder).with_name(path.name.removesuffix(IMAGE) + MASK)
+        pairs.append((path, place / "gtFine" / folder.name / below))
+    return masked(place, pairs, TABLE, f"a Cityscapes labelIds file has 0 to {LAST}", size)

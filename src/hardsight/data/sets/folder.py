@@ -1,0 +1,225 @@
+"""Folders of images, however people keep them, told apart by the paths alone; an archive is a folder that stays packed.
+
+    train/<class>/*  val/<class>/*  test/<class>/*   the splits as they are
+    <class>/*                                        split by a hash of each path, class by class
+    labels.csv beside the images                     a split "test", unless the file has a column "split"
+    *                                                a split "test" without labels
+
+A class is a folder of the first level with whatever is below it; classes count in the alphabetical order of their names. A
+folder that alone holds all the rest is passed through, so `root` may be one too high.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from hardsight.core.errors import DataError
+from hardsight.data.archive import ENDINGS, is_archive, read_archive
+from hardsight.data.base import Data, DataCard, Images
+from hardsight.data.images import (
+    SUFFIXES,
+    Size,
+    check_size,
+    common_size,
+    contents,
+    expand,
+    first_few,
+    fit,
+    folder_at,
+    image_names,
+    open_image,
+)
+from hardsight.data.splits import Arrays, Files
+from hardsight.specs.catalog import register
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+MOST_CLASSES = 100_000
+EXPECTED = "train/<class>/*.jpg and test/<class>/*.jpg, or <class>/*.jpg, or labels.csv, or just images"
+
+
+class Layout(NamedTuple):
+    """Split -> [(posix path, class index)]; the index is -1, and there are no classes, where nothing labels the images."""
+
+    splits: dict[str, list[tuple[str, int]]]
+    classes: tuple[str, ...] = ()
+
+
+@register
+def folder(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
+    """Images in folders, one folder a class, with or without train/, val/, test/; also labels.csv, and .tar.xz of such.
+
+    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; needed unless all images have one
+    size. test: the share of each class that becomes the test split where the folders name none. labels.csv has the columns
+    file, class_index and maybe name and split. Ids are paths relative to root. Raises `DataError`.
+    """
+    check_size(size)
+    if not 0 <= test <= 1:
+        raise DataError(f"test={test}: the share of images to test on lies between 0 and 1")
+    return _from_archive(expand(root), size, test) if is_archive(root) else _from_folder(root, size, test)
+
+
+def arrange(names: list[str], test: float, root: str) -> Layout:
+    """Splits and classes by the paths alone; `DataError` where they leave it open what is a class."""
+    names = sorted(names)
+    depth = _shared_depth(names)
+    parts = {name: name.split("/")[depth:] for name in names}
+    tops = {found[0] for found in parts.values() if len(found) > 1}
+    named = {top for top in tops if top in SPLITS}
+    if named and (named == tops or any(len(found) > 2 and found[0] in named for found in parts.values())):
+        groups: dict[str, dict[str, list[str]]] = {}
+        for name, found in parts.items():
+            if found[0] in named:
+                groups.setdefault(SPLITS[found[0]], {})[name] = found[1:]
+    else:
+        groups = {"": parts}
+    labelled = {_is_labelled(group, f"{root}/{split}".rstrip("/")) for split, group in groups.items()}
+    if len(labelled) > 1:
+        raise DataError(f"{root}: of its splits {', '.join(groups)}, some have a folder a class and some have none")
+    if labelled == {False}:
+        return Layout({split or "test": [(name, -1) for name in group] for split, group in groups.items()})
+    classes = tuple(sorted({found[0] for group in groups.values() for found in group.values()}))
+    _refuse_strangers(groups, root)
+    index = {name: number for number, name in enumerate(classes)}
+    splits = {split: [(name, index[found[0]]) for name, found in group.items()] for split, group in groups.items()}
+    if "" in splits:
+        splits = divide(splits[""], test)
+    return Layout({split: splits[split] for split in ("train", "val", "test") if splits.get(split)}, classes)
+
+
+def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[str, int]]]:
+    """Train and test: of each class, the share `test` (at least one of several, never all) with the lowest hashes of path."""
+    chosen: set[str] = set()
+    members: dict[int, list[str]] = {}
+    for name, label in items:
+        members.setdefault(label, []).append(name)
+    for names in members.values():
+        names.sort(key=_hash)
+        count = round(test * len(names))
+        if 0 < test < 1 and len(names) > 1:
+            count = min(max(count, 1), len(names) - 1)
+        chosen.update(names[:count])
+    return {
+        "train": [item for item in items if item[0] not in chosen],
+        "test": [item for item in items if item[0] in chosen],
+    }
+
+
+def read_labels(file: Path) -> Layout:
+    """What a labels.csv says; `DataError`, with the line, for a missing image, a path that leaves the folder, a bad index."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} can't be read as CSV: {error}") from None
+    if missing := [name for name in ("file", "class_index") if name not in columns]:
+        raise DataError(f"{file} has no column '{missing[0]}'; it has: {', '.join(columns) or 'none'}")
+    if not rows:
+        raise DataError(f"{file} lists no image")
+    splits: dict[str, list[tuple[str, int]]] = {}
+    known: dict[int, str] = {}
+    seen: set[str] = set()
+    for line, row in enumerate(rows, 2):
+        name, index = PurePosixPath(row["file"] or "").as_posix(), (row["class_index"] or "").strip()
+        split = (row.get("split") or "test").strip()
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"{file}, line {line}: {name} lies outside the folder")
+        if not (file.parent / name).is_file():
+            raise DataError(f"{file}, line {line}: there is no file {name}")
+        if name in seen:
+            raise DataError(f"{file}, line {line}: {name} is listed twice")
+        if not (index.isascii() and index.isdigit() and int(index) < MOST_CLASSES):
+            raise DataError(f"{file}, line {line}: class_index is '{index}'; it is a whole number, 0 to {MOST_CLASSES - 1}")
+        if split not in SPLITS:
+            raise DataError(f"{file}, line {line}: split is '{split}'; it can be train, val or test")
+        seen.add(name)
+        splits.setdefault(SPLITS[split], []).append((name, int(index)))
+        if row.get("name"):
+            known[int(index)] = row["name"].strip()
+    most = max(index for items in splits.values() for _, index in items)
+    return Layout(splits, tuple(known.get(index, str(index)) for index in range(most + 1)))
+
+
+def _from_folder(root: str, size: Size, test: float) -> Data:
+    place = folder_at(root, EXPECTED)
+    if (place / "labels.csv").is_file():
+        layout = read_labels(place / "labels.csv")
+    else:
+        names = image_names(place)
+        if not names:
+            raise DataError(
+                f"{place} holds no image ({', '.join(SUFFIXES)}); expected {EXPECTED} or an archive ({', '.join(ENDINGS)}); "
+                f"it holds {contents(place)}"
+            )
+        layout = arrange(names, test, str(place))
+    if size is None:
+        real = common_size([place / name for items in layout.splits.values() for name, _ in items])
+    else:
+        real = (size, size) if isinstance(size, int) else size
+
+    def split(items: list[tuple[str, int]]) -> Images:
+        def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            name, label = items[number]
+            return fit(open_image(place / name), size), {} if label < 0 else {"label": np.array(label)}
+
+        return Files([name for name, _ in items], read)
+
+    return Data(_card(place.resolve().name, layout, real), {name: split(items) for name, items in layout.splits.items()})
+
+
+def _from_archive(path: Path, size: Size, test: float) -> Data:
+    names, images = read_archive(path, size)
+    layout = arrange(names, test, path.name)
+    depth = _shared_depth(names)
+    row = {name: number for number, name in enumerate(names)}
+    splits: dict[str, Images] = {}
+    for split, items in layout.splits.items():
+        ids = ["/".join(name.split("/")[depth:]) for name, _ in items]
+        labels = np.array([label for _, label in items]) if layout.classes else None
+        splits[split] = Arrays(ids, images, labels, np.array([row[name] for name, _ in items]))
+    high, wide = images.shape[2:]
+    return Data(_card(path.name.split(".")[0], layout, (high, wide)), splits)
+
+
+def _card(name: str, layout: Layout, size: tuple[int, int]) -> DataCard:
+    targets = ("label",) if layout.classes else ()
+    return DataCard(name, targets, size, layout.classes, source="a folder of images")
+
+
+def _shared_depth(names: list[str]) -> int:
+    """How many folders all the paths share at their start, before one is a split's."""
+    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
+    depth = 0
+    for one, other in zip(first, last, strict=False):
+        if one != other or one in SPLITS:
+            break
+        depth += 1
+    return depth
+
+
+def _is_labelled(group: dict[str, list[str]], where: str) -> bool:
+    loose = [name for name, found in group.items() if len(found) == 1]
+    if loose and len(loose) < len(group):
+        raise DataError(
+            f"{where} holds both images ({first_few(loose)}) and folders of images; put each image in a class's folder"
+        )
+    return not loose
+
+
+def _refuse_strangers(groups: dict[str, dict[str, list[str]]], root: str) -> None:
+    """A class that is only tested on is a folder in the wrong place more often than not."""
+    known = {found[0] for found in groups.get("train", {}).values()}
+    for split, group in groups.items():
+        strangers = sorted({found[0] for found in group.values()} - known)
+        if known and strangers:
+            raise DataError(f"{root}/{split} has classes that train has not: {first_few(strangers)}")
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""Tiny ImageNet: 200 of ImageNet's classes at 64x64, in the folder that Stanford's course gave out.
+
+    wnids.txt  words.txt                       the classes, and a name for each WordNet id
+    train/<wnid>/images/*.JPEG                 500 a class
+    val/images/*.JPEG  val/val_annotations.txt "val_0.JPEG  n03444034  0 32 44 62" a line
+
+The test images carry no label and are left out. Classes count in the order of their WordNet ids, as readers of class folders
+count them; wnids.txt has another order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hardsight.core.errors import DataError
+from hardsight.data.base import Data, DataCard
+from hardsight.data.get import Published
+from hardsight.data.images import check_size, contents, folder_at, list_images, shared_size
+from hardsight.data.labelled import Item, labelled
+from hardsight.data.lazy import Lazy
+from hardsight.data.lists import inside, lines_of
+from hardsight.specs.catalog import register
+
+FOLDER = "tiny-imagenet-200"
+PUBLISHED = {
+    "tiny_imagenet": Published(
+        "http://cs231n.stanford.edu",
+        {"train": 100000, "val": 10000},
+        files=((f"http://cs231n.stanford.edu/{FOLDER}.zip", "90528d7ca1a48142e341f4ef8d21d0de"),),
+    )
+}
+
+
+@register
+def tiny_imagenet(root: str, size: int | tuple[int, int] | None = None) -> Data:
+    """Tiny ImageNet, 64x64, 200 classes, from the folder `tiny-imagenet-200` or its parent.
+
+    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Splits train and val. Source: Stanford
+    CS231n, 2015. Raises `DataError`, with the line, for a class or an image that is not there.
+    """
+    check_size(size)
+    expected = f"the folder {FOLDER} or its parent, with wnids.txt, train/ and val/val_annotations.txt"
+    place = folder_at(root, expected)
+    place = place / FOLDER if (place / FOLDER).is_dir() else place
+    if not (place / "wnids.txt").is_file():
+        raise DataError(f"{place} holds no Tiny ImageNet; expected {expected}, found {contents(place)}")
+    wnids = sorted(set(lines_of(place / "wnids.txt")))
+    index = {wnid: number for number, wnid in enumerate(wnids)}
+    listing = {"train": lambda: _train(place, index), "val": lambda: _val(place, index)}
+    listing = {name: items for name, items in listing.items() if (place / name).is_dir()}
+    if not listing:
+        raise DataError(f"{place} has neither train/ nor val/; it holds {contents(place)}")
+    card = DataCard(
+        name="Tiny ImageNet",
+        targets=("label",),
+        size=shared_size(size, lambda: [path for items in listing.values() for path, _ in items()]),
+        classes=_names(place / "words.txt", wnids),
+        source="Stanford CS231n, 2015",
+    )
+    return Data(card, {name: Lazy(lambda items=items: labelled(place, items(), size)) for name, items in listing.items()})
+
+
+def _train(place: Path, index: dict[str, int]) -> list[Item]:
+    items = []
+    for wnid, number in index.items():
+        if not (folder := place / "train" / wnid).is_dir():
+            raise DataError(f"{place / 'train'} has no folder {wnid}, which wnids.txt lists")
+        items += [(path, number) for path in list_images(folder)]
+    return items
+
+
+def _val(place: Path, index: dict[str, int]) -> list[Item]:
+    file, items = place / "val" / "val_annotations.txt", []
+    for number, line in enumerate(lines_of(file), 1):
+        name, wnid, *_ = [*line.split(), ""]
+        path = place / "val" / "images" / inside(name, file)
+        if wnid not in index:
+            raise DataError(f"{file}, line {number}: '{wnid}' is no class of wnids.txt")
+        if not path.is_file():
+            raise DataError(f"{file}, line {number}: there is no file {path}")
+        items.append((path, index[wnid]))
+    if not items:
+        raise DataError(f"{file} lists no image")
+    return items
+
+
+def _names(path: Path, wnids: list[str]) -> tuple[str, ...]:
+    """The first name of each class, or its WordNet id where nobody names it."""
+    rows = [line.split("\t") for line in lines_of(path)] if path.is_file() else []
+    names = {row[0]: row[-1].split(",")[0] for row in rows}
+    return tuple(names.get(wnid, wnid) for wnid in wnids)

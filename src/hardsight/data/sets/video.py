@@ -1,0 +1,207 @@
+"""Folders of clips, for what happens in them: videos, or folders of frames, told apart by what lies there.
+
+    <class>/*.mp4, or train/<class>/*.mp4 and test/<class>/*.mp4     as `folder` reads images
+    <class>/<clip>/*.jpg                                             frames that are files of their own
+    trainlist01.txt, testlist01.txt, classInd.txt somewhere within   UCF101's three splits
+    <class>_test_split1.txt somewhere within                         HMDB51's three splits
+    *.mp4                                                            a split "test" without labels
+
+A list's clip is found by its last folder and its name without the ending, so frames may stand in for the videos it names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from hardsight.core.errors import DataError
+from hardsight.data.base import Data, DataCard, Images
+from hardsight.data.decode import VIDEOS, Pick, need_decoder, picker, read_frames, read_video
+from hardsight.data.images import SUFFIXES, check_size, contents, first_few, folder_at, natural
+from hardsight.data.sets.folder import Layout, arrange
+from hardsight.data.splits import Files
+from hardsight.specs.catalog import register
+
+EXPECTED = "<class>/*.mp4, <class>/<clip>/*.jpg, or those with the split lists of UCF101 or HMDB51"
+CLASSES = "classInd.txt"
+"""UCF101's file that numbers its classes; without it they count in the order of their names."""
+HMDB = {"1": "train", "2": "test", "0": ""}
+"""What the numbers in HMDB51's lists mean; 0 is in neither split."""
+
+
+@register
+def video(
+    root: str,
+    frames: int = 16,
+    stride: int | None = None,
+    size: int | tuple[int, int] = 112,
+    test: float = 0.2,
+    fold: int = 1,
+) -> Data:
+    """Clips in folders, one folder a class, with or without split lists: videos through PyAV, or folders of frames.
+
+    frames, stride: T of them, uniformly over the clip, or each stride-th about its middle; a clip that is too short repeats its
+    last frame. size: (h, w), or a number: the shorter side is resized to it and the centre cut out. test: the share of each
+    class to test on where nothing tells. fold: which of a data set's published splits. A clip is the same each time it is read.
+    Raises `DataError`, `MissingDependency`.
+    """
+    if not 0 <= test <= 1:
+        raise DataError(f"test={test}: the share of clips to test on lies between 0 and 1")
+    pick = _picker(frames, stride, size)
+    place = folder_at(root, EXPECTED)
+    clips, lists = find_clips(place)
+    layout = read_lists(place, lists, fold, list(clips)) if lists else arrange(list(clips), test, str(place))
+    sides = (size, size) if isinstance(size, int) else size
+    targets = ("label",) if layout.classes else ()
+    card = DataCard(place.resolve().name, targets, sides, layout.classes, source="a folder of clips", frames=frames)
+    return _data(card, place, clips, layout, pick)
+
+
+def by_lists(
+    root: str, card: DataCard, lists: str, expected: str, stride: int | None, size: int | tuple[int, int], fold: int
+) -> Data:
+    """A published set of clips, by those of its split lists whose name matches `lists`; the card lacks size and classes.
+
+    Raises `DataError` where there is no such list, or a clip that one names is missing; `MissingDependency`.
+    """
+    pick, place = _picker(card.frames, stride, size), folder_at(root, expected)
+    clips, found = find_clips(place)
+    found = [name for name in found if re.fullmatch(lists, PurePosixPath(name).name)]
+    if not found:
+        raise DataError(f"{place} has none of {card.name}'s split lists; expected {expected}; it holds {contents(place)}")
+    layout = read_lists(place, found, fold, list(clips))
+    card = replace(card, size=(size, size) if isinstance(size, int) else size, classes=layout.classes)
+    return _data(card, place, clips, layout, pick)
+
+
+def _picker(frames: int, stride: int | None, size: int | tuple[int, int]) -> tuple[Pick, int | tuple[int, int]]:
+    check_size(size)
+    return picker(frames, stride), size
+
+
+def _data(
+    card: DataCard, place: Path, clips: dict[str, list[str]], layout: Layout, pick: tuple[Pick, int | tuple[int, int]]
+) -> Data:
+    def split(items: list[tuple[str, int]]) -> Images:
+        def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            name, label = items[number]
+            return _clip(place, name, clips[name], *pick), {} if label < 0 else {"label": np.array(label)}
+
+        return Files([name for name, _ in items], read)
+
+    return Data(card, {name: split(items) for name, items in layout.splits.items()})
+
+
+def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Clips by their posix path within root, each with its frames' names ([] for a video), and the split lists there are.
+
+    Raises `DataError` where there is none, or both videos and frames.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} can't be listed: {error.strerror}")
+
+    videos, frames, lists, seen = [], {}, [], set()
+    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX" and real not in seen]
+        if real in seen:
+            continue
+        seen.add(real)
+        inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        files = sorted((name for name in files if not name.startswith(".")), key=natural)
+        videos += [(inside / name).as_posix() for name in files if name.lower().endswith(VIDEOS)]
+        lists += [(inside / name).as_posix() for name in files if name.endswith(".txt")]
+        if images := [name for name in files if name.lower().endswith(SUFFIXES)]:
+            frames[inside.as_posix()] = images
+    if videos and frames:
+        raise DataError(
+            f"{root} holds both videos ({videos[0]}) and folders of frames ({next(iter(frames))}); name one of them"
+        )
+    if "." in frames:
+        raise DataError(f"{root} holds frames itself; put those of each clip in a folder of its own")
+    if not videos and not frames:
+        raise DataError(f"{root} holds no clip; expected {EXPECTED}; it holds {contents(root)}")
+    if videos:
+        need_decoder()
+    known = {name: [] for name in sorted(videos, key=natural)} or dict(
+        sorted(frames.items(), key=lambda one: natural(one[0]))
+    )
+    return known, sorted(name for name in lists if _is_list(name))
+
+
+def read_lists(root: Path, lists: list[str], fold: int, clips: list[str]) -> Layout:
+    """The split that the lists of this fold make; `DataError`, with the line, for a clip that is not there."""
+    found = {_key(name): name for name in clips}
+    if len(found) < len(clips):
+        raise DataError(f"{root} holds two clips of one class and name, so its lists do not tell which is meant")
+    rows: list[tuple[str, str, str]] = []
+    order: list[str] = []
+    for name in lists:
+        base = PurePosixPath(name).name
+        if base == CLASSES:
+            order = [label for _, _, label in _lines(root / name)]
+        elif base in (f"trainlist{fold:02d}.txt", f"testlist{fold:02d}.txt"):
+            split = "train" if base.startswith("train") else "test"
+            rows += [
+                (split, _resolved(root / name, n, clip, found), clip.split("/")[0]) for n, clip, _ in _lines(root / name)
+            ]
+        elif base.endswith(f"_test_split{fold}.txt"):
+            label = base.removesuffix(f"_test_split{fold}.txt")
+            for line, clip, mark in _lines(root / name):
+                if mark not in HMDB:
+                    raise DataError(f"{root / name}, line {line}: '{mark}' is no part of a split; it can be 0, 1 or 2")
+                rows.append((HMDB[mark], _resolved(root / name, line, f"{label}/{clip}", found), label))
+    if not rows:
+        raise DataError(f"{root} has split lists ({', '.join(lists[:3])}), but none of fold {fold}")
+    classes = tuple(order or sorted({label for _, _, label in rows}))
+    if strangers := sorted({label for _, _, label in rows} - set(classes)):
+        raise DataError(f"{root}: {CLASSES} lacks classes that the lists name: {first_few(strangers)}")
+    places = {label: place for place, label in enumerate(classes)}
+    splits: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+    for split, clip, label in rows:
+        if split:
+            splits[split].append((clip, places[label]))
+    return Layout({split: items for split, items in splits.items() if items}, classes)
+
+
+def _clip(root: Path, name: str, frames: list[str], pick: Pick, size: int | tuple[int, int]) -> np.ndarray:
+    if frames:
+        return read_frames([root / name / frame for frame in frames], pick, size)
+    return read_video(root / name, pick, size)
+
+
+def _is_list(name: str) -> bool:
+    base = PurePosixPath(name).stem
+    return base[:-2] in ("trainlist", "testlist") or "_test_split" in base or f"{base}.txt" == CLASSES
+
+
+def _key(name: str) -> str:
+    """The class's folder and the clip's name without the ending of a video."""
+    path = PurePosixPath(name)
+    stem = path.stem if path.suffix.lower() in VIDEOS else path.name
+    return f"{path.parent.name}/{stem}"
+
+
+def _lines(file: Path) -> list[tuple[int, str, str]]:
+    """Number, clip and mark ('' where there is none) of each line that is not empty."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} can't be read as a split list: {error}") from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        clip, _, mark = line.strip().rpartition(" ")
+        if line.strip():
+            rows.append((number, clip.strip() or mark, mark if clip else ""))
+    return rows
+
+
+def _resolved(file: Path, line: int, clip: str, found: dict[str, str]) -> str:
+    if _key(clip) not in found:
+        raise DataError(f"{file}, line {line}: there is no clip {clip}")
+    return found[_key(clip)]

@@ -1,0 +1,179 @@
+"""PASCAL VOC's layout: JPEGImages/, lists in ImageSets/, and either a palette PNG or an XML file for every image.
+
+    ImageSets/Segmentation/{train,val}.txt    with SegmentationClass/*.png: 0 background, 1 to 20, 255 for the borders
+    ImageSets/Main/{train,val,test}.txt       with Annotations/*.xml: the objects, a name and a box each
+
+An XML counts pixels from 1 and names the last one, so a box [1, 1, 500, 375] is the whole of a 500x375 image, and here
+[0, 0, 500, 375]. Other sets in this layout count from 0 (`origin=0`) or have other classes (`classes=`).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from hardsight.core.errors import DataError
+from hardsight.data.base import IGNORE, Data, DataCard
+from hardsight.data.boxes import boxed
+from hardsight.data.get import Published, by_torchvision
+from hardsight.data.images import Size, check_size, contents, expand, fit, folder_at, open_image, shared_size
+from hardsight.data.lazy import Lazy
+from hardsight.data.lists import inside, lines_of
+from hardsight.data.masks import masked, table_of_ids
+from hardsight.data.splits import Files
+from hardsight.specs.catalog import register
+from hardsight.specs.syntax import Call
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+LISTS = {"mask": "Segmentation", "boxes": "Main", "label": "Main"}
+SPLITS = ("train", "val", "test")
+EXPECTED = "JPEGImages/, ImageSets/ and Annotations/ or SegmentationClass/, or VOCdevkit/VOC2012 that holds them"
+PUBLISHED = {
+    "voc": Published(
+        "https://www.robots.ox.ac.uk/~vgg/projects/pascal/VOC/",
+        {"train": 1464, "val": 1449},
+    )
+}
+
+Object = tuple[str, tuple[float, float, float, float], bool]
+"""Name, box as the file writes it, and whether it is marked difficult."""
+
+
+@register
+def voc(
+    root: str,
+    size: int | tuple[int, int] | None = None,
+    what: Literal["mask", "boxes", "label"] = "mask",
+    years: tuple[int, ...] = (2012,),
+    classes: tuple[str, ...] | None = None,
+    difficult: bool = False,
+    origin: int = 1,
+) -> Data:
+    """PASCAL VOC 2007 to 2012: masks of 21 classes, or the boxes of 20, from the XML files.
+
+    root: the folder with JPEGImages/, VOCdevkit/, or what holds that. size: (h, w), or a number: the shorter side is resized
+    to it and the centre cut out; VOC's images differ in size, so one is needed. what: `mask`; `boxes`; `label`, the class of
+    the object with the largest box. years: of the folders in a devkit, their splits joined. classes: names of the objects
+    where they are not VOC's. difficult: whether objects marked so are kept. origin: the number of the XML's first pixel.
+    Source: Everingham et al., 2010. differs: VOC's own classification asks for each class apart, and its detection score
+    neither rewards nor punishes difficult objects; here they are left out. Raises `DataError`.
+    """
+    check_size(size)
+    names = CLASSES if classes is None else classes
+    places = _places(folder_at(root, EXPECTED), years)
+    found = _splits(places, LISTS[what])
+    card = DataCard(
+        name="+".join(place.resolve().name for place in places),
+        targets=(what,),
+        size=shared_size(size, lambda: [_image(*item) for items in found.values() for item in items]),
+        classes=() if what == "mask" else names,
+        mask_classes=("background", *names) if what == "mask" else (),
+        source="Everingham et al., 2010" if classes is None else "a folder in PASCAL VOC's layout",
+    )
+
+    def split(items: list[tuple[Path, str]]) -> Files:
+        if what == "mask":
+            table = table_of_ids({number: number for number in range(len(names) + 1)}, ignored=[IGNORE])
+            told = f"a VOC mask has 0 to {len(names)}, and {IGNORE} for borders"
+            pairs = [(_image(place, name), place / "SegmentationClass" / f"{name}.png") for place, name in items]
+            return masked(items[0][0].parent, pairs, table, told, size)
+        return _annotated(items, what, names, difficult, origin, size)
+
+    return Data(card, {name: Lazy(lambda items=items: split(items)) for name, items in found.items()})
+
+
+def fetch(call: Call) -> Path:
+    """Fetches the devkits of the years that the call names into its root."""
+    root = expand(str(call["root"]))
+    for year in call["years"]:
+        for part in ("trainval", "test") if year == 2007 else ("trainval",):
+            by_torchvision("VOCDetection", root, {"year": str(year), "image_set": part})
+    return root
+
+
+def read_objects(path: Path) -> tuple[list[Object], tuple[int, int]]:
+    """The objects of an annotation and its image's (h, w), (0, 0) where it tells none; `DataError` for what is no such file."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from None
+    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+        raise DataError(f"{path} is refused: it declares entities, which no annotation needs")
+    try:
+        tree = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path} is cut short or no XML: {error}") from None
+    objects = []
+    for node in tree.iter("object"):
+        name = (node.findtext("name") or "").strip()
+        try:
+            x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax"))
+        except ValueError:
+            x1 = x2 = y1 = y2 = math.nan
+        if not name or math.isnan(x1 + y1 + x2 + y2):
+            raise DataError(f"{path}: its object '{name}' has no bndbox with the numbers xmin, ymin, xmax and ymax")
+        objects.append((name, (x1, y1, x2, y2), node.findtext("difficult", "0").strip() == "1"))
+    sides = [node if (node := tree.findtext(f"size/{key}", "0").strip()).isdigit() else "0" for key in ("height", "width")]
+    return objects, (int(sides[0]), int(sides[1]))
+
+
+def _places(root: Path, years: tuple[int, ...]) -> list[Path]:
+    """The folders with JPEGImages/: the root, or the years' in a devkit."""
+    if (root / "JPEGImages").is_dir():
+        return [root]
+    devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+    places = [devkit / f"VOC{year}" for year in years]
+    for place in places:
+        if not (place / "JPEGImages").is_dir():
+            raise DataError(f"{root} holds no VOC of {place.name[3:]}; expected {EXPECTED}, found {contents(devkit)}")
+    return places
+
+
+def _splits(places: list[Path], lists: str) -> dict[str, list[tuple[Path, str]]]:
+    """(folder, name) of every image by split; of a list of one class (`name 1`) only the names count."""
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for place in places:
+        for split in SPLITS:
+            if (file := place / "ImageSets" / lists / f"{split}.txt").is_file():
+                names = [inside(line.split()[0], file) for line in lines_of(file)]
+                found.setdefault(split, []).extend((place, name) for name in names)
+    if not any(found.values()):
+        raise DataError(f"{places[0]} has no lists of images: expected ImageSets/{lists}/train.txt, val.txt or test.txt")
+    return {split: items for split, items in found.items() if items}
+
+
+def _image(place: Path, name: str) -> Path:
+    return place / "JPEGImages" / f"{name}.jpg"
+
+
+def _annotated(
+    items: list[tuple[Path, str]], what: str, names: tuple[str, ...], difficult: bool, origin: int, size: Size
+) -> Files:
+    index = {name: number for number, name in enumerate(names)}
+
+    def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        place, name = items[number]
+        path = place / "Annotations" / f"{name}.xml"
+        image, (objects, shape) = open_image(_image(place, name)), read_objects(path)
+        if all(shape) and shape != image.shape[:2]:
+            raise DataError(f"{path} tells of {shape[1]}x{shape[0]} pixels, its image is {image.shape[1]}x{image.shape[0]}")
+        for kind, _, _ in objects:
+            if kind not in index:
+                raise DataError(f"{path} has the object '{kind}', none of the {len(names)} classes; give classes=[...]")
+        kept = [(index[kind], box) for kind, box, hard in objects if difficult or not hard]
+        corners = [(x1 - origin, y1 - origin, x2, y2) for _, (x1, y1, x2, y2) in kept]
+        if what == "boxes":
+            return fit(image, size), boxed(corners, [kind for kind, _ in kept], image.shape, size, str(path))
+        if not kept:
+            raise DataError(f"{path} has no object (difficult={difficult}), so its image has no label")
+        areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
+        return fit(image, size), {"label": np.array(kept[int(np.argmax(areas))][0])}
+
+    return Files([f"{place.name}/{name}" for place, name in items], read)

@@ -1,0 +1,202 @@
+"""The joint between an attack's four parts: an `Objective` reads a batch of images and answers a loss and an error each.
+
+It is a read function and the target that goes with the images; it can be indexed by a mask, which a closure cannot, and
+without that neither restarts, early exit nor "only on the survivors" can be written once for every search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hardsight.core import tree
+from hardsight.core.errors import ShapeError, SpecError
+
+
+class Reading(NamedTuple):
+    """One look at a batch: loss [B], raised by a search; error [B] in [0, 1], 1 = broken, None where no label tells.
+
+    slope [B], where a gradient was taken: its greatest absolute value; 0 tells a gradient that points nowhere, NaN or Inf
+    one that cannot be followed.
+    """
+
+    loss: Tensor
+    error: Tensor | None = None
+    slope: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search raises.
+
+    read: (x [B, 3, H, W], target, progress in [0, 1]) -> Reading. target: a tree that is indexed with the images.
+    coupled: images of a batch depend on one another (NT-Xent, coding rate), so it may not be indexed.
+    signed: the loss is zero on the decision boundary. name: of the loss, for messages. draws: of how many readings one look is
+    the mean, for a model that draws random numbers itself.
+    """
+
+    read: Callable[[Tensor, Any, float], Reading]
+    target: Any = None
+    coupled: bool = False
+    signed: bool = False
+    name: str = "this objective"
+    draws: int = 1
+
+    def __call__(self, x: Tensor, progress: float = 1.0) -> Reading:
+        """Raises `ShapeError` where it does not answer one number an image."""
+        return _mean([self.once(x, progress) for _ in range(self.draws)])
+
+    def once(self, x: Tensor, progress: float) -> Reading:
+        """One reading, also where a look is the mean of several."""
+        reading = self.read(x, self.target, progress)
+        for what, part in (("loss", reading.loss), ("error", reading.error)):
+            if part is not None and part.shape != (len(x),):
+                raise ShapeError(
+                    f"{self.name}: the {what} has shape {list(part.shape)} for images {list(x.shape)}; "
+                    f"it is one number an image, [{len(x)}]"
+                )
+        return reading
+
+    def __getitem__(self, index: Tensor) -> Objective:
+        """The objective of the images that `index` (a mask [B] or positions) selects; `SpecError` if coupled."""
+        if self.coupled:
+            raise SpecError(f"{self.name} couples the images of a batch, so no part of the batch can be taken alone")
+        return replace(self, target=tree.take(self.target, index))
+
+
+class AttackResult(NamedTuple):
+    """What a search found, per image.
+
+    x_adv [B, 3, H, W]; loss [B] and error [B] (or None) of it; x_best_loss: the point of greatest loss, where that is
+    another one (of a search for the nearest adversarial point: that point, however far); queries [B]: how many readings each image was in; flat [B]: at how many of them the gradient was zero;
+    halted [B]: whether a loss or gradient was not finite, which ends that image's search. members: what each attack of a
+    suite found, by name, where a data set's worst case is to be put together from them.
+    """
+
+    x_adv: Tensor
+    loss: Tensor
+    error: Tensor | None
+    x_best_loss: Tensor
+    queries: Tensor
+    flat: Tensor
+    halted: Tensor
+    members: tuple[tuple[str, Tensor], ...] = ()
+
+
+def against(
+    model: Callable[[Tensor], Any],
+    loss: Callable[[Any, Any, float], Tensor],
+    error: Callable[[Any, Any], Tensor] | None = None,
+    target: Any = None,
+    truth: Any = None,
+) -> Objective:
+    """The objective "raise `loss(model(x), target, progress)`", judged by `error(model(x), truth)`, both [B].
+
+    truth: the target itself where it is None.
+    """
+
+    def read(x: Tensor, pair: tuple[Any, Any], progress: float) -> Reading:
+        output = model(x)
+        target, truth = pair
+        judged = None
+        if error is not None:
+            with torch.no_grad():
+                judged = error(output, target if truth is None else truth)
+        return Reading(loss(output, target, progress), judged)
+
+    name = getattr(getattr(loss, "spec", None), "name", None) or getattr(loss, "name", "the loss")
+    return Objective(read, (target, truth), getattr(loss, "coupled", False), getattr(loss, "signed", False), name)
+
+
+PIECE = 200_000
+"""Pixels a thread, of a CPU, beyond which a batch's gradient is taken piece by piece: four images of 224, or 195 of 32."""
+
+
+def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tuple[Reading, Tensor]:
+    """The reading at x and the gradient of the summed loss to x alone; no parameter's `.grad` is touched.
+
+    A loss that does not depend on x has gradient zero: the audit's business, not an exception in the middle of a run. Where
+    loss or gradient are not finite the gradient is zero too, and the reading's slope tells. A CPU takes a large batch in pieces,
+    which holds less memory at once and is as fast or faster; a coupled objective stays whole.
+    """
+    count = 1 if objective.coupled else pieces(x)
+    if count == 1:
+        return _loss_and_grad(objective, x, progress)
+    parts = torch.arange(len(x)).chunk(count)
+    found = [_loss_and_grad(objective[part], x[part[0] : part[-1] + 1], progress) for part in parts]
+    loss, error, slope = (
+        [values for values in part if values is not None] for part in zip(*(one for one, _ in found), strict=True)
+    )
+    reading = Reading(torch.cat(loss), torch.cat(error) if error else None, torch.cat(slope))
+    return reading, torch.cat([grad for _, grad in found])
+
+
+def pieces(x: Tensor) -> int:
+    """In how many pieces a gradient of images or clips x [B, 3, ...] is taken; twice as large ones in bf16."""
+    if x.device.type != "cpu" or not len(x):
+        return 1
+    size = PIECE * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
+    return min(len(x), max(1, x[:, 0].numel() // size))
+
+
+def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
+    reading, grad = _once(objective, x, progress)
+    if objective.draws > 1:  # one after another, so that one draw's graph is held at a time
+        readings = [reading]
+        for _ in range(objective.draws - 1):
+            other, slope = _once(objective, x, progress)
+            readings.append(other)
+            grad = grad + slope
+        reading, grad = _mean(readings), grad / objective.draws
+    slope = grad.flatten(1).abs().amax(1) if len(x) else torch.zeros_like(reading.loss)
+    slope = torch.where(torch.isfinite(reading.loss), slope, torch.nan)
+    good = torch.isfinite(slope)
+    if not bool(good.all()):
+        grad = tree.where(good, grad, torch.zeros_like(grad))
+    return Reading(reading.loss, reading.error, slope), grad
+
+
+def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        reading = objective.once(x, progress)
+        total = reading.loss.sum()
+        grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    error = None if reading.error is None else reading.error.detach()
+    return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
+
+
+def averaged(objective: Objective, draws: int) -> Objective:
+    """Expectation over a model's own randomness (EOT): loss, error and gradient are means over `draws` readings."""
+    return replace(objective, draws=objective.draws * draws)
+
+
+def _mean(readings: list[Reading]) -> Reading:
+    if len(readings) == 1:
+        return readings[0]
+    errors = [one.error for one in readings if one.error is not None]
+    loss = torch.stack([one.loss for one in readings]).mean(0)
+    return Reading(loss, torch.stack(errors).mean(0) if errors else None)
+
+
+@contextmanager
+def still(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen weights within; every module's mode and every parameter's `requires_grad` as before after it."""
+    modes = {part: part.training for module in modules for part in module.modules()}
+    asked = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    try:
+        for module in modules:
+            module.eval()
+        for parameter, _ in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+        for parameter, flag in asked:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,251 @@
+"""A grid, the cells that are missing from the store, and running them: what is done is never done again."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardsight.attacks.attack import Lab, on, prepared
+from hardsight.core import seeds, tree
+from hardsight.core.errors import DataError, StoreError
+from hardsight.core.machine import device_name, pick_device, revision, versions
+from hardsight.core.progress import Bar, Watch
+from hardsight.data.feed import choose, load, pixels
+from hardsight.encoders.adapt import seeded
+from hardsight.encoders.base import Encoder
+from hardsight.measure.audit import audit
+from hardsight.measure.cells import Cell, Resolved, attack_name, stamp
+from hardsight.measure.checks.base import Case
+from hardsight.measure.evaluate import evaluate
+from hardsight.measure.plan import Plan
+from hardsight.measure.systems import Systems
+from hardsight.metrics import of
+from hardsight.metrics.worst import counts_for, members_of
+from hardsight.metrics.worst import summary as worst_summary
+from hardsight.specs.catalog import complete, minimal
+from hardsight.specs.syntax import Call, read, show
+from hardsight.store.cells import Store, StoredCell, chunks
+from hardsight.store.files import read_arrays, write_arrays, write_json
+from hardsight.tasks.base import System
+
+
+class Bench:
+    """Runs the cells of a plan that the store lacks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        device: str = "auto",
+        on_error: Literal["stop", "skip"] = "stop",
+        gallery: int = 4,
+        watch: Watch | None = None,
+    ) -> None:
+        self.plan, self.store, self.gallery = plan, store, gallery
+        self.on_error: Literal["stop", "skip"] = on_error
+        self.device = pick_device(device)
+        self.watch = watch or Watch(quiet=True)
+        self.systems = Systems(plan, store, self.device, on_error, self.watch)
+        self._told: set[str] = set()
+
+    def run(self) -> list[StoredCell]:
+        """Every cell of the plan, measured now or before. What is written stays, whenever this is interrupted."""
+        missing = {one.cell.id for one in self.plan.resolved if not self._is_done(one.cell)}
+        unaudited = {
+            one.cell.id
+            for one in self.plan.audited()
+            if (stored := self.store.cell(one.cell.id)) is None or not stored.audit
+        }
+        to_measure = [one for one in self.plan.resolved if one.cell.id in missing]
+        for one in reversed(to_measure):  # all of them once, before anything is written: a misspelt one is told at once
+            self.systems.forget_others(one.cell)
+            self.systems.check(one)
+        if to_measure:
+            self.store.create()
+        with self._alone(), self.watch, self.watch.bar("measuring", sum(one.passes for one in to_measure)) as bar:
+            for one in self.plan.resolved:
+                cell = one.cell
+                if cell.id not in missing and cell.id not in unaudited:
+                    continue
+                self.systems.forget_others(cell)
+                bar.say(f"{_short(cell.encoder)} · {cell.task} · {cell.column} {cell.eps_text}".rstrip())
+                if cell.id in missing:
+                    self._measure(one, bar)
+                if cell.id in unaudited:
+                    bar.say(f"{_short(cell.encoder)} · {cell.task} · audit")
+                    self._audit(one)
+        return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def _measure(self, one: Resolved, bar: Bar) -> None:
+        cell, threat, target = one.cell, one.threat, one.task.target
+        system = self.systems.system(one)
+        stored = self.store.open(cell.id, self._what(one, system.encoder))
+        with seeded(seeds.seed_of(cell.id, "lab")):
+            attack = on(prepared(one.attack, self._lab(one, system)), target)
+        places, started, skipped = choose(one.images, cell.count), time.monotonic(), []
+        for place, span in chunks(cell.count, cell.chunk):
+            if not stored.has(place):
+                batch = load(one.images, [places[at] for at in span], self.on_error, skipped)
+                if not batch.ids:  # none of them could be read: an empty chunk, so that the cell can be finished
+                    stored.write_chunk(place, {})
+                    bar.advance(len(span) * attack.passes)
+                    continue
+                rng = seeds.generator(cell.id, place)
+                x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
+                keep = self.gallery if place == 0 else 0
+                with seeded(seeds.seed_of(cell.id, place, "model")):  # an encoder may draw too: fresh crops
+                    rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
+                if seen is not None:
+                    write_arrays(stored.path / "gallery.npz", seen)
+                stored.write_chunk(place, rows)
+            bar.advance(len(span) * attack.passes, len(span))
+        self._finish(one, stored, time.monotonic() - started, skipped)
+
+    def _audit(self, one: Resolved) -> None:
+        """Asks every check about the cell's number, on the first few of its images, and stores what they say."""
+        cell, system, stored = one.cell, self.systems.system(one), self.store.cell(one.cell.id)
+        assert stored is not None
+        spec, attack, count = self.plan.audit_of(one)
+        batch = load(one.images, choose(one.images, cell.count)[:count], self.on_error, [])
+        if not batch.ids:
+            return
+        x, y = pixels(batch.images, self.device), tree.move(batch.target[one.task.target], self.device)
+        case = Case(system, attack, one.threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
+        with seeded(seeds.seed_of(cell.id, "audit")):
+            found = {"attack": attack_name(spec, attack), **audit(case)}
+        write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
+        write_json(stored.path / "audit.json", found)
+        name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"
+        self.watch.note(f"{name} · audit: {found['verdict']}, {len(found['checks'])} checks, {found['seconds']} s")
+        for check in found["checks"]:
+            if check["verdict"] in ("warn", "fail"):
+                self.watch.note(f"  {check['verdict']}: {check['title']}: {check['reason']}")
+
+    def _found_elsewhere(self, cell: Cell, ids: list[str]) -> dict[str, Tensor]:
+        """What the same attack found for these images on the encoders before this one, by their names."""
+        found = {}
+        for other in (one.cell for one in self.plan.audited()):
+            if other.encoder == cell.encoder:
+                break
+            stored = self.store.cell(other.id)
+            alike = (other.task, other.data, other.attack, other.threat) == (cell.task, cell.data, cell.attack, cell.threat)
+            if alike and stored is not None and (path := stored.path / "audit.npz").exists():
+                rows = read_arrays(path)
+                if list(rows["id"]) == ids:
+                    found[stored.what["encoder_name"]] = torch.from_numpy(rows["x_adv"]).float().to(self.device)
+        return found
+
+    def _lab(self, one: Resolved, system: System) -> Lab:
+        cell, images = one.cell, one.data.split("train")
+
+        def train(count: int, batch: int, epoch: int) -> Iterator[tuple[Tensor, Any]]:
+            places = choose(images, count)
+            order = torch.randperm(len(places), generator=seeds.generator(cell.id, "epoch", epoch)).tolist()
+            for start in range(0, len(places), batch):
+                part = load(images, [places[at] for at in order[start : start + batch]], self.on_error, [])
+                if part.ids:
+                    yield pixels(part.images, self.device), tree.move(part.target[one.task.target], self.device)
+
+        def other(spec: str) -> System:
+            encoder, rest = show(minimal(complete(spec, "Encoder"))), cell.stamp.partition(":")[2]
+            beside = replace(cell, encoder=encoder, stamp=f"{stamp(encoder, 'Encoder')}:{rest}")
+            return self.systems.system(replace(one, cell=beside))
+
+        return Lab(system, one.threat, train, other, seeds.generator(cell.id, "lab"))
+
+    def _finish(self, one: Resolved, stored: StoredCell, seconds: float, skipped: list[str]) -> None:
+        cell, task = one.cell, one.task
+        rows, metric = stored.rows(), of(task.name)
+        if not rows:
+            raise DataError(
+                f"none of the {cell.count} images of {cell.data} could be read" + (f": {skipped[0]}" if skipped else "")
+            )
+        counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
+        summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
+        if members_of(rows):  # a suite: the set's worst case first, that of each image beside it
+            summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
+        stored.finish(
+            {
+                "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                "device": device_name(self.device),
+                "images": len(rows["id"]),
+                "queries": float(rows["queries"].mean()),
+                "summary": summary,
+                "skipped": skipped,
+                "versions": versions(),
+                "git": revision(),
+            }
+        )
+        low, high = metric.interval(headline)
+        scale = 100 if metric.unit == "%" else 1
+        value, low, high = (
+            f"{scale * number:.{1 if scale == 100 else 3}f}" for number in (summary[metric.headline], low, high)
+        )
+        what = stored.what
+        self.watch.note(
+            f"{what['encoder_name']} · {task.name} on {what['data_name']} · {what['attack_name']} {cell.eps_text}".rstrip()
+            + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
+        )
+        for message in [*skipped, *self.systems.skipped(cell)]:
+            if message not in self._told:
+                self._told.add(message)
+                self.watch.note(f"left out: {message}")
+
+    def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
+        return {
+            **asdict(one.cell),
+            "place": self.plan.cells.index(one.cell),
+            "encoder_name": encoder.card.name,
+            "task_name": one.task.name,
+            "data_name": one.data.card.name,
+            "attack_name": one.attack_name,
+            "norm": one.threat.norm,
+            "eps": float(one.threat.eps),
+            "encoder_card": _plain(asdict(encoder.card)),
+            "data_card": _plain(asdict(one.data.card)),
+        }
+
+    def _is_done(self, cell: Cell) -> bool:
+        stored = self.store.cell(cell.id)
+        whole = stored is not None and all(stored.has(place) for place, _ in chunks(cell.count, cell.chunk))
+        return whole and stored is not None and stored.done is not None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the store for this process; `StoreError` where another run is writing to it."""
+        if not self.store.path.exists() or platform.system() == "Windows":
+            yield
+            return
+        import fcntl
+
+        with open(self.store.path / ".lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise StoreError(
+                    f"another run is writing to {self.store.path}; wait for it, or give another --store"
+                ) from None
+            yield
+
+
+def _short(encoder: str | Call) -> str:
+    """What a bar calls an encoder: the name or file within its spec, and around it what it is made into: clips(resnet18)."""
+    call = read(encoder) if isinstance(encoder, str) else encoder
+    inner = call.arguments[0][1] if call.arguments else None
+    if isinstance(inner, Call):
+        return f"{call.name}({_short(inner)})"
+    return inner.rsplit("/", 1)[-1] if isinstance(inner, str) else call.name
+
+
+def _plain(card: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in card.items()}

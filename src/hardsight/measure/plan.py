@@ -1,0 +1,131 @@
+"""What a recipe asks for, cell by cell: the grid of its encoders, tasks, data, attacks and radii, resolved once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from hardsight.attacks.attack import Attack, Single, refusal
+from hardsight.core.errors import SpecError
+from hardsight.data import Data, open_data
+from hardsight.measure.cells import Cell, Resolved, attack_name, sources, stamp
+from hardsight.specs.catalog import build, complete, minimal
+from hardsight.specs.recipe import Recipe
+from hardsight.specs.syntax import read, show
+from hardsight.tasks.base import Task
+
+Build = Callable[[str, str], Any]
+"""(spec, kind) -> the object, the same one whenever it is asked for again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why).
+
+    audit: images that the checks look at, for each encoder, task and data.
+    """
+
+    resolved: tuple[Resolved, ...]
+    data: dict[str, Data]
+    left_out: tuple[str, ...]
+    audit: int = 0
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return tuple(one.cell for one in self.resolved)
+
+    def audited(self) -> list[Resolved]:
+        """Of each encoder, task and data the cell that is audited: at the task's own attack, or else another, and the greatest eps."""
+        best: dict[tuple[str, str, str], tuple[bool, float, Resolved]] = {}
+        for one in self.resolved if self.audit else ():
+            cell = one.cell
+            key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", one.threat.eps)
+            if not one.natural and (key not in best or rank > best[key][:2]):
+                best[key] = (*rank, one)
+        return [one for _, _, one in best.values()]
+
+    def audit_of(self, one: Resolved) -> tuple[str, Attack, int]:
+        """(the attack that the cell is audited under, its spec first, on how many images): dense tasks take half as many."""
+        count = self.audit if one.task.target == "label" else -(-self.audit // 2)
+        # suites take thousands of readings, and an attack in the embedding sees no head
+        own = isinstance(one.attack, Single) and one.attack.where == "output"
+        spec, attack = (one.cell.attack, one.attack) if own else (one.task.attack, build(one.task.attack, "Attack"))
+        return spec, attack, min(count, one.cell.count)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Opens the data and lists the cells: clean once, each attack at each eps, tasks only on data that carry their target."""
+    recipe.check()
+    made: Build = functools.cache(build)
+    data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
+    encoders = {show(minimal(complete(text, "Encoder"))): stamp(text, "Encoder") for text in recipe.encoders}
+    probe, found, left_out = show(minimal(recipe.probe)), [], []
+    for data_text, opened in data.items():
+        data_stamp = stamp(data_text, "Data")
+        count = min(recipe.count, len(opened.split(recipe.split)))
+        for encoder, encoder_stamp in encoders.items():
+            for task_text in recipe.tasks:
+                task: Task = made(task_text, "Task")
+                if task.target not in opened.card.targets:
+                    left_out.append(f"{task.name} on {opened.card.name}: it has no {task.target}")
+                    continue
+                for column, attack, threat, eps_text in _attacks(recipe, task, left_out, made):
+                    cell = Cell(
+                        encoder=encoder,
+                        task=show(minimal(task_text)),
+                        data=data_text,
+                        attack=attack,
+                        threat=threat,
+                        probe=probe,
+                        split=recipe.split,
+                        count=count,
+                        chunk=recipe.chunk,
+                        seed=recipe.seed,
+                        precision=recipe.precision,
+                        stamp=f"{encoder_stamp}:{data_stamp}",
+                        beside=",".join(stamp(source, "Encoder") for source in sources(attack)),
+                        column=column,
+                        eps_text=eps_text,
+                    )
+                    built = made(attack, "Attack")
+                    found.append(
+                        Resolved(
+                            cell,
+                            task,
+                            opened,
+                            built,
+                            made(threat, "Threat"),
+                            made(probe, "Probe"),
+                            attack_name(attack, built),
+                        )
+                    )
+    if all(one.cell.column == "clean" for one in found) and (left_out or not found) and set(recipe.attacks) != {"clean"}:
+        raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
+    found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # the same number asked for twice is one cell
+    return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit)
+
+
+def _attacks(recipe: Recipe, task: Task, left_out: list[str], made: Build) -> Iterator[tuple[str, str, str, str]]:
+    """(column, attack, threat, eps as written) for a task."""
+    each = [(text,) if text == "task" else getattr(made(text, "Attack"), "each", (text,)) for text in recipe.attacks]
+    for text in chain(*each):
+        spec = show(minimal(complete(task.attack if text == "task" else text, "Attack")))
+        attack = made(spec, "Attack")
+        name = attack_name(spec, attack)
+        if not attack.fits(task):
+            left_out.append(f"{name} on {task.name}: its loss reads another target")
+            continue
+        if spec == "clean":
+            yield "clean", spec, "linf(0)", ""
+            continue
+        if own := getattr(attack, "threat", ""):  # it brings its own: one cell, whatever eps the recipe names
+            yield name, spec, own, ""
+            continue
+        for threat, eps_text in recipe.threats():
+            if why := refusal(attack, made(threat, "Threat"), task.target):
+                left_out.append(f"{name} in {show(minimal(threat))}: {why}")
+                continue
+            yield text if text in ("task", "embed") else name, spec, show(minimal(threat)), eps_text

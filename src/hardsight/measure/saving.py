@@ -1,0 +1,188 @@
+"""Adversarial images as files. Rounding to 8 bits can leave the ball, so saving has a projection of its own.
+
+Success is told before and after rounding: at small radii the two differ.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import hardsight
+from hardsight.attacks.attack import Attack, Single
+from hardsight.attacks.threats.base import Threat, per_image
+from hardsight.core import seeds
+from hardsight.core.errors import DataError
+from hardsight.data.images import list_images, open_image
+from hardsight.losses.objective import still
+from hardsight.specs.catalog import minimal
+from hardsight.specs.syntax import show
+from hardsight.store.files import write_bytes, write_json
+from hardsight.tasks.base import System
+
+LEVELS = 255
+HELD = 256
+"""Images of various sizes that wait for others of their size, at most."""
+
+
+def to_bytes(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """uint8 images [B, 3, H, W] as near to x_adv as 8 bits allow, within eps of x; x must lie on the 8-bit grid itself.
+
+    Rounded to the grid; where that leaves the ball, the perturbation is shortened first, by the least that helps.
+    """
+    base = (x * LEVELS).round()
+    if float((x * LEVELS - base).abs().max()) > 1e-3:
+        raise DataError(
+            "the clean images are not on the 8-bit grid, so no saved image can be said to lie within eps of them"
+        )
+    delta = (x_adv - x) * LEVELS
+
+    def rounded(scale: Tensor) -> Tensor:
+        return (base + (delta * per_image(scale, delta)).round()).clamp(0, LEVELS)
+
+    def fits(image: Tensor) -> Tensor:
+        return threat.size(image / LEVELS - base / LEVELS) <= threat.eps * (1 + 1e-5)
+
+    low, high = torch.zeros(len(x), device=x.device), torch.ones(len(x), device=x.device)
+    whole = fits(rounded(high))
+    for _ in range(24):
+        middle = (low + high) / 2
+        good = fits(rounded(middle))
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return rounded(torch.where(whole, torch.ones_like(low), low)).byte()
+
+
+def attack_folder(
+    system: System,
+    attack: Attack,
+    threat: Threat,
+    source: Path,
+    target: Path,
+    seed: int = 0,
+    batch: int = 16,
+    on_error: Literal["stop", "skip"] = "stop",
+    tick: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Attacks every image under `source`, writes PNGs of the same names under `target`, and `attack.json` beside them.
+
+    Images keep their own size. An attack that needs labels is aimed away from the system's own clean answer.
+    Returns what attack.json holds: a record an image, with sizes and how far the embedding moved, before and after rounding.
+    """
+    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
+        raise DataError(
+            f"{target} lies within {source}: adversarial images would stand among the clean ones; give another --out"
+        )
+    paths = list_images(source)
+    names = _names(paths, source)
+    device = next(system.encoder.parameters()).device
+    groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)
+    records: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    done = 0
+
+    def flush(group: list[tuple[Path, Tensor]]) -> None:
+        nonlocal done
+        x = torch.stack([image for _, image in group]).to(device).float() / LEVELS
+        rng = seeds.generator("attack", seed, *[path.relative_to(source).as_posix() for path, _ in group])
+        records.extend(_attack_batch(system, attack, threat, x, rng, [path for path, _ in group], source, target, names))
+        done += len(group)
+        if tick:
+            tick(done, len(paths))
+
+    for path in paths:
+        try:
+            image = torch.from_numpy(open_image(path).copy()).permute(2, 0, 1)
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped.append(str(error))
+            continue
+        group = groups[tuple(image.shape)]
+        group.append((path, image))
+        if len(group) == batch or sum(len(one) for one in groups.values()) > HELD:
+            flush(groups.pop(max(groups, key=lambda shape: len(groups[shape]))))
+    for group in groups.values():
+        flush(group)
+    report = {
+        "encoder": system.encoder.card.name,
+        "encoder_sha256": system.encoder.card.sha256,
+        "attack": written(attack),
+        "task": written(system.task),
+        "batch": batch,
+        "hardsight": hardsight.__version__,
+        "norm": threat.norm,
+        "eps": float(threat.eps),
+        "seed": seed,
+        "images": sorted(records, key=lambda record: record["image"]),
+        "skipped": skipped,
+    }
+    write_json(target / "attack.json", report)
+    return report
+
+
+def _attack_batch(
+    system: System,
+    attack: Attack,
+    threat: Threat,
+    x: Tensor,
+    rng: torch.Generator,
+    paths: list[Path],
+    source: Path,
+    target: Path,
+    names: dict[Path, Path],
+) -> list[dict[str, Any]]:
+    with torch.no_grad(), still(system.encoder, system.head):
+        label = None if attack_is_blind(attack) else system.task.answer(system.output(x))
+    found = threat.project(attack(system, x, label, threat, rng).x_adv, x)
+    saved = to_bytes(found, x, threat)
+    read_back = saved.float() / LEVELS
+    with torch.no_grad(), still(system.encoder, system.head):
+        here = system.pooled(x)
+        moved = [(system.pooled(z) - here).norm(dim=1) / here.norm(dim=1) for z in (found, read_back)]
+        changed = None if label is None else [system.task.error(system.output(z), label) for z in (found, read_back)]
+    records = []
+    for place, path in enumerate(paths):
+        name = names[path]
+        buffer = io.BytesIO()
+        Image.fromarray(saved[place].permute(1, 2, 0).cpu().numpy()).save(buffer, "PNG")
+        write_bytes(target / name, buffer.getvalue())
+        record = {
+            "image": path.relative_to(source).as_posix(),
+            "saved": name.as_posix(),
+            "size": float(threat.size(found - x)[place]),
+            "size_saved": float(threat.size(read_back - x)[place]),
+            "embedding_moved": float(moved[0][place]),
+            "embedding_moved_saved": float(moved[1][place]),
+        }
+        if changed is not None:
+            record |= {"answer_changed": float(changed[0][place]), "answer_changed_saved": float(changed[1][place])}
+        records.append(record)
+    return records
+
+
+def _names(paths: list[Path], source: Path) -> dict[Path, Path]:
+    """What each image is saved as: its own name with .png; a.png and a.jpg of one folder become a.png.png and a.jpg.png."""
+    names = {path: path.relative_to(source).with_suffix(".png") for path in paths}
+    often = Counter(names.values())
+    names = {path: name if often[name] == 1 else name.with_name(f"{path.name}.png") for path, name in names.items()}
+    if len(set(names.values())) < len(names):
+        return {path: Path(f"{path.relative_to(source)}.png") for path in paths}
+    return names
+
+
+def written(thing: object) -> str:
+    """A thing's spec as text; empty where it has none."""
+    spec = getattr(thing, "spec", None)
+    return show(minimal(spec)) if spec is not None else ""
+
+
+def attack_is_blind(attack: Attack) -> bool:
+    """Whether the attack needs no label, and no head."""
+    return isinstance(attack, Single) and attack.where != "output" and not attack.aim.label

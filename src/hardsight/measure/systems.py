@@ -1,0 +1,110 @@
+"""Encoders with their heads, for the cells of a plan: from memory, from the store, or trained now and stored.
+
+One encoder and what belongs to it is in memory at a time: `forget_others` drops the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save
+
+from hardsight.core import seeds
+from hardsight.core.errors import StoreError
+from hardsight.core.progress import Bar, Watch
+from hardsight.data.feed import choose
+from hardsight.encoders import load_encoder
+from hardsight.encoders.adapt import seeded
+from hardsight.encoders.base import Encoder
+from hardsight.measure.cells import Cell, Resolved
+from hardsight.measure.plan import Plan
+from hardsight.probes.bank import Bank
+from hardsight.probes.linear import fit_probe, head_identity, weights_of, with_weights
+from hardsight.store.cells import Store
+from hardsight.store.files import write_bytes, write_json
+from hardsight.tasks.base import System
+
+
+class Systems:
+    """The systems that a plan's cells measure. on_error: what to do with a training image that cannot be read."""
+
+    def __init__(
+        self, plan: Plan, store: Store, device: torch.device, on_error: Literal["stop", "skip"], watch: Watch
+    ) -> None:
+        self.plan, self.store, self.device, self.watch = plan, store, device, watch
+        self.on_error: Literal["stop", "skip"] = on_error
+        self._encoders: dict[str, Encoder] = {}
+        self._banks: dict[tuple[Any, ...], Bank] = {}
+        self._systems: dict[tuple[Any, ...], System] = {}
+
+    def check(self, one: Resolved) -> None:
+        """Raises what would be raised later: the encoder can be had, the task's head fits it, and there is data to train on."""
+        if one.task.head(self.encoder(one.cell.encoder), one.data.card).state_dict():
+            one.data.split("train")
+
+    def encoder(self, spec: str) -> Encoder:
+        if spec not in self._encoders:
+            self._encoders[spec] = load_encoder(spec, device=self.device)
+        return self._encoders[spec]
+
+    def system(self, one: Resolved) -> System:
+        """The cell's encoder with its head."""
+        cell = one.cell
+        key = (cell.encoder, cell.task, cell.data, cell.probe, cell.seed)
+        if key not in self._systems:
+            self._systems[key] = self._made(one)
+        return self._systems[key]
+
+    def skipped(self, cell: Cell) -> list[str]:
+        """Which training images could not be read, with the reason, where a head was trained in this run."""
+        bank = next((one for key, one in self._banks.items() if key[:2] == (cell.encoder, cell.data)), None)
+        return bank.skipped if bank else []
+
+    def forget_others(self, cell: Cell) -> None:
+        """Drops what another encoder or data set needed."""
+        here = (cell.encoder, cell.data)
+        self._encoders = {key: value for key, value in self._encoders.items() if key == cell.encoder}
+        self._banks = {key: value for key, value in self._banks.items() if key[:2] == here}
+        self._systems = {key: value for key, value in self._systems.items() if (key[0], key[2]) == here}
+
+    def _made(self, one: Resolved) -> System:
+        cell, task, encoder = one.cell, one.task, self.encoder(one.cell.encoder)
+        head = task.head(encoder, one.data.card)
+        tunes = hasattr(one.probe, "fit")
+        if not head.state_dict() and not tunes:
+            return System(encoder, head.eval(), task)
+        specs = {"encoder": cell.encoder, "task": cell.task, "data": cell.data, "probe": cell.probe}
+        identity = head_identity(encoder, specs, cell.seed, cell.stamp)
+        path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
+        if path.exists():
+            try:
+                return with_weights(encoder, task, one.data, cell.probe, load_file(path), self.device)
+            except Exception as error:
+                raise StoreError(
+                    f"cannot read the head {path}: {error}; delete that file, and the next run trains it again"
+                ) from None
+        with self.watch.bar(f"{encoder.card.name} · {task.name} head", 1) as bar:
+            bank = None if tunes else self._bank(one, encoder, bar, getattr(head, "layers", ()))
+            bar.images = 0
+            started = time.monotonic()
+            system = fit_probe(encoder, task, one.data, one.probe, cell.seed, self.device, bank, bar, self.on_error)
+        count = len(bank or choose(one.data.split("train"), one.probe.images))
+        write_bytes(path, save(weights_of(system, encoder)))
+        write_json(path.with_suffix(".json"), {**identity, "images": count, "seconds": round(time.monotonic() - started, 2)})
+        return system
+
+    def _bank(self, one: Resolved, encoder: Encoder, bar: Bar, layers: tuple[int, ...] = ()) -> Bank:
+        """Features of the training images, with dense ones if any task of the plan will read them, or with those layers."""
+        cell = one.cell
+        same = [o for o in self.plan.resolved if (o.cell.encoder, o.cell.data) == (cell.encoder, cell.data)]
+        dense = any(other.task.reads == "dense" for other in same)
+        key = (cell.encoder, cell.data, cell.probe, dense, layers)
+        if key not in self._banks:
+            images = one.data.split("train")
+            places = choose(images, one.probe.images)
+            with seeded(seeds.seed_of("bank", cell.encoder, cell.data)):
+                self._banks[key] = Bank(encoder, images, places, dense, self.device, self.on_error, bar, layers)
+        return self._banks[key]

@@ -1,0 +1,85 @@
+"""What a run borrows of its process and gives back: signals, random state, threads, and how cuDNN chooses its kernels."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+
+from hardsight.training.engine.parallel import Group
+from hardsight.training.engine.recipe import TrainingRecipe
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Asked:
+    """Whether a run is to stop. until: a time of `time.monotonic`. signal: the one that came, None where none did."""
+
+    until: float | None = None
+    signal: int | None = None
+    before: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def now(self) -> bool:
+        return self.signal is not None or (self.until is not None and time.monotonic() > self.until)
+
+    def obey(self) -> None:
+        """Lets the signal that came do what it would have done at once."""
+        assert self.signal is not None
+        handler = self.before.get(self.signal)
+        if callable(handler):
+            handler(self.signal, None)
+        signal.signal(self.signal, signal.SIG_DFL)
+        os.kill(os.getpid(), self.signal)
+
+
+@contextmanager
+def patient(minutes: float | None) -> Iterator[Asked]:
+    """Within, Ctrl-C and SIGTERM only ask; a second one does at once what the first would have done."""
+    asked = Asked(None if minutes is None else time.monotonic() + 60 * minutes)
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.signal is not None:
+            asked.obey()
+        asked.signal = number
+
+    asked.before = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in asked.before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def settings(recipe: TrainingRecipe, group: Group) -> Iterator[None]:
+    """Random state, threads and cuDNN's choices as before, after it.
+
+    On a GPU training takes the fastest kernels; bit for bit is a CPU's.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    threads = torch.get_num_threads()
+    devices = [group.device] if group.device.type == "cuda" else []
+    try:
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        if group.device.type == "cuda":
+            cudnn.benchmark, cudnn.deterministic = True, False
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+        torch.set_num_threads(threads)

@@ -1,0 +1,131 @@
+"""One adversarial view beside clean ones in a single loss, each kind through batch norms of its own; AdvCL's training, and CLAE's.
+
+In `dual` the two streams have a loss each; here embeddings of both meet in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardsight.core import seeds
+from hardsight.core.errors import SpecError
+from hardsight.core.when import When
+from hardsight.data.base import Images
+from hardsight.data.views import Views
+from hardsight.encoders.base import Encoder
+from hardsight.encoders.norms import Norms, norm_as
+from hardsight.losses.objective import Objective, Reading
+from hardsight.training.methods.base import Drawn, Learner, Samples, Step
+from hardsight.training.methods.clusters import features, kmeans
+from hardsight.training.methods.joint import embedded, single
+from hardsight.training.methods.robust.adversary import Adversary, as_judged
+
+Loss = Callable[[Tensor, Drawn], Tensor]
+"""(embedding [B, D] of the adversarial view, those of the clean ones) -> [B]."""
+
+
+class Clusters(nn.Module):
+    """Linear classifiers of pseudo-labels, one a number of clusters; labels [sets, N], -1 until they are found."""
+
+    labels: Tensor
+
+    def __init__(self, dim: int, counts: tuple[int, ...], images: int) -> None:
+        super().__init__()
+        self.counts = counts
+        self.heads = nn.ModuleList(nn.Linear(dim, count) for count in counts)
+        self.register_buffer("labels", torch.full((len(counts), images), -1))
+
+    def find(self, x: Tensor) -> None:
+        """Clusters the training images' features x [N, D]."""
+        rng = seeds.generator("clusters", self.counts)
+        self.labels.copy_(torch.stack([kmeans(x, count, rng) for count in self.counts]))
+
+    def forward(self, pooled: Tensor, places: Tensor) -> Tensor:
+        """[B]: the mean cross-entropy over the sets."""
+        wanted = self.labels[:, places]
+        if bool((wanted < 0).any()):
+            raise SpecError("advcl: there are no pseudo-labels; the learner's `prepare` finds them, before the first step")
+        losses = [F.cross_entropy(head(pooled), one, reduction="none") for head, one in zip(self.heads, wanted, strict=True)]
+        return torch.stack(losses).mean(0)
+
+
+class Beside(Learner):
+    """The encoder's batch norms are told apart, the projector's are shared, as in both released codes.
+
+    base: draws the view that is attacked; None: the first of the clean views. radius: of the low frequencies that are
+    taken out of it for one more clean view; 0 for no such view. clusters: pseudo-labels of `teacher`, which an attacked view
+    of its own, through a third set of batch norms, is classified by; weight: of that loss.
+    """
+
+    def __init__(
+        self, encoder: Encoder, views: Views, projector: nn.Module, adversary: Adversary, raised: Loss, trained: Loss,
+        base: Views | None = None, radius: float = 0.0, own: str = "adversarial",
+        teacher: Encoder | None = None, clusters: Clusters | None = None, weight: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(encoder, views)
+        self.projector = projector
+        self.adversary = adversary
+        self.raised = raised
+        self.trained = trained
+        self.base = base
+        self.radius = radius
+        self.clusters = clusters
+        self.weight = weight
+        self.__dict__["teacher"] = teacher
+        others = [name for name in ("adversarial", "clean") if name != own] + ["classified"] * (clusters is not None)
+        self.norms = Norms(encoder, own, tuple(others))
+
+    def prepare(self, images: Images) -> None:
+        teacher = self.__dict__["teacher"]
+        if self.clusters is not None and teacher is not None:
+            self.clusters.find(features(teacher.to(self.encoder.mean.device), images).to(self.encoder.mean.device))
+
+    def draw(self, samples: Samples, when: When) -> Drawn:
+        """The view that will be attacked, then the clean ones."""
+        views = self.views(samples.x, when)
+        (base,) = self.base(samples.x, when) if self.base is not None else views[:1]
+        return (base, *views, *([high(base, self.radius)] if self.radius else []))
+
+    def forward(self, samples: Samples, when: When) -> Step:
+        base, *rest = self.draw(samples, when)
+        clean = tuple(rest)
+        with as_judged(self, self.adversary.mode), torch.no_grad():
+            calm = self._embed(clean, "clean")
+        moved = self._attack(base, lambda x: self.raised(self._embed((x,), "adversarial")[0], calm), when)
+        loss = self.trained(self._embed((moved,), "adversarial")[0], self._embed(clean, "clean")).mean()
+        logs = {"contrast": float(loss.detach())}
+        if self.clusters is not None:
+            moved = self._attack(base, lambda x: self._classified(x, samples.places), when)
+            told = self._classified(moved, samples.places).mean()
+            loss = loss + self.weight * told
+            logs["clusters"] = float(told.detach())
+        return Step(loss, logs)
+
+    def _attack(self, x: Tensor, raised: Callable[[Tensor], Tensor], when: When) -> Tensor:
+        raising = Objective(lambda x, target, progress: Reading(raised(x)), coupled=True, name="a training loss")
+        return self.adversary.on(self, x, raising, when)
+
+    def _embed(self, views: Drawn, norm: str) -> Drawn:
+        with norm_as(self.norms, norm):
+            return tuple(single(z) for z in embedded(self.encoder, self.projector, views))
+
+    def _classified(self, x: Tensor, places: Tensor) -> Tensor:
+        assert self.clusters is not None
+        with norm_as(self.norms, "classified"):
+            return self.clusters(single(self.encoder(x).pooled), places)
+
+
+def high(x: Tensor, radius: float) -> Tensor:
+    """Images x [B, C, H, W] without the frequencies nearer to zero than `radius` cycles an image; no longer in [0, 1].
+
+    Source: Fan et al., NeurIPS 2021 (AdvCL), section 3.3.
+    """
+    height, width = x.shape[-2:]
+    rows = torch.fft.fftfreq(height, 1 / height, device=x.device)
+    columns = torch.fft.fftfreq(width, 1 / width, device=x.device)
+    kept = (rows[:, None].square() + columns.square()).sqrt() >= radius
+    return torch.fft.ifft2(torch.fft.fft2(x.float()) * kept).real.to(x.dtype)

@@ -1,0 +1,60 @@
+"""An attack that is to arrive somewhere is judged by its arrival; one that is to lead away, by the harm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hardsight.attacks.aim import given
+from hardsight.attacks.attack import Single
+from hardsight.losses.depth import depth_to
+from hardsight.specs.catalog import build
+from tests.conftest import toy_images, toy_system
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("search", ["pgd(40)", "apgd(40)"])
+def test_towards_a_map_each_pixel_that_arrives_counts(search: str) -> None:
+    """The wish is what the model makes of other images: harm alone would stop at any wrong class, and more eps reach less."""
+    system, x = toy_system(build("segment", "Task")), toy_images(8)
+    y, wish = system.output(x).argmax(1), system.output(toy_images(8, seed=77)).argmax(1)
+
+    def arrived(x: Tensor) -> Tensor:
+        return (system.output(x).argmax(1) == wish).flatten(1).float().mean(1)
+
+    shares = [arrived(x).mean()]
+    for eps in (16, 48):
+        attack = Single(build(search, "Search"), build("ce_to", "Loss"), aim=given(wish))
+        found = attack(system, x, y, build(f"linf({eps}/255)", "Threat"), rng())
+        assert found.error is not None
+        assert torch.allclose(found.error, arrived(found.x_adv), atol=1e-6)
+        assert (arrived(found.x_adv) >= arrived(found.x_best_loss) - 1e-6).all()
+        shares.append(found.error.mean())
+    assert shares[0] + 0.2 < shares[1] < shares[2]
+
+
+def test_towards_a_class_leaves_when_it_is_there_and_not_before() -> None:
+    system, x = toy_system(build("classify", "Task")), toy_images(32)
+    y = system.output(x).argmax(1)
+    attack = build("attack(pgd(40, early_exit=True), loss=ce_to, aim=towards(2))", "Attack")
+    found = attack(system, x, y, build("linf(24/255)", "Threat"), rng())
+    assert (system.output(found.x_adv).argmax(1) == 2).all()
+    assert found.queries.float().mean() < 20
+    rival = build("attack(pgd(40, early_exit=True), loss=ce_to, aim=rival(1))", "Attack")
+    away = rival(system, x, y, build("linf(24/255)", "Threat"), rng())
+    assert torch.equal(away.error, system.task.error(system.output(away.x_adv), y))  # APGD-T's: any wrong class will do
+
+
+def test_a_wish_of_the_loss_itself_is_not_held_against_the_truth() -> None:
+    """Where the truth is farther than what is told, the way farther first lessens the error."""
+    system, x = toy_system(build("depth", "Task")), toy_images(6)
+    y, threat = system.output(x).detach() * 1.3, build("linf(24/255)", "Threat")
+    alone = Single(build("apgd(40)", "Search"), depth_to("farther"))(system, x, y, threat, rng())
+    member = Single(build("apgd(40)", "Search"), depth_to("farther"), harm=True)(system, x, y, threat, rng())
+    assert torch.equal(alone.x_adv, alone.x_best_loss)
+    assert (system.output(alone.x_adv).mean((1, 2)) > system.output(member.x_adv).mean((1, 2))).all()
+    assert (system.task.error(system.output(member.x_adv), y) >= system.task.error(system.output(alone.x_adv), y)).all()
