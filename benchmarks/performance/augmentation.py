@@ -1,10 +1,10 @@
-"""What views cost beside the training step they feed: milliseconds a batch, and the share of a SimCLR step. Prints a table.
+"""The cost of drawing views: milliseconds per batch, and their share of a SimCLR training step. Prints a table.
 
-    python benchmarks/augmentation.py [--rounds 7] [--threads 1] [--device cpu] [--clock wall]
+    python benchmarks/performance/augmentation.py [--rounds 7] [--threads 1] [--device cpu] [--clock wall]
 
-One run in one process: the contestants take turns, round after round, and a figure is the median over the rounds. A step is the
-forward and backward pass of SimCLR on two views that are there already; a share is views / (views + step) of the same round.
-The line `torchvision` is its v2 transforms image by image, those of `random_crops(2)`.
+One run in one process. All variants run in turn, round after round, and a figure is the median over the rounds. A step is
+the forward and backward pass of SimCLR on two precomputed views; a share is views / (views + step) of the same round. The line
+`torchvision` applies torchvision's v2 transforms with the settings of `random_crops(2)`, image by image.
 """
 
 from __future__ import annotations
@@ -42,35 +42,37 @@ NETS = {"tiny": "tiny", "ResNet-18": "tv:resnet18(weights=None)"}
 
 
 def main() -> None:
-    words = argparse.ArgumentParser()
-    words.add_argument("--rounds", type=int, default=7)
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--device", default="cpu")
-    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
-    asked = words.parse_args()
-    torch.set_num_threads(asked.threads)
-    device = torch.device(asked.device)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of this process only, for a busy machine"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     print(
-        f"{device_name(device)}, torch {torch.__version__}, {asked.threads} threads, {asked.rounds} rounds, {asked.clock} time"
+        f"{device_name(device)}, torch {torch.__version__}, {args.threads} threads, {args.rounds} rounds, {args.clock} time"
     )
     for count, side in ((256, 32), (64, 64)):
-        table(count, side, asked.rounds, device, CLOCKS[asked.clock])
+        table(count, side, args.rounds, device, CLOCKS[args.clock])
 
 
 def table(count: int, side: int, rounds: int, device: torch.device, clock: Callable[[], float]) -> None:
     x = pixels(load(open_data(f"made(size={side}, train={count})").split("train"), range(count)).images, device)
     drawing = {name: drawer(spec, x) for name, spec in PLANS.items()}
     steps = {name: stepper(spec, x) for name, spec in NETS.items()}
-    drawing["torchvision"] = beside(x)
+    drawing["torchvision"] = torchvision(x)
     taken: dict[str, list[float]] = {name: [] for name in (*drawing, *steps)}
     for turn in range(rounds + 1):
         for name, run in (*drawing.items(), *steps.items()):
             seconds = timed(run, device, clock)
             if turn:
                 taken[name].append(seconds)
-    print(f"\n{count} images of {side} x {side}, two views; a step alone: ", end="")
+    print(f"\n{count} images of {side} x {side}, two views; a step without drawing views: ", end="")
     print(", ".join(f"{name} {1e3 * statistics.median(taken[name]):.0f} ms" for name in steps))
-    print("\n| views | ms a batch | " + " | ".join(f"of a step, {name}" for name in steps) + " |")
+    print("\n| views | ms per batch | " + " | ".join(f"share of a step, {name}" for name in steps) + " |")
     print("|---|---|" + "---|" * len(steps))
     for name in drawing:
         shares = [
@@ -81,7 +83,7 @@ def table(count: int, side: int, rounds: int, device: torch.device, clock: Calla
 
 
 def timed(run: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
-    """Seconds of one run, until the device is done with it."""
+    """Seconds of one run, including the device's work."""
     start = clock()
     run()
     if device.type == "cuda":
@@ -95,7 +97,7 @@ def drawer(spec: str, x: Tensor) -> Callable[[], object]:
 
 
 def stepper(spec: str, x: Tensor) -> Callable[[], object]:
-    """Forward and backward of SimCLR on two views, without the drawing."""
+    """The forward and backward pass of SimCLR on two precomputed views."""
     encoder = load_encoder(spec, device=x.device).requires_grad_(True)
     learner = build("simclr", "Method").begin(encoder, open_data("made").card, len(x)).to(x.device).train()
     when, samples = When(torch.Generator().manual_seed(0)), Samples(x, {}, torch.arange(len(x)))
@@ -108,8 +110,8 @@ def stepper(spec: str, x: Tensor) -> Callable[[], object]:
     return step
 
 
-def beside(x: Tensor) -> Callable[[], object]:
-    """torchvision's pipeline with the numbers of `random_crops`, image by image."""
+def torchvision(x: Tensor) -> Callable[[], object]:
+    """torchvision's transforms with the settings of `random_crops`, image by image."""
     change = tv.Compose(
         [
             tv.RandomResizedCrop(x.shape[-1], scale=(0.08, 1)),

@@ -1,10 +1,11 @@
-"""AutoAttack beside its authors' own code (pyautoattack): robust accuracy and seconds, on the same images, chunk by chunk.
+"""AutoAttack compared with its authors' code (pyautoattack): robust accuracy and seconds on the same images.
 
-    HARDSIGHT_DATA=... uv run python benchmarks/beside_autoattack.py resnet4b --count 700 --out runs/autoattack-resnet4b.jsonl
+    HARDSIGHT_DATA=... uv run python benchmarks/performance/beside_autoattack.py resnet4b --out runs/resnet4b.jsonl
 
-Each chunk is attacked by theirs, by ours in float32 and by ours with the search in bf16, in turn, so that a busy machine
-slows all three alike. A line a chunk goes to --out, and a killed run goes on after the last one. The Markdown row at the end
-is over all chunks. Random starts differ in nothing but their draws; bit by bit is tests/parity.
+Each chunk of images is attacked in turn by ours in float32, by ours with the search in bf16, and by theirs, so that a busy
+machine slows down all three equally. Each chunk appends one line to --out; an interrupted run resumes after the last one. The
+Markdown table at the end is over all chunks. Both draw their random starts from the same distribution, but not the same ones;
+tests/parity compares them bit by bit.
 """
 
 from __future__ import annotations
@@ -35,44 +36,46 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
-    words = argparse.ArgumentParser()
-    words.add_argument("model", choices=CLASSIFIERS)
-    words.add_argument("--count", type=int, default=700)
-    words.add_argument("--norm", choices=NORMS, default="Linf")
-    words.add_argument("--version", choices=("standard", "plus", "rand"), default="standard")
-    words.add_argument(
-        "--eps", default=None, help="the radius; default where robust accuracy lies between 20 and 80 % in Linf"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", choices=CLASSIFIERS)
+    parser.add_argument("--count", type=int, default=700)
+    parser.add_argument("--norm", choices=NORMS, default="Linf")
+    parser.add_argument("--version", choices=("standard", "plus", "rand"), default="standard")
+    parser.add_argument(
+        "--eps", default=None, help="the radius; the default gives a robust accuracy between 20 and 80 %% in Linf"
     )
-    words.add_argument("--out", type=Path, required=True)
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
-    asked = words.parse_args()
-    torch.set_num_threads(asked.threads)
-    spec, usual = CLASSIFIERS[asked.model]
-    eps_text = asked.eps or usual
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of this process only, for a busy machine"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    spec, usual = CLASSIFIERS[args.model]
+    eps_text = args.eps or usual
     over, _, under = eps_text.partition("/")
-    threat = NORMS[asked.norm](float(over) / float(under or 1))
+    threat = NORMS[args.norm](float(over) / float(under or 1))
     data = hs.open_data("cifar10:$HARDSIGHT_DATA/cifar10")
-    x, y = hs.load_images(data, "label", asked.count)
+    x, y = hs.load_images(data, "label", args.count)
     system = hs.fit_probe(hs.load_encoder(spec), "classify(head='own')", data)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     for place, line in enumerate(done):
         if line["n"] != len(x[place * CHUNK : (place + 1) * CHUNK]):
-            sys.exit(f"{asked.out} holds a run over another --count; give another --out")
+            sys.exit(f"{args.out} contains a run with another --count; give another --out")
     for place in range(len(done), -(-len(x) // CHUNK)):
         part = slice(place * CHUNK, (place + 1) * CHUNK)
-        line = chunk(system, x[part], y[part], threat, asked.version, place, CLOCKS[asked.clock])
+        line = chunk(system, x[part], y[part], threat, args.version, place, CLOCKS[args.clock])
         done.append(line)
-        with open(asked.out, "a") as file:
+        with open(args.out, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
     n = sum(line["n"] for line in done)
     clean = sum(line["clean"] for line in done) / n
     print(
-        f"\n{asked.model}, {asked.version}, {asked.norm} {eps_text}, n = {n}, seed {SEED}, {asked.clock} seconds, clean {100 * clean:.1f} %\n"
+        f"\n{args.model}, {args.version}, {args.norm} {eps_text}, n = {n}, seed {SEED}, {args.clock} seconds, clean {100 * clean:.1f} %\n"
     )
-    print("| | robust accuracy % [95%] | points from theirs | seconds | theirs / ours |\n|:--|--:|--:|--:|--:|")
+    print("| | robust accuracy % [95%] | difference, points | seconds | theirs / ours |\n|:--|--:|--:|--:|--:|")
     theirs = sum(line["theirs"] for line in done) / n
     for name in ("theirs", "float32", "bf16"):
         value, seconds = sum(line[name] for line in done) / n, sum(line[f"{name}_s"] for line in done)
@@ -92,7 +95,7 @@ def chunk(
     place: int,
     clock: Callable[[], float],
 ) -> dict[str, float]:
-    """Images left standing by each, with its seconds."""
+    """The number of images still robust under each, and its seconds."""
     line: dict[str, float] = {"n": len(x)}
     with torch.no_grad():
         line["clean"] = int((system.output(x).argmax(1) == y).sum())
@@ -103,7 +106,7 @@ def chunk(
             suite = pyautoattack.AutoAttack(model, norm=threat.norm, eps=threat.eps, seed=SEED, version=version)
             x_adv, _ = suite.run_standard_evaluation(x, y, batch_size=CHUNK)
             with torch.no_grad():
-                standing = int((system.output(x_adv).argmax(1) == y).sum())
+                robust = int((system.output(x_adv).argmax(1) == y).sum())
         else:
             rng = seeds.generator("autoattack", SEED, place)
             rows, _ = evaluate(
@@ -116,14 +119,16 @@ def chunk(
                 rng,
                 name,  # type: ignore[arg-type]
             )
-            standing = int((rows["error"] < 1).sum())
-        line[f"{name}_s"], line[name] = round(clock() - started, 2), standing
-        print(f"chunk {place}, {name}: {standing} of {len(x)} stand, {line[f'{name}_s']} s", file=sys.stderr, flush=True)
+            robust = int((rows["error"] < 1).sum())
+        line[f"{name}_s"], line[name] = round(clock() - started, 2), robust
+        print(
+            f"chunk {place}, {name}: {robust} of {len(x)} still robust, {line[f'{name}_s']} s", file=sys.stderr, flush=True
+        )
     return line
 
 
 class Model(torch.nn.Module):
-    """The system as a module of frozen weights."""
+    """The system as a module with frozen weights."""
 
     def __init__(self, system: hs.System) -> None:
         super().__init__()

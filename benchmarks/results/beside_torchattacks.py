@@ -1,9 +1,9 @@
-"""Published CIFAR-10 classifiers under PGD: ours beside torchattacks', on the same images.
+"""Published CIFAR-10 classifiers under PGD: ours compared with torchattacks', on the same images.
 
-    HARDSIGHT_DATA=... uv run python benchmarks/beside_torchattacks.py
+    HARDSIGHT_DATA=... uv run python benchmarks/results/beside_torchattacks.py
 
-Prints a Markdown table: clean accuracy, then robust accuracy of both, and the difference in points; each with its own random
-start (so that they agree in strength, not bit by bit: that is tests/parity).
+Prints a Markdown table: clean accuracy, the robust accuracy under each, and the difference in points. Each draws its own
+random start, so they agree in strength, not bit by bit; tests/parity compares them from the same start.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 class Model(torch.nn.Module):
-    """The system as a module; in eval mode, or torchattacks puts the encoder's batch norm into train mode when it is done."""
+    """The system as a module; in eval mode, since otherwise torchattacks leaves the encoder's batch norm in train mode."""
 
     def __init__(self, system: hs.System) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""What training costs beside its bare passes: clean, adversarial and free steps, the total coding rate, and the images' way.
+"""The cost of training relative to its bare passes: clean, adversarial and free steps, total coding rate, image loading.
 
-    HARDSIGHT_DATA=... python benchmarks/training.py steps|coding|feed|all [--rounds 5] [--threads 1] [--device cpu] [--clock cpu]
+    HARDSIGHT_DATA=... python benchmarks/performance/training.py steps|coding|feed|all [--rounds 5] [--clock cpu]
 
-Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
-its seconds over the floor's in the same round. A pass is the forward and backward pass of both views, drawn before, through
-encoder and projector in train mode, with the weights' gradients; an attack's pass asks for the gradient of pixels alone, in
-eval mode. Weights are random, seed 0; SimCLR, two views, SGD.
+Every table is one run in one process. All variants run in turn, round after round; a figure is the median over rounds of the
+variant's seconds divided by its floor's in the same round. A pass is the forward and backward pass of two precomputed views
+through encoder and projector in train mode, with weight gradients; an attack pass takes the gradient of the pixels only, in
+eval mode. Random weights, seed 0; SimCLR, two views, SGD.
 """
 
 from __future__ import annotations
@@ -50,35 +50,37 @@ NETS = {
     "ResNet-18 (CIFAR stem), 32 px, batch 16": ("tv:resnet18(weights=None, stem='cifar')", 32, 16),
 }
 Runs = dict[str, tuple[Callable[[], Any], str]]
-"""By name: what is timed, and the name of its floor."""
+"""Name -> (what is timed, the name of its floor)."""
 
 
 def main() -> None:
-    words = argparse.ArgumentParser()
-    words.add_argument("what", choices=("steps", "coding", "feed", "all"))
-    words.add_argument("--rounds", type=int, default=5)
-    words.add_argument("--threads", type=int, default=1)
-    words.add_argument("--device", default="cpu")
-    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
-    asked = words.parse_args()
-    torch.set_num_threads(asked.threads)
-    device, clock = torch.device(asked.device), CLOCKS[asked.clock]
-    print(f"{device_name(device)}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds\n")
-    if asked.what in ("steps", "all"):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("steps", "coding", "feed", "all"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of this process only, for a busy machine"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device, clock = torch.device(args.device), CLOCKS[args.clock]
+    print(f"{device_name(device)}, torch {torch.__version__}, {args.rounds} rounds, {args.clock} seconds\n")
+    if args.what in ("steps", "all"):
         for title, net in NETS.items():
-            table(title, steps(*net, device), asked.rounds, clock, device)
-    if asked.what in ("coding", "all"):
+            table(title, steps(*net, device), args.rounds, clock, device)
+    if args.what in ("coding", "all"):
         table(
-            "Total coding rate of 4 crops, d = 1024, m = 128, with its gradient", coding(device), asked.rounds, clock, device
+            "Total coding rate of 4 crops, d = 1024, m = 128, with its gradient", coding(device), args.rounds, clock, device
         )
-    if asked.what in ("feed", "all"):
+    if args.what in ("feed", "all"):
         feed(device)
 
 
 def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
-    """A step of the engine and what it is made of."""
+    """A step of the engine, and its parts."""
     folder = Path(tempfile.mkdtemp())
-    made = {}
+    runners = {}
     for name, method in METHODS.items():
         recipe = TrainingRecipe(
             name,
@@ -90,9 +92,9 @@ def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
             watch="",
             every=0,
         )
-        made[name] = begin(recipe, folder / name, Group(device), Watch(quiet=True))
-        made[name].training.learner.train()
-    clean = made["clean"]
+        runners[name] = begin(recipe, folder / name, Group(device), Watch(quiet=True))
+        runners[name].training.learner.train()
+    clean = runners["clean"]
     parts = next(iter(clean.batches(0, 0)))
     learner: Any = clean.training.learner
     with torch.no_grad():
@@ -111,8 +113,8 @@ def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
                 torch.autograd.grad(learner.projector(learner.encoder(here).pooled).square().mean(), here)
 
     def drawn(name: str) -> None:
-        """The method's forward and backward on views that are there."""
-        inner = made[name].training.learner
+        """The method's forward and backward pass on precomputed views."""
+        inner = runners[name].training.learner
         real, inner.draw = inner.draw, lambda samples, when: views  # type: ignore[method-assign]
         try:
             inner.zero_grad(set_to_none=True)
@@ -122,20 +124,20 @@ def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
 
     def taken(name: str, count: int = 1) -> None:
         for replay in range(count):
-            made[name].step(parts, 0, replay)
+            runners[name].step(parts, 0, replay)
 
     runs: Runs = {
         "one pass": (bare, "one pass"),
-        "clean step, views drawn before": (lambda: drawn("clean"), "one pass"),
-        "clean step of the engine, augmentation and optimizer included": (lambda: taken("clean"), "one pass"),
+        "clean step, views precomputed": (lambda: drawn("clean"), "one pass"),
+        "clean step of the engine, with augmentation and optimizer": (lambda: taken("clean"), "one pass"),
         f"{STEPS + 1} passes": (lambda: bare(STEPS + 1), f"{STEPS + 1} passes"),
-        f"PGD-{STEPS} step of the engine, over {STEPS + 1} passes": (lambda: taken("pgd"), f"{STEPS + 1} passes"),
-        f"{STEPS} attack's passes and one pass": (lambda: (pixels(STEPS), bare()), f"{STEPS} attack's passes and one pass"),
-        f"PGD-{STEPS} step, views drawn before, over {STEPS} attack's passes and one": (
-            lambda: drawn("pgd"), f"{STEPS} attack's passes and one pass",
+        f"PGD-{STEPS} step of the engine, relative to {STEPS + 1} passes": (lambda: taken("pgd"), f"{STEPS + 1} passes"),
+        f"{STEPS} attack passes and one pass": (lambda: (pixels(STEPS), bare()), f"{STEPS} attack passes and one pass"),
+        f"PGD-{STEPS} step, views precomputed, relative to {STEPS} attack passes and one": (
+            lambda: drawn("pgd"), f"{STEPS} attack passes and one pass",
         ),
         f"{REPLAYS} clean steps of the engine": (lambda: taken("clean", REPLAYS), f"{REPLAYS} clean steps of the engine"),
-        f"a free batch of {REPLAYS} replays, over {REPLAYS} clean steps": (
+        f"free batch with {REPLAYS} replays, relative to {REPLAYS} clean steps": (
             lambda: taken("free", REPLAYS), f"{REPLAYS} clean steps of the engine",
         ),
     }  # fmt: skip
@@ -143,11 +145,11 @@ def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
 
 
 def coding(device: torch.device) -> Runs:
-    """The rate of 4 crops, each 128 unit embeddings of 1024 numbers, and its gradient."""
+    """The total coding rate of 4 crops, each with 128 unit embeddings of 1024 dimensions, and its gradient."""
     z = F.normalize(torch.randn(4, 128, 1024, generator=seeds.generator("coding")), dim=-1).to(device)
 
     def wide(z: Tensor) -> Tensor:
-        """The paper's form and its code's: the determinant of a d x d matrix, crop by crop."""
+        """As in the paper and its code: the determinant of a d x d matrix, crop by crop."""
         count, dim = z.shape[1:]
         whole = [torch.eye(dim, dtype=z.dtype, device=z.device) + dim / (count * 0.2) * one.T @ one for one in z]
         return torch.stack([torch.logdet(one) / 2 for one in whole])
@@ -157,7 +159,7 @@ def coding(device: torch.device) -> Runs:
         torch.autograd.grad(function(here).sum(), here)
 
     assert torch.allclose(wide(z.double()), coding_rate(z.double(), 0.2))
-    narrow = "m x m, as here"
+    narrow = "m x m, as in hardsight"
     return {
         narrow: (lambda: with_gradient(lambda z: coding_rate(z, 0.2)), narrow),
         "d x d": (lambda: with_gradient(wide), narrow),
@@ -165,16 +167,16 @@ def coding(device: torch.device) -> Runs:
 
 
 def feed(device: torch.device) -> None:
-    """Images a second from 4096 files of CIFAR-10 (JPEG), batches of 256: the first epoch decodes, the others don't."""
+    """Images per second from 4096 files of CIFAR-10 (JPEG), in batches of 256; only the first epoch decodes them."""
     root = tempfile.mkdtemp()
     archive = Path(os.environ["HARDSIGHT_DATA"]) / "cifar10_jpeg" / "cifar10_jpeg.tar.xz"
     with tarfile.open(archive) as packed:
         members = (member for member in packed if "/train/" in f"/{member.name}" and member.isfile())
         packed.extractall(root, itertools.islice(members, 4096), filter="data")
     print(
-        "**Images a second from 4,096 JPEG files: the first epoch decodes, the others don't**\n\n| epoch | images/s |\n|:--|--:|"
+        "**Images per second from 4,096 JPEG files; only the first epoch decodes them**\n\n| epoch | images/s |\n|:--|--:|"
     )
-    for title, memory in (("kept by the engine", 2**30), ("kept by the reader of the folder alone", 0)):
+    for title, memory in (("cached by the engine", 2**30), ("cached by the folder reader only", 0)):
         split = open_data(f"folder({root!r})").split("train")
         part = Part(split, range(len(split)))
         kept = Kept(part, memory)
@@ -191,7 +193,7 @@ def at() -> When:
 
 
 def table(title: str, runs: Runs, rounds: int, clock: Callable[[], float], device: torch.device) -> None:
-    """Median, least and greatest ratio to the floor of the same round; one round before is not counted."""
+    """Median, minimum and maximum of the ratio to the same round's floor; one warm-up round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, (run, _) in runs.items():
@@ -201,7 +203,7 @@ def table(title: str, runs: Runs, rounds: int, clock: Callable[[], float], devic
                 torch.cuda.synchronize(device)
             if turn:
                 seconds[name].append(clock() - started)
-    print(f"**{title}**\n\n| | seconds | over its floor | least–greatest |\n|:--|--:|--:|--:|")
+    print(f"**{title}**\n\n| | seconds | relative to its floor | min–max |\n|:--|--:|--:|--:|")
     for name, (_, floor) in runs.items():
         ratios = [mine / its for mine, its in zip(seconds[name], seconds[floor], strict=True)]
         spread = f"{min(ratios):.2f}–{max(ratios):.2f}" if name != floor else ""

@@ -1,10 +1,11 @@
-"""What attacks cost: beside other libraries, lever by lever, and as they are run. Prints the tables of docs/performance.md.
+"""The cost of attacks, compared with other libraries, per optimization, and as whole evaluations: for docs/performance.md.
 
-    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance.py peers|levers|attacks|patience|pieces|memory [--rounds 5] [--threads 2]
+    HARDSIGHT_DATA=... uv run --group parity python benchmarks/performance/attacks.py TABLE [--rounds 5] [--threads 2]
 
-Every table is one run in one process: the contestants take turns, round after round, and a figure is the median over rounds of
-its seconds over the floor's in the same round. Floor: eager float32 forward and input-gradient backward, weights as they come,
-times the steps. Weights of the ResNet-20 and resnet4b are the published ones; the ViT's are random, seed 0.
+TABLE is peers, levers, attacks, patience, pieces or memory. Each is one run in one process. All variants run in turn, round
+after round; a figure is the median over rounds of the variant's seconds divided by the floor's in the same round. Floor: the
+eager float32 forward and input-gradient passes, with unmodified weights, times the number of steps. ResNet-20 and resnet4b
+have their published weights, the ViT random ones, seed 0.
 """
 
 from __future__ import annotations
@@ -40,27 +41,29 @@ RESNET20 = "file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')"
 RESNET4B = "file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')"
 CIFAR = "cifar10:$HARDSIGHT_DATA/cifar10"
 HARDENED = Path("runs/paper002-cifar10/multitask-0")
-"""A run of benchmarks/studies/paper002-cifar10.toml, whose network is of ordinary depth; without it its table is left out."""
+"""A run of benchmarks/studies/paper002-cifar10.toml, a hardened network of usual depth; if missing, it is left out."""
 
 
 def main() -> None:
     tables = {one.__name__: one for one in (peers, levers, attacks, patience, pieces, memory)}
-    words = argparse.ArgumentParser()
-    words.add_argument("what", choices=tables)
-    words.add_argument("--rounds", type=int, default=5)
-    words.add_argument("--threads", type=int, default=2)
-    words.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process's own seconds, on a busy machine")
-    asked = words.parse_args()
-    torch.set_num_threads(asked.threads)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=tables)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of this process only, for a busy machine"
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     print(
-        f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {asked.rounds} rounds, {asked.clock} seconds, seed {SEED}\n"
+        f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, {args.rounds} rounds, {args.clock} seconds, seed {SEED}\n"
     )
-    tables[asked.what](asked.rounds, CLOCKS[asked.clock])
+    tables[args.what](args.rounds, CLOCKS[args.clock])
 
 
 class Net(torch.nn.Module):
-    """An encoder's pooled features through one linear layer: logits [B, 10] of images in [0, 1]."""
+    """An encoder and a linear layer on its pooled features: images in [0, 1] -> logits [B, 10]."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -71,12 +74,12 @@ class Net(torch.nn.Module):
 
 
 def nets() -> dict[str, tuple[torch.nn.Module, Tensor, Tensor]]:
-    made = {
+    encoders = {
         "ViT-Tiny 224, batch 8": (hs.load_encoder("timm:vit_tiny_patch16_224(pretrained=False)"), 8, 224),
         "ResNet-20 32, batch 64": (hs.load_encoder(RESNET20), 64, 32),
     }
     found = {}
-    for name, (encoder, batch, side) in made.items():
+    for name, (encoder, batch, side) in encoders.items():
         net = Net(encoder).eval()
         x = torch.rand(batch, 3, side, side)
         with torch.no_grad():
@@ -93,9 +96,9 @@ def bare(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, steps: int, cast
 
 
 def peers(rounds: int, clock: Clock) -> None:
-    """PGD-10 and APGD-10 as each library runs them, Linf 8/255, every image staying to the end."""
+    """PGD-10 and APGD-10 as each library runs them, Linf 8/255, without early exit."""
     tables = {name: timed(libraries(*net), rounds, clock) for name, net in nets().items()}
-    table(f"PGD-{STEPS} and APGD-{STEPS}, Linf 8/255, seconds over the floor's", tables)
+    table(f"PGD-{STEPS} and APGD-{STEPS}, Linf 8/255, seconds relative to the floor", tables)
 
 
 def libraries(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
@@ -134,9 +137,9 @@ def libraries(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[
 
 
 def levers(rounds: int, clock: Clock) -> None:
-    """Each lever by itself on the bare pass, and those that go together."""
+    """Each optimization alone on the bare pass, and some combinations."""
     tables = {name: timed(variants(*net), rounds, clock) for name, net in nets().items()}
-    table("One lever at a time on the bare pass, seconds over the floor's", tables)
+    table("One optimization at a time on the bare pass, seconds relative to the floor", tables)
 
 
 def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
@@ -160,18 +163,18 @@ def variants(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[
 
     runs: dict[str, Callable[[], Any]] = {
         "floor": lambda: bare(net, x, y, STEPS),
-        "weight gradients too (what `.backward()` costs)": lambda: backward(net, x, y),
+        "with weight gradients (as `.backward()`)": lambda: backward(net, x, y),
         "weights frozen": lambda: bare(frozen, x, y, STEPS),
         "channels_last": lambda: bare(last, there, y, STEPS),
         "bf16 autocast": lambda: bare(frozen, x, y, STEPS, half),
         "bf16 copy of the weights": lambda: bare(lambda z: low(z.bfloat16()).float(), x, y, STEPS),
         "bf16 autocast, channels_last": lambda: bare(last, there, y, STEPS, half),
-        "bf16 as `hardsight.attacks.bf16` has it: weights cast once, channels_last, attention and patches as products": ours,
+        "bf16 as in `hardsight.attacks.bf16`: weights cast once, channels_last, attention and patches as products": ours,
     }
-    if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can follow timm's ResNet, not an encoder
+    if x.shape[-1] == 32:  # the ViT has no batch norm to fold; torch.fx can trace timm's ResNet, but not an encoder
         whole = timm.create_model("resnet18", num_classes=10).eval().requires_grad_(False)
         folded = fuse(copy.deepcopy(whole))
-        runs["timm's ResNet-18 as it is (its own floor)"] = lambda: bare(whole, x, y, STEPS)
+        runs["timm's ResNet-18, unchanged (baseline of the next line)"] = lambda: bare(whole, x, y, STEPS)
         runs["timm's ResNet-18, batch norm folded into the convolutions"] = lambda: bare(folded, x, y, STEPS)
     compiled = torch.compile(copy.deepcopy(frozen))
     started = time.perf_counter()
@@ -191,7 +194,7 @@ def backward(net: torch.nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def attacks(rounds: int, clock: Clock) -> None:
-    """`hardsight speed` on five systems: the whole evaluation with its float32 verdict, every lever as it is shipped."""
+    """`hardsight speed` on five systems: the whole evaluation as users run it, including the final evaluation in float32."""
     data = hs.open_data(CIFAR)
     x, y = hs.load_images(data, "label", 512)
     vit = "timm:vit_tiny_patch16_224(pretrained=False)"
@@ -201,7 +204,7 @@ def attacks(rounds: int, clock: Clock) -> None:
         [("ResNet of 0.4 M parameters, hardened", f"run:{HARDENED}", "linear", "2/255", 512)] if HARDENED.exists() else []
     )
     if not robust:
-        print(f"{HARDENED} is not there, so its table is left out", file=sys.stderr)
+        print(f"{HARDENED} does not exist, so its table is left out", file=sys.stderr)
     for name, spec, head, eps, batch in (
         ("ResNet-20, undefended", RESNET20, "own", "8/255", 128),
         ("resnet4b, adversarially trained", RESNET4B, "own", "2/255", 512),
@@ -213,33 +216,33 @@ def attacks(rounds: int, clock: Clock) -> None:
         ("ViT-Tiny 224", vit, "made(size=224)", 8),
         ("ResNet-20", RESNET20, "made(size=64)", 16),
     ):
-        made = hs.open_data(source)
-        system = hs.fit_probe(hs.load_encoder(spec), "segment", made, probe)
-        pictures, masks = hs.load_images(made, "mask", batch)
-        systems[f"{name}: segpgd 8/255, batch {batch}"] = (system, "segpgd", "8/255", pictures, masks)
-    for title, (system, attack, eps, pictures, target) in systems.items():
+        scenes = hs.open_data(source)
+        system = hs.fit_probe(hs.load_encoder(spec), "segment", scenes, probe)
+        images, masks = hs.load_images(scenes, "mask", batch)
+        systems[f"{name}: segpgd 8/255, batch {batch}"] = (system, "segpgd", "8/255", images, masks)
+    for title, (system, attack, eps, images, target) in systems.items():
         over, under = map(float, eps.split("/"))
-        found = speed(system, hs.build(attack, "Attack"), hs.linf(over / under), pictures, target, rounds, SEED, clock=clock)
+        found = speed(system, hs.build(attack, "Attack"), hs.linf(over / under), images, target, rounds, SEED, clock=clock)
         print(
-            f"**{title}**, n = {len(pictures)}\n\n| | seconds | of the floor | least–greatest | peak memory of the floor's | score | readings |"
+            f"**{title}**, n = {len(images)}\n\n| | seconds | relative to floor | min–max | peak memory relative to floor | score | queries per image |"
         )
         print("|:--|--:|--:|--:|--:|--:|--:|")
         for pace in found:
             score = "" if pace.score is None else f"{100 * pace.score:.1f} %"
-            readings = "" if pace.queries is None else f"{pace.queries:.1f}"
+            queries = "" if pace.queries is None else f"{pace.queries:.1f}"
             print(
                 f"| {pace.name} | {pace.seconds:.2f} | {pace.ratio:.2f} | {pace.spread[0]:.2f}–{pace.spread[1]:.2f} "
-                f"| {pace.memory_ratio:.2f} | {score} | {readings} |"
+                f"| {pace.memory_ratio:.2f} | {score} | {queries} |"
             )
         print(flush=True)
 
 
 def patience(rounds: int, clock: Clock) -> None:
-    """What it saves and costs to let images leave that have settled: the whole evaluation by PGD-20, over the floor's seconds."""
+    """What early stopping by `patience` saves and costs: the whole evaluation with PGD-20, relative to the floor."""
     data = hs.open_data(CIFAR)
     x, y = hs.load_images(data, "label", 512)
     print(
-        "Robust accuracy %, readings an image, and seconds over the floor's: median over rounds; 512 images in one batch\n"
+        "For each precision: robust accuracy (%), queries per image, and seconds relative to the floor (median over rounds); 512 images in one batch\n"
     )
     print("| | patience | float32 | | | bf16 | | |\n|:--|--:|--:|--:|--:|--:|--:|--:|")
     for name, spec, head, eps in (
@@ -270,11 +273,9 @@ def patience(rounds: int, clock: Clock) -> None:
 
 
 def pieces(rounds: int, clock: Clock) -> None:
-    """A gradient of the whole batch at once and as `loss_and_grad` takes it, in pieces: seconds, peak memory, and the numbers."""
-    print("Seconds and peak memory of a gradient taken in pieces, over those of the whole batch's; median over rounds\n")
-    print(
-        "| | images | pieces | seconds | least–greatest | peak memory | largest difference |\n|:--|--:|--:|--:|--:|--:|--:|"
-    )
+    """The gradient of the whole batch, and in pieces as `loss_and_grad` takes it: seconds, peak memory, difference."""
+    print("Seconds and peak memory of a gradient taken in pieces, relative to that of the whole batch; median over rounds\n")
+    print("| | images | pieces | seconds | min–max | peak memory | largest difference |\n|:--|--:|--:|--:|--:|--:|--:|")
     for name, spec, side, counts in (
         ("ResNet-20", RESNET20, 32, (256, 512)),
         ("resnet4b", RESNET4B, 32, (512, 1024)),
@@ -298,9 +299,9 @@ def pieces(rounds: int, clock: Clock) -> None:
 
 
 def memory(rounds: int, clock: Clock) -> None:
-    """What each search holds at its peak, over a bare pass of the same batch; neither rounds nor a clock have a part in it."""
-    data, made = hs.open_data(CIFAR), hs.open_data("made(size=224)")
-    images, views = hs.load_images(data, "label", 512), hs.load_images(made, "label", 8)
+    """Peak memory of each search, relative to a bare pass of the same batch; `rounds` and `clock` are not used."""
+    data, scenes = hs.open_data(CIFAR), hs.open_data("made(size=224)")
+    images, views = hs.load_images(data, "label", 512), hs.load_images(scenes, "label", 8)
     systems = {}
     for name, spec, (x, y), count in (
         ("ResNet-20, 128 images", RESNET20, images, 128),
@@ -308,11 +309,11 @@ def memory(rounds: int, clock: Clock) -> None:
         ("ViT-Tiny 224, 8 images", "timm:vit_tiny_patch16_224(pretrained=False)", views, 8),
     ):
         task, source, probe = (
-            ("classify", made, "probe(images=64, epochs=2)") if count == 8 else ("classify(head='own')", data, "probe")
+            ("classify", scenes, "probe(images=64, epochs=2)") if count == 8 else ("classify(head='own')", data, "probe")
         )
         systems[name] = (hs.fit_probe(hs.load_encoder(spec), task, source, probe), x[:count], y[:count])
     print(
-        "Peak memory over that of a bare forward and input-gradient pass; PGD and APGD on ce, FAB, FMN and Square on margin\n"
+        "Peak memory relative to a bare forward and input-gradient pass; PGD and APGD with the loss ce, FAB, FMN and Square with margin\n"
     )
     print("| | " + " | ".join(systems) + " |\n|:--|" + "--:|" * len(systems))
     floors = {name: peak(partial(bare, system.output, x, y, 2), x.device)[0] for name, (system, x, y) in systems.items()}
@@ -333,7 +334,7 @@ def memory(rounds: int, clock: Clock) -> None:
 
 
 def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict[str, tuple[float, float, float]]:
-    """Median, least and greatest ratio to the floor of the same round; one round before is not counted."""
+    """Median, minimum and maximum of the ratio to the same round's floor; one warm-up round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -349,7 +350,7 @@ def timed(runs: dict[str, Callable[[], Any]], rounds: int, clock: Clock) -> dict
 
 
 def table(title: str, tables: dict[str, dict[str, tuple[float, float, float]]]) -> None:
-    print(f"{title}: median [least, greatest] over rounds\n")
+    print(f"{title}: median [min, max] over rounds\n")
     print("| | " + " | ".join(tables) + " |\n|:--|" + "--:|" * len(tables))
     rows: dict[str, None] = {}
     for one in tables.values():

@@ -1,9 +1,10 @@
-"""What a head costs once features are there: a linear probe on 10,000 cached features, nearest neighbours of 10,000 among 50,000.
+"""The cost of a head on cached features: a linear probe on 10,000, and nearest neighbours of 10,000 among 50,000.
 
-    python benchmarks/probes.py [--threads 2]
+    python benchmarks/results/probes.py [--threads 2]
 
-The features are drawn, as only their number and size count here. Wall and CPU seconds of one run each, after one that is not
-counted; under other load the wall is longer, the CPU time less so. The marks to meet are 20 s for the probe and 10 s for the neighbours.
+The features are random, since only their number and dimension matter here. Wall and CPU seconds are of one run, after a
+warm-up run; on a busy machine, wall time increases more than CPU time. The targets are 20 s for the probe and 10 s for the
+neighbours.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NEIGHBOURS = ((384, 10), (384, 100))
 
 
 def drawn(count: int, dim: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features [count, dim] about a centre for each class, and labels."""
+    """Random features [count, dim] around one centre per class, and their labels [count]."""
     rng = torch.Generator().manual_seed(seed)
     label = torch.randint(0, classes, (count,), generator=rng)
     centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(7))
@@ -37,7 +38,7 @@ def drawn(count: int, dim: int, classes: int, seed: int = 0) -> tuple[Tensor, Te
 
 
 class Drawn(Bank):
-    """A bank of features that no encoder made."""
+    """A bank of random features instead of an encoder's."""
 
     def __init__(self, pooled: Tensor, label: Tensor) -> None:
         self.pooled, self.label, self.skipped = pooled, label, []
@@ -54,7 +55,7 @@ def features(pooled: Tensor) -> Features:
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Wall and CPU seconds, and what came of it."""
+    """(wall seconds, CPU seconds, the return value)."""
     wall, cpu = time.perf_counter(), time.process_time()
     found = run()
     return time.perf_counter() - wall, time.process_time() - cpu, found

@@ -1,10 +1,11 @@
-"""Three real clips through image and video encoders: how far an attack without labels moves what they say, beside noise of its size.
+"""Three real clips through image and video encoders: the effect of a label-free attack, compared with noise at the same eps.
 
-    HARDSIGHT_DATA=... python benchmarks/real_clips.py
+    HARDSIGHT_DATA=... python benchmarks/results/real_clips.py
 
-No labelled video could be had, so there is no accuracy here: the table shows that clips are decoded, sampled, attacked per clip, in
-one frame and by flicker, and what came of it. "moved" is the distance of the embedding from the clean one over its length; "frames
-renamed" is the share of frames whose ImageNet class (of MobileNetV2's own classifier) is another than before. Two minutes on one core.
+No labelled video was available, so accuracy is not measured: the table shows that clips can be decoded, sampled and attacked
+(the whole clip, one frame, flicker), and the effect. "embedding change" is the distance to the clean embedding divided by its
+norm; "class change" is the share of frames whose class changes, by MobileNetV2's own ImageNet classifier. Two minutes on one
+core.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ THREATS = ("linf(1/255)", "linf(4/255)", "per_frame(linf(4/255), count=1)", "fli
 FRAMES, SIDE, STEPS = 8, 112, 10
 
 
-def moved(encoder: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
-    """[B]: how far the embedding is from the clean one, over the clean one's length."""
+def embedding_change(encoder: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
+    """[B]: the distance to the clean embedding, divided by the norm of the clean embedding."""
     here = encoder(x).pooled
     return (encoder(x_adv).pooled - here).norm(dim=1) / here.norm(dim=1)
 
 
-def renamed(image: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
-    """[B]: the share of frames that the image encoder's own classifier calls another thing."""
+def class_change(image: nn.Module, x_adv: Tensor, x: Tensor) -> Tensor:
+    """[B]: the share of frames whose class changes, by the image encoder's own classifier."""
     before, after = (image.classify(image(one.transpose(1, 2).flatten(0, 1))).argmax(1) for one in (x, x_adv))  # type: ignore[operator]
     return (before != after).float().view(len(x), -1).mean(1)
 
@@ -50,7 +51,9 @@ def main() -> None:
     batch = load(images, range(len(images)))
     x = pixels(batch.images, "cpu")
     print(f"{len(x)} clips of {FRAMES} frames, {SIDE}x{SIDE}; EmbedAttack, {STEPS} steps; seed 0; {', '.join(batch.ids)}\n")
-    print("| encoder | threat | moved by noise | moved by the attack | frames renamed by noise | by the attack |")
+    print(
+        "| encoder | threat | embedding change, noise | embedding change, attack | class change, noise | class change, attack |"
+    )
     print("|:--|:--|--:|--:|--:|--:|")
     for title, spec in ENCODERS.items():
         encoder = load_encoder(spec)
@@ -61,10 +64,10 @@ def main() -> None:
             assert (threat.size(found - x) <= threat.eps * (1 + 1e-4)).all()
             noise = threat.project(threat.surface(x, torch.Generator().manual_seed(1)), x)
             with torch.no_grad(), still(encoder):
-                cells = [" / ".join(f"{value:.2f}" for value in moved(encoder, one, x)) for one in (noise, found)]
+                cells = [" / ".join(f"{value:.2f}" for value in embedding_change(encoder, one, x)) for one in (noise, found)]
                 image = getattr(encoder, "image", None)
                 names = [
-                    "–" if image is None else " / ".join(f"{100 * value:.0f}%" for value in renamed(image, one, x))
+                    "–" if image is None else " / ".join(f"{100 * value:.0f}%" for value in class_change(image, one, x))
                     for one in (noise, found)
                 ]
             print(f"| {title} | {text} | {' | '.join(cells + names)} |")
