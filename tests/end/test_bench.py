@@ -1,4 +1,4 @@
-"""The whole way, on made scenes: recipe -> probes -> attacks -> store -> report; killed, resumed, and bad input."""
+"""End to end on synthetic scenes: recipe -> probes -> attacks -> store -> report; killed and resumed runs, and bad input."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from hardsight.measure.bench import Bench
 from hardsight.measure.plan import plan
 from hardsight.specs.recipe import Recipe
 from hardsight.store.cells import Store
+from tests.fixtures.processes import Command
 
 SMALL = Recipe(
     audit=0,
@@ -59,7 +60,7 @@ def hardsight(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def inside(*words: str) -> subprocess.CompletedProcess[str]:
-    """Like `hardsight`, in this process: quicker, and seen by the coverage."""
+    """Like `hardsight`, but in this process: faster, and included in the coverage."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     before, handler = sys.argv, signal.getsignal(signal.SIGINT)
     sys.argv = ["hardsight", *words]
@@ -75,7 +76,7 @@ def inside(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows_of(folder: Path) -> dict[str, bytes]:
-    """Every file that holds results, by its place in the store."""
+    """Every file with results, by its path in the store."""
     names = [*folder.glob("cells/*/*.npz"), *folder.glob("cells/*/cell.json"), *folder.glob("heads/*.safetensors")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in names}
 
@@ -87,7 +88,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_cell_is_measured_and_judged(measured: Path) -> None:
+def test_every_cell_is_measured_and_evaluated(measured: Path) -> None:
     cells = Store(measured).cells()
     assert [(c.what["task_name"], c.what["column"]) for c in cells][:3] == [
         ("classify", "clean"),
@@ -122,7 +123,7 @@ def test_what_is_lost_of_a_cell_is_made_again_byte_for_byte(measured: Path, tmp_
 
 
 def test_encoders_that_share_weights_do_not_share_heads(tmp_path: Path) -> None:
-    """Other layers of the same weights are other features: each gets a head of its own."""
+    """Different layers of the same weights are different features: each gets its own head."""
     recipe = replace(SMALL, encoders=("tiny(layers=(1,))", "tiny(layers=(2,))"), tasks=("depth",), attacks=("clean",))
     recipe = replace(
         recipe, encoders=("timm:test_vit(pretrained=False, layers=(0,))", "timm:test_vit(pretrained=False, layers=(1,))")
@@ -163,7 +164,7 @@ def test_unreadable_images_are_left_out_even_if_they_fill_a_chunk(pictures: Path
     assert len(cells[0].done["skipped"]) == 4
 
 
-def test_nothing_readable_is_told(pictures: Path, tmp_path: Path) -> None:
+def test_no_readable_image_is_an_error(pictures: Path, tmp_path: Path) -> None:
     recipe = replace(SMALL, data=(f"folder:{pictures}(size=16)",), attacks=("clean",), tasks=("classify",))
     for path in pictures.glob("test/*/*.png"):
         path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -177,14 +178,14 @@ def test_nothing_readable_is_told(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_features_that_are_not_kept_train_the_same_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where dense features don't fit in memory they are computed anew at each visit: slower, and the same numbers."""
+    """Dense features that don't fit in memory are computed again in each epoch: slower, but the same numbers."""
     from hardsight.probes import bank
 
     recipe = replace(SMALL, attacks=("clean",))
     Bench(plan(recipe), Store(tmp_path / "kept")).run()
     monkeypatch.setattr(bank, "CACHE_BYTES", 0)
-    Bench(plan(recipe), Store(tmp_path / "anew")).run()
-    for one, two in zip(Store(tmp_path / "kept").cells(), Store(tmp_path / "anew").cells(), strict=True):
+    Bench(plan(recipe), Store(tmp_path / "again")).run()
+    for one, two in zip(Store(tmp_path / "kept").cells(), Store(tmp_path / "again").cells(), strict=True):
         assert one.done["summary"] == pytest.approx(two.done["summary"], rel=1e-4)
 
 
@@ -221,20 +222,12 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert hardsight(*words, "--store", str(whole)).returncode == 0
     kills = 0
     for wanted in (3, 25, 60):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hardsight", *words, "--store", str(broken)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and len(list(broken.glob("cells/*/rows-*.npz"))) < wanted:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+        command = Command(*words, "--store", str(broken))
+        command.wait(lambda wanted=wanted: len(list(broken.glob("cells/*/rows-*.npz"))) >= wanted)
+        kills += command.end(signal.SIGKILL)[0] == -signal.SIGKILL
     assert kills == 3
     assert len(rows_of(broken)) < len(rows_of(whole))
-    assert hardsight(*words, "--store", str(broken)).returncode == 0
+    assert inside(*words, "--store", str(broken)).returncode == 0
     assert rows_of(broken) == rows_of(whole)
 
 
@@ -272,7 +265,7 @@ def test_dry_run_measures_nothing(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     audits = [line for line in lines if " audit " in line]
     assert all(line.split()[3].replace(",", "").isdigit() and "passes" in line for line in lines[:-1])
-    assert len(audits) == 3, "one a task"
+    assert len(audits) == 3, "one per task"
     sums = sum(int(line.split()[3].replace(",", "")) for line in lines[:-1])
     assert f"{len(lines) - 1 - len(audits)} cells, {sums:,} passes" in lines[-1]
     assert not folder.exists()
@@ -292,7 +285,7 @@ BAD = [
     (["bench", "--set", "seed=abc"], "seed is"),
     (["bench", "--set", "name=../../out"], "letters, digits"),
     (["bench", "--set", "split=foo", "--encoder", "tiny"], "no 'foo' part"),
-    (["bench", "--encoder", "tiny", "--task", "depth(high=0.05)"], "other way"),
+    (["bench", "--encoder", "tiny", "--task", "depth(high=0.05)"], "the maximum must be the larger one"),
     (["attack", "--encoder", "tiny", "--images", ".", "--out", "./adv"], "lies within"),
     (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--attack", "depthpgd"], "does not fit"),
     (["bench", "--eps", "-1/255"], "negative"),
@@ -316,12 +309,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "told"), BAD, ids=[" ".join(words) for words, _ in BAD])
-def test_bad_input_is_one_plain_line(words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_plain_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     done = inside(*words)
     assert done.returncode == 2, done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("hardsight: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
@@ -346,7 +341,7 @@ def test_two_runs_do_not_write_to_one_store(tmp_path: Path) -> None:
     Store(tmp_path).create()
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = hardsight("bench", "--encoder", "tiny", "--count", "8", "--store", str(tmp_path), *FAST)
+        done = inside("bench", "--encoder", "tiny", "--count", "8", "--store", str(tmp_path), *FAST)
     assert done.returncode == 2
     assert "another run" in done.stderr
 
@@ -361,20 +356,16 @@ def test_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
         "--eps",
         "4/255",
         "--store",
-        str(tmp_path),
+        str(tmp_path / "store"),
         *FAST,
         "--attack",
         "embed(steps=3)",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hardsight", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    while process.poll() is None and len(list(tmp_path.glob("cells/*/rows-*.npz"))) < 3:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert process.returncode == 130
-    assert "the same command goes on" in told.splitlines()[-1]
+    command = Command(*words)
+    command.wait(lambda: len(list(tmp_path.glob("store/cells/*/rows-*.npz"))) >= 3)
+    code, message = command.end(signal.SIGINT)
+    assert code == 130
+    assert "run the same command again to resume" in message.splitlines()[-1]
     assert not list(tmp_path.rglob("*.tmp"))
 
 

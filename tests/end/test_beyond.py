@@ -1,4 +1,4 @@
-"""Attacks that look beyond their batch: a universal perturbation, and one found on another encoder."""
+"""Attacks that use more than their batch: a universal perturbation, and transfer from a surrogate encoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_universal_and_transfer_lie_between_clean_and_white_box(tmp_path: Path) 
     noise = accuracy(replace(SMALL, attacks=("clean", "pgd(0)")), tmp_path)["pgd(0)"]
     others = [value for key, value in found.items() if key not in ("clean", "task")]
     assert len(others) == 2
-    image = 1 / SMALL.count  # a perturbation made for another encoder may mend an image by luck
+    image = 1 / SMALL.count  # a perturbation for another encoder may correct an image by chance
     assert all(found["task"] <= value <= found["clean"] + 1.01 * image for value in others)
     assert found["Universal(images=192)"] < noise - 0.1
 
@@ -49,7 +49,7 @@ def test_one_perturbation_for_all() -> None:
     from hardsight.attacks.attack import Lab, prepared
 
     system = toy_system(build("classify", "Task"))
-    x = toy_images(24) * 0.5 + 0.25  # far from the box, so that nothing is cut off
+    x = toy_images(24) * 0.5 + 0.25  # far from 0 and 1, so that nothing is clipped
     y, threat = system.output(x).argmax(1), build("linf(16/255)", "Threat")
 
     def train(count: int, batch: int, epoch: int):
@@ -64,20 +64,22 @@ def test_one_perturbation_for_all() -> None:
     assert found.error.mean() > 0.2
     other = toy_system(build("classify", "Task"), seed=3)
     moved = prepared(build("transfer(classpgd, source='tiny')", "Attack"), replace(lab, other=lambda spec: other))
-    judged = moved(system, x, y, threat, torch.Generator().manual_seed(0))
-    assert torch.equal(judged.error, system.task.error(system.output(judged.x_adv), y))
+    transferred = moved(system, x, y, threat, torch.Generator().manual_seed(0))
+    assert torch.equal(transferred.error, system.task.error(system.output(transferred.x_adv), y))
 
 
-@pytest.mark.parametrize(("spec", "told"), [("universal", "training images"), ("transfer(classpgd, source='tiny')", "tiny")])
-def test_unprepared_attacks_say_so(spec: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "message"), [("universal", "training images"), ("transfer(classpgd, source='tiny')", "tiny")]
+)
+def test_unprepared_attacks_say_so(spec: str, message: str) -> None:
     system, x = toy_system(build("classify", "Task")), toy_images(2)
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         build(spec, "Attack")(system, x, toy_target(system.task, 2), build("linf(0.1)", "Threat"))
 
 
 @pytest.mark.parametrize("spec", ["patch(4, (0.5, 0.5))", "l0(8)"])
 def test_one_perturbation_may_take_a_value_all_the_way(spec: str) -> None:
-    """From black to white and back is 1, not the half of it that lies on either side of grey."""
+    """The perturbation of a pixel can be -1 or 1 (black to white), not only half of that range."""
     from hardsight.attacks.attack import Lab, prepared
 
     system, threat, x = toy_system(build("classify", "Task")), build(spec, "Threat"), toy_images(32)

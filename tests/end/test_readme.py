@@ -1,4 +1,4 @@
-"""What the README says can be done as it says."""
+"""The code, the commands and the names in the README work."""
 
 from __future__ import annotations
 

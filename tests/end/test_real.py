@@ -1,4 +1,4 @@
-"""Real images and published weights, where HARDSIGHT_DATA names them."""
+"""Tests on real images and published weights, if HARDSIGHT_DATA is set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_published_classifier_falls_as_under_torchattacks(real_data: Path) -> None:
+def test_published_classifier_is_as_robust_as_under_torchattacks(real_data: Path) -> None:
     data = hs.open_data(f"cifar10:{real_data}/cifar10")
     encoder = hs.load_encoder(f"file:{real_data}/weights/resnet20-12fca82f.th(arch='resnet20')")
     system = hs.fit_probe(encoder, "classify(head='own')", data)
@@ -46,7 +46,7 @@ def test_dense_recipes_run_on_real_data(
 ) -> None:
     from dataclasses import replace
 
-    recipe = load(str(ROOT / "benchmarks" / f"{name}.toml"))
+    recipe = load(str(ROOT / "benchmarks" / "results" / f"{name}.toml"))
     small = replace(
         recipe, encoders=recipe.encoders[:1], count=4, chunk=4, eps=("8/255",), attacks=("clean", "task"), gallery=1
     )

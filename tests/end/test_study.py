@@ -1,4 +1,4 @@
-"""A study: arms and seeds trained and measured alike, gone on with, and read as a table."""
+"""A study: arms and seeds are trained and measured in the same way, resumed, and summarized in a table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_arms_are_trained_measured_and_gone_on_with(tmp_path: Path) -> None:
+def test_arms_are_trained_measured_and_resumed(tmp_path: Path) -> None:
     study = read_study(write(tmp_path, SMALL))
     found = run(study, tmp_path / "runs", "cpu", Watch(quiet=True))
     assert set(found) >= {"clean, accuracy", "EmbedAttack(2) 2/255, accuracy", "training"}
@@ -87,29 +87,29 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
-        ('after = "SimCLR"', 'after = "SimCRL"', "names no arm above it"),
+        ('after = "SimCLR"', 'after = "SimCRL"', "is not an arm defined above it"),
         ('of = "hardened"', 'of = "hardend"', "did you mean 'hardened'"),
         ("seeds = 2", "seeds = 0", "at least 1"),
         ("[arms.there]\nencoder", "[arms.there]\nencodr", "did you mean 'encoder'"),
         ('encoder = "tiny(widths=(8, 8, 8, 8))"', 'set = ["epochs=1"]', "either a recipe"),
         ("count = 16", "cuont = 16", "did you mean 'count'"),
-        ("count = 16", "count = 16\nseed = 3", "the arms' own"),
+        ("count = 16", "count = 16\nseed = 3", "is not allowed here, since the arms and 'seeds' set it"),
         ('set = ["encoder=tiny', 'set = ["method=smclr", "encoder=tiny', "did you mean 'simclr'"),
-        ('set = ["encoder=tiny', 'set = ["seed=7", "encoder=tiny', "'seeds' says how many"),
+        ('set = ["encoder=tiny', 'set = ["seed=7", "encoder=tiny', "give their number as 'seeds'"),
         ('"method.adversary.search.steps=1"]\nafter', '"x"]\nset = "epochs=1"\nafter', "not TOML"),
-        ('set = ["epochs=1", "data=made(size=32, train=64)", ', "set = [3, ", "a list of texts"),
-        ('recipe = "made-simclr"', "recipe = 3", "it is a text"),
+        ('set = ["epochs=1", "data=made(size=32, train=64)", ', "set = [3, ", "a list of strings"),
+        ('recipe = "made-simclr"', "recipe = 3", "it must be a string"),
         ("[arms.there]\n", "[arms.there]\nafter = 'hardened'\n", "takes no 'after'"),
-        ("[arms.there]", '[arms."hardened+"]', "its folder would be that of 'hardened'"),
+        ("[arms.there]", '[arms."hardened+"]', "it would have the same folder as 'hardened'"),
         ('to = "SimCLR"\n', "", "it needs 'to'"),
-        ("seeds = 2\n", "seeds = 2\narms.odd = 3\n", "no table"),
+        ("seeds = 2\n", "seeds = 2\narms.odd = 3\n", "is not a table"),
     ],
 )
-def test_what_cannot_be_meant_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_a_wrong_study_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in SMALL
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         read_study(write(tmp_path, SMALL.replace(old, new)))
 
 
@@ -124,7 +124,7 @@ def test_a_changed_arm_is_not_taken_for_the_one_that_was_trained(tmp_path: Path)
         run(replace(longer, seeds=1), runs, "cpu", Watch(quiet=True))
 
 
-def test_an_arm_goes_on_from_an_encoder_that_is_there(tmp_path: Path) -> None:
+def test_an_arm_starts_from_an_existing_encoder(tmp_path: Path) -> None:
     text = SMALL.replace('after = "SimCLR"', 'after = "first"').replace(
         "[arms.SimCLR]", '[arms.first]\nencoder = "tiny"\n[arms.SimCLR]'
     )
@@ -142,7 +142,7 @@ def test_the_seconds_of_a_killed_training_are_kept(tmp_path: Path, monkeypatch: 
         deadline = time.monotonic() + 20
         while not (path.exists() and json.loads(path.read_text()) > 0.1) and time.monotonic() < deadline:
             sum(range(10_000))
-        within = json.loads(path.read_text())  # what a kill would leave
+        within = json.loads(path.read_text())  # the content if the process were killed here
     assert within > 0.1
     with _timed(path):
         pass

@@ -1,4 +1,4 @@
-"""Training from the command line: pretrain, harden, resume, and what comes of it in bench; stopped, continued, and bad input."""
+"""Training from the command line: pretrain, harden, resume, then bench; interrupted and resumed runs, and bad input."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from hardsight.cli import app
+from tests.fixtures.processes import Command
 from tests.fixtures.training import images_in
 
 SMALL = 'encoder = "tiny(widths=(8, 8, 8, 8))"\nmethod = "simclr(width=16)"\nepochs = 2\nbatch = 8\n'
 
 
 def hardsight(*words: str) -> Result:
-    """The command within this process: its torch is imported already."""
+    """Runs the command in this process, where torch is imported already."""
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         return CliRunner().invoke(
@@ -57,36 +57,32 @@ def test_pretrain_then_harden_then_bench(recipe: Path, tmp_path: Path) -> None:
         "--json",
     )  # fmt: skip
     assert measured.exit_code == 0, measured.output
-    told = json.dumps(json.loads(measured.stdout))
-    assert "small" in told and "run-deacl" in told
+    text = json.dumps(json.loads(measured.stdout))
+    assert "small" in text and "run-deacl" in text
 
 
 def test_in_pieces_and_resumed(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = hardsight("pretrain", "--recipe", str(recipe), "--out", str(run), "--minutes", "0")
     assert done.exit_code == 130
-    assert f"saved after 0 minutes; 'hardsight resume {run}' goes on" in done.stderr
+    assert f"saved after 0 minutes; continue with 'hardsight resume {run}'" in done.stderr
     refused = hardsight("resume", str(run), "--set", "optimizer.lr=1.0")
     assert "another recipe: optimizer (adamw, now adamw(1.0))" in str(refused.exception)
     done = hardsight("resume", str(run), "--set", "keep=2")
     assert done.exit_code == 0, done.output
-    assert "goes on after batch 1 of 8" in done.stderr
+    assert "resumes after batch 1 of 8" in done.stderr
     assert hardsight("resume", str(run)).exit_code == 0
 
 
 def test_interrupted_loses_nothing(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = [sys.executable, "-m", "hardsight", "pretrain", "--recipe", str(recipe), "--out", str(run), "--device", "cpu"]
-    process = subprocess.Popen([*words, "--set", "epochs=2000"], stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        if (run / "log.jsonl").exists():
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
-    assert told.strip().splitlines()[-1] == (
-        "hardsight: interrupted; what was finished is kept, and the same command goes on from there"
+    words = ["pretrain", "--recipe", str(recipe), "--out", str(run), "--device", "cpu", "--set", "epochs=2000"]
+    command = Command(*words)
+    command.wait((run / "log.jsonl").exists)
+    code, message = command.end(signal.SIGINT)
+    assert code == 130, message
+    assert message.strip().splitlines()[-1] == (
+        "hardsight: interrupted; finished parts are kept, run the same command again to resume"
     )
     last = max(int(path.stem.partition("-")[2]) for path in run.glob("step-*.pt"))
     assert last >= max(json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines())
@@ -105,7 +101,7 @@ def test_two_processes_under_torchrun(recipe: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["pretrain", "--recipe", "made-simcl"], "there is no recipe 'made-simcl'; did you mean 'made-simclr'?"),
         (["pretrain", "--recipe", "made-simclr", "--set", "epoch=2"], "did you mean 'epochs'?"),
@@ -120,10 +116,10 @@ def test_two_processes_under_torchrun(recipe: Path, tmp_path: Path) -> None:
         (["resume", "nowhere"], "nowhere holds no run"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], told: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
     import re
 
     out = [] if words[0] == "resume" else ["--out", str(tmp_path)]
     done = hardsight(*words, *out)
     assert done.exception is not None and done.exit_code != 0
-    assert re.search(told, str(done.exception)) and "\n" not in str(done.exception)
+    assert re.search(message, str(done.exception)) and "\n" not in str(done.exception)

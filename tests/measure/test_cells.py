@@ -1,7 +1,7 @@
-"""Every kind of encoder at every task by every protocol: each cell is fitted on made data, attacked, judged, and its rows add up.
+"""Every kind of encoder on every task with every protocol: each cell is trained on synthetic data, attacked and evaluated.
 
-Small and few, so that all of them take seconds: what is asked is that the parts meet, not how good they are. Each part has tests of
-its own that ask that.
+Everything is small, so that all cells take seconds: the tests check that the parts work together, not how good they are.
+Each part has its own tests for that.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ CELLS = IMAGE_CELLS + CLIP_CELLS + KNN_CELLS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ViT as transformers saves one."""
+    """A small ViT in the format of transformers."""
     transformers = pytest.importorskip("transformers")
     place = tmp_path_factory.mktemp("vit")
     sides = {"image_size": 32, "patch_size": 8}
@@ -88,7 +88,7 @@ def test_a_cell(kind: str, task: str, how: str, request: pytest.FixtureRequest) 
     encoder, at = encoder_of(spec), build("classify(head=knn, k=3)" if task == "knn" else TASKS[task], "Task")
     before = weights_hash(encoder)
     protocol = PROTOCOLS[how]
-    if (task, how) == ("detect", "aff"):  # TRADES compares two outputs, which boxes are not
+    if (task, how) == ("detect", "aff"):  # TRADES compares two outputs, which is not possible for lists of boxes
         with pytest.raises(SpecError, match="TRADES"):
             fit_probe(encoder, at, data, protocol)
         protocol = protocol.replace("lr", "loss=attacked, lr")
@@ -116,7 +116,7 @@ def test_a_cell(kind: str, task: str, how: str, request: pytest.FixtureRequest) 
 
 @pytest.mark.parametrize("task", ["segment", "depth", "detect"])
 def test_neighbours_and_clips_have_no_dense_cells(task: str) -> None:
-    """What is not among the cells is not there to be had."""
+    """The combinations that are not among the cells are refused."""
     with pytest.raises(SpecError):
         build(f"{task}(head=knn)", "Task")
     with pytest.raises(DataError):

@@ -1,4 +1,4 @@
-"""The geometry of embeddings: formulas against naive ones and closed forms, the whole of it on encoders whose answer is known."""
+"""Embedding statistics: formulas against naive ones and closed forms; the pipeline on encoders with known results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hardsight.cli.base import app
 from hardsight.core.errors import DataError, SpecError
 from hardsight.core.progress import Watch
 from hardsight.data.base import Data, DataCard, Sample
-from hardsight.encoders.base import Card, Encoder, Seen
-from hardsight.measure.geometry import affine, kept_in, over, over_epochs, portrait
+from hardsight.encoders.base import BodyOutput, Card, Encoder
+from hardsight.measure.geometry import affine, geometry_of, kept_in, over, over_epochs
 from hardsight.metrics import geometry
+from hardsight.metrics.embeddings import FIGURES, Embeddings, EncoderGeometry, Number, number
 from hardsight.metrics.intervals import Z95
-from hardsight.metrics.portrait import FIGURES, Number, Portrait, Sights, number
 from hardsight.probes.linear import fit_probe
 from hardsight.report.geometry import chosen, document, html, terminal, warnings, write
 
@@ -63,7 +63,7 @@ def test_uniformity_is_the_naive_formula() -> None:
 
 @pytest.mark.parametrize("dim", [2, 3, 16])
 def test_uniformity_of_a_uniform_sphere(dim: int) -> None:
-    """E exp(-2 ||u - v||^2) = e^-4 E e^{4 u.v} = e^-4 0F1(; dim/2; 4), and 0 of a collapsed encoder."""
+    """E exp(-2 ||u - v||^2) = e^-4 E e^{4 u.v} = e^-4 0F1(; dim/2; 4), and 0 for a collapsed encoder."""
     series, term = 0.0, 1.0
     for k in range(60):
         series += term
@@ -116,8 +116,8 @@ def test_class_lengths() -> None:
     assert np.concatenate(drawn) == pytest.approx(np.concatenate(geometry.class_lengths(*again)))
 
 
-def test_classes_that_are_none_are_not_told_apart() -> None:
-    """Labels by chance: what chance puts between the centres of few images is taken off, where the plain formula sees 0.4."""
+def test_random_labels_have_no_distance_between_classes() -> None:
+    """The distance expected by chance between centres of few images is subtracted; the plain formula gives above 0.4."""
     rng = np.random.default_rng(0)
     z, label = rng.normal(size=(120, 20)), rng.integers(0, 12, 120)
     u = geometry.on_sphere(z)
@@ -149,13 +149,13 @@ def test_margins_in_closed_form() -> None:
     label = (z @ weight.T + bias).argmax(1)
     far = geometry.margins(z, weight, bias, label)
     assert (far > 0).all()
-    for i, own in enumerate(label):  # the nearest point of another class lies at that distance: just short of it stands
-        planes = [
+    for i, own in enumerate(label):  # the margin is the distance of the closest adversarial point: beyond it the class flips
+        hyperplanes = [
             (weight[own] - weight[k], (z[i] @ weight.T + bias)[own] - (z[i] @ weight.T + bias)[k])
             for k in range(5)
             if k != own
         ]
-        steps = [-w * gap / (w @ w) for w, gap in planes]
+        steps = [-w * gap / (w @ w) for w, gap in hyperplanes]
         step = min(steps, key=np.linalg.norm)
         assert np.linalg.norm(step) == pytest.approx(far[i])
         logits = (z[i] + 1.0001 * step) @ weight.T + bias
@@ -180,7 +180,7 @@ def naive_cka(one: np.ndarray, other: np.ndarray, debiased: bool) -> float:
 
 
 @pytest.mark.parametrize("debiased", [False, True])
-def test_cka_is_the_naive_formula_and_blind_to_rotation_and_scale(debiased: bool) -> None:
+def test_cka_is_the_naive_formula_and_invariant_to_rotation_and_scale(debiased: bool) -> None:
     z, _ = cloud()
     other = z @ np.random.default_rng(2).normal(size=(5, 9)) + np.random.default_rng(3).normal(size=(40, 9))
     value = geometry.cka(z, other, debiased=debiased)[0]
@@ -200,36 +200,36 @@ def test_debiased_cka_of_what_has_nothing_in_common() -> None:
     assert geometry.cka(one, other, debiased=False)[0] > 0.8
 
 
-def sights(seed: int = 0, n: int = 40, **changes: Any) -> Sights:
+def embeddings(seed: int = 0, n: int = 40, **changes: Any) -> Embeddings:
     z, label = cloud(n, seed=seed)
     rng = np.random.default_rng(seed + 1)
     noisy = [z + scale * rng.normal(size=z.shape) for scale in (0.3, 0.1, 0.1)]
     given = {
         "id": np.arange(n).astype(str), "label": label, "clean": z, "attacked": noisy[0], "first": noisy[1],
         "second": noisy[2], "weight": rng.normal(size=(3, 5)), "bias": rng.normal(size=3), "size": np.full(n, 0.1),
-        "fell": np.zeros(n), "k": 5,
+        "misclassified": np.zeros(n), "k": 5,
     }  # fmt: skip
-    return Sights(**{**given, **changes})
+    return Embeddings(**{**given, **changes})
 
 
 @pytest.mark.parametrize("key", FIGURES)
 def test_every_figure_has_an_interval_around_it(key: str) -> None:
-    found = number(FIGURES[key], sights())
+    found = number(FIGURES[key], embeddings())
     assert found.n == 40 and found.low <= found.value <= found.high
-    assert found == number(FIGURES[key], sights())
+    assert found == number(FIGURES[key], embeddings())
 
 
 @pytest.mark.parametrize("key", ["rank", "uniformity", "spread", "distance", "cka", "moved"])
 def test_intervals_hold_what_they_promise(key: str) -> None:
-    """The number of fresh images is within the intervals of nearly all of many samples (95% up to what 40 samples can tell)."""
+    """The true value is within the intervals of nearly all samples (95%, up to the uncertainty of 40 samples)."""
     figure = replace(FIGURES[key], draws=200)
     centres = np.random.default_rng(9).normal(size=(3, 4))
 
-    def sample(seed: int, n: int = 80) -> Sights:
+    def sample(seed: int, n: int = 80) -> Embeddings:
         rng = np.random.default_rng(seed)
         label = np.arange(n) % 3
         z = 1 + centres[label] + rng.normal(size=(n, 4))
-        return sights(
+        return embeddings(
             0, n, label=label, clean=z, attacked=z + 0.5 * rng.normal(size=(n, 4)), first=z, second=z, weight=np.eye(3, 4)
         )
 
@@ -238,11 +238,11 @@ def test_intervals_hold_what_they_promise(key: str) -> None:
     assert hits >= 0.95 - 2.5 * math.sqrt(0.95 * 0.05 / 40)
     wide = number(figure, sample(0))
     spread = np.std([figure.of(sample(2000 + seed), None)[0] for seed in range(200)])
-    assert (wide.high - wide.low) < 2 * 2 * Z95 * spread  # an interval that always holds it would be no interval
+    assert (wide.high - wide.low) < 2 * 2 * Z95 * spread  # the interval must not be much too wide either
 
 
 class Linear(nn.Module):
-    """Pixels times a matrix; masked: of pixels rounded to bytes, which has no gradient."""
+    """Pixels times a matrix; masked: the pixels are first rounded to 8 bits, which has zero gradient."""
 
     depth, multiple = 1, 1
 
@@ -253,11 +253,11 @@ class Linear(nn.Module):
         self.matrix = nn.Parameter(left * torch.tensor(SINGULAR) @ right.T)
         self.masked = masked
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.masked:
             pixels = (pixels * 255).round() / 255
         found = pixels.flatten(1) @ self.matrix.T
-        return Seen(found, (found[..., None, None],) * len(layers), None)
+        return BodyOutput(found, (found[..., None, None],) * len(layers), None)
 
 
 def linear(masked: bool = False) -> Encoder:
@@ -266,7 +266,7 @@ def linear(masked: bool = False) -> Encoder:
 
 
 class Greys:
-    """Images in the middle of the box, so that it never stops an attack; two classes, by which half is brighter."""
+    """Images far from 0 and 1, so that pixel bounds never limit an attack; two classes: which half is brighter."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.images = torch.randint(90, 160, (count, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed)).byte()
@@ -286,39 +286,39 @@ QUICK: dict[str, Any] = {"count": 60, "probe": "probe(epochs=3)"}
 
 
 @pytest.fixture(scope="module")
-def told() -> Portrait:
-    return portrait(linear(), GREYS, L2(0.1), **QUICK)
+def result() -> EncoderGeometry:
+    return geometry_of(linear(), GREYS, L2(0.1), **QUICK)
 
 
-def test_lipschitz_of_a_linear_encoder_is_its_largest_singular_value(told: Portrait) -> None:
-    found = told.sights.rows["lipschitz"]
+def test_lipschitz_of_a_linear_encoder_is_its_largest_singular_value(result: EncoderGeometry) -> None:
+    found = result.embeddings.rows["lipschitz"]
     assert found == pytest.approx(np.full(60, SINGULAR[0]), rel=0.02) and (found <= SINGULAR[0] * (1 + 1e-4)).all()
-    assert told.numbers["lipschitz"].value == pytest.approx(SINGULAR[0], rel=0.02)
-    assert told.facts["flat"] == 0 and not [one for one in warnings([told]) if "blind" in one]
+    assert result.numbers["lipschitz"].value == pytest.approx(SINGULAR[0], rel=0.02)
+    assert result.facts["flat"] == 0 and not [one for one in warnings([result]) if "masked" in one]
 
 
-def test_a_masked_encoder_hides_its_lipschitz_constant_and_is_told() -> None:
-    found = portrait(linear(masked=True), GREYS, L2(0.1), **QUICK)
+def test_a_masked_encoder_hides_its_lipschitz_constant_and_is_reported() -> None:
+    found = geometry_of(linear(masked=True), GREYS, L2(0.1), **QUICK)
     assert found.numbers["lipschitz"].value < 0.8 * SINGULAR[0]
     assert found.facts["flat"] > 0.9
-    assert any("may be blind" in one for one in warnings([found]))
+    assert any("gradients may be masked" in one for one in warnings([found]))
 
 
-def test_margins_are_those_of_the_probe(told: Portrait) -> None:
+def test_margins_are_those_of_the_probe(result: EncoderGeometry) -> None:
     encoder = linear()
     system = fit_probe(encoder, "classify", GREYS, QUICK["probe"])
     weight, bias = affine(system.head, DIM)
     test = GREYS.split("test")
-    ids = [int(one) for one in told.sights.id]
+    ids = [int(one) for one in result.embeddings.id]
     x = torch.stack([test.sample(place).image for place in ids]).float() / 255
     y = torch.stack([test.sample(place).target["label"] for place in ids])
     logits = system.output(x)
-    assert torch.tensor(told.sights.clean @ weight.T + bias).float() == pytest.approx(logits, abs=1e-3)
-    assert told.sights.rows["accuracy"] == pytest.approx((logits.argmax(1) == y).float().numpy())
+    assert torch.tensor(result.embeddings.clean @ weight.T + bias).float() == pytest.approx(logits, abs=1e-3)
+    assert result.embeddings.rows["accuracy"] == pytest.approx((logits.argmax(1) == y).float().numpy())
     gap = logits[torch.arange(60), y] - logits[torch.arange(60), 1 - y]
     expected = gap / np.linalg.norm(weight[0] - weight[1])
-    assert told.sights.rows["margin"] == pytest.approx(expected.numpy(), abs=1e-3)
-    assert told.numbers["accuracy_task"].value <= told.numbers["accuracy"].value
+    assert result.embeddings.rows["margin"] == pytest.approx(expected.numpy(), abs=1e-3)
+    assert result.numbers["accuracy_task"].value <= result.numbers["accuracy"].value
 
     class Curved(nn.Module):
         def forward(self, features: Any) -> Tensor:
@@ -328,11 +328,11 @@ def test_margins_are_those_of_the_probe(told: Portrait) -> None:
         affine(Curved(), DIM)
 
 
-def test_the_same_seed_tells_the_same(told: Portrait) -> None:
-    again, other = (portrait(linear(), GREYS, L2(0.1), seed=seed, **QUICK) for seed in (0, 1))
-    assert document([again]) == document([told])
-    assert other.numbers["alignment"] != told.numbers["alignment"]
-    assert list(other.sights.id) == list(told.sights.id)
+def test_the_same_seed_gives_the_same(result: EncoderGeometry) -> None:
+    again, other = (geometry_of(linear(), GREYS, L2(0.1), seed=seed, **QUICK) for seed in (0, 1))
+    assert document([again]) == document([result])
+    assert other.numbers["alignment"] != result.numbers["alignment"]
+    assert list(other.embeddings.id) == list(result.embeddings.id)
 
 
 @pytest.mark.parametrize(
@@ -349,28 +349,28 @@ def test_the_same_seed_tells_the_same(told: Portrait) -> None:
 )
 def test_what_cannot_be_asked(change: dict[str, Any], match: str) -> None:
     with pytest.raises((SpecError, DataError), match=match):
-        portrait(linear(), GREYS, **{"threat": L2(0.1), **QUICK, **change})
+        geometry_of(linear(), GREYS, **{"threat": L2(0.1), **QUICK, **change})
 
 
 def test_embeddings_that_are_no_numbers_are_refused() -> None:
     broken = linear()
     broken.body.matrix.data[0, 0] = torch.nan
     with pytest.raises((DataError, SpecError)):
-        portrait(broken, GREYS, L2(0.1), **QUICK)
+        geometry_of(broken, GREYS, L2(0.1), **QUICK)
 
 
-def test_a_collapsed_encoder_is_told() -> None:
+def test_a_collapsed_encoder_is_reported() -> None:
     broken = linear()
     broken.body.matrix.data[1:] = 0
-    found = portrait(broken, GREYS, L2(0.1), **QUICK)
+    found = geometry_of(broken, GREYS, L2(0.1), **QUICK)
     assert any("collapsed" in one for one in warnings([found]))
     assert "collapsed" in html([found])
 
 
-def test_names_are_escaped_and_nothing_is_loaded(told: Portrait, tmp_path: Path) -> None:
+def test_names_are_escaped_and_nothing_is_loaded(result: EncoderGeometry, tmp_path: Path) -> None:
     bad = "<script>alert(1)</script> [bold]"
-    facts = {**told.facts, "classes": ["<i>left", "right&"]}
-    named = [replace(told, label=bad, facts=facts, card={**told.card, "note": bad}), replace(told, label="plain")]
+    facts = {**result.facts, "classes": ["<i>left", "right&"]}
+    named = [replace(result, label=bad, facts=facts, card={**result.card, "note": bad}), replace(result, label="plain")]
     paths = write(named, tmp_path, title="<b>")
     page = paths["html"].read_text()
     for mark in ("<script", "<i>left", "right&<", "<b></h1>", "http://", "https://", "nan"):
@@ -381,7 +381,7 @@ def test_names_are_escaped_and_nothing_is_loaded(told: Portrait, tmp_path: Path)
     assert set(stored["encoders"][0]["numbers"]) == set(FIGURES)
     assert stored["encoders"][0]["count"] == 60 and stored["encoders"][0]["seed"] == 0
     arrays = np.load(tmp_path / "geometry-01.npz")
-    assert arrays["margin"] == pytest.approx(told.sights.rows["margin"]) and arrays["clean"].shape == (60, DIM)
+    assert arrays["margin"] == pytest.approx(result.embeddings.rows["margin"]) and arrays["clean"].shape == (60, DIM)
     from rich.console import Console
 
     console = Console(width=120, record=True)
@@ -390,15 +390,15 @@ def test_names_are_escaped_and_nothing_is_loaded(told: Portrait, tmp_path: Path)
     assert "[bold]" in text and "within / between" in text and "seed 0" in text
 
 
-def test_a_number_that_is_none_is_null(told: Portrait) -> None:
-    none = replace(told, numbers={**told.numbers, "ratio": Number(math.nan, math.nan, math.nan, 60)})
+def test_a_number_that_is_none_is_null(result: EncoderGeometry) -> None:
+    none = replace(result, numbers={**result.numbers, "ratio": Number(math.nan, math.nan, math.nan, 60)})
     assert document([none])["encoders"][0]["numbers"]["ratio"]["value"] is None
     json.loads(json.dumps(document([none]), allow_nan=False))
     assert "within / between" in html([none])
 
 
-def test_of_many_encoders_a_few_are_pictured(told: Portrait) -> None:
-    many = [replace(told, label=f"run, epoch {epoch}", series="run", epoch=epoch) for epoch in range(12)]
+def test_of_many_encoders_a_few_are_pictured(result: EncoderGeometry) -> None:
+    many = [replace(result, label=f"run, epoch {epoch}", series="run", epoch=epoch) for epoch in range(12)]
     assert [place for place, _ in chosen(many)] == [0, 4, 7, 11]
     page = html(many)
     assert "Over epochs" in page and "12 snapshots of run" in page
@@ -424,10 +424,10 @@ def test_over_a_training_run(tmp_path: Path) -> None:
     last.body.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
     x, _ = load_images("made(size=16, train=64, test=40)", "label", 20)
     with torch.no_grad():
-        assert found[-1].sights.clean == pytest.approx(last(x).pooled.numpy(), abs=1e-5)
+        assert found[-1].embeddings.clean == pytest.approx(last(x).pooled.numpy(), abs=1e-5)
         first = load_encoder("tiny(widths=(8, 8, 8, 8))")(x).pooled.numpy()
-    assert found[0].sights.clean == pytest.approx(first, abs=1e-5)
-    assert np.abs(found[-1].sights.clean - first).max() > 1e-3
+    assert found[0].embeddings.clean == pytest.approx(first, abs=1e-5)
+    assert np.abs(found[-1].embeddings.clean - first).max() > 1e-3
     assert "Over epochs" in html(found)
 
 
@@ -436,7 +436,7 @@ def test_a_folder_without_encoders_is_no_run(tmp_path: Path) -> None:
         kept_in(tmp_path)
 
 
-def test_over_keeps_order_and_says_how_far(told: Portrait) -> None:
+def test_over_keeps_order_and_says_how_far(result: EncoderGeometry) -> None:
     said: list[tuple[str, int, int]] = []
     found = over(
         [("b", linear()), ("a", linear())], GREYS, "l2(0.1)", lambda *one: said.append(one), attack="embed(steps=2)", **QUICK
@@ -460,8 +460,8 @@ def test_the_verb(tmp_path: Path) -> None:
     small = "tiny(widths=(8, 8, 8, 8))"
     done = CliRunner().invoke(app, [*words, "--encoder", small, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["encoders"][0]["threat"] == "linf(eps=4/255)" and told["encoders"][0]["numbers"]["moved"]["n"] == 16
+    result = json.loads(done.stdout)
+    assert result["encoders"][0]["threat"] == "linf(eps=4/255)" and result["encoders"][0]["numbers"]["moved"]["n"] == 16
     assert (tmp_path / "geometry.html").is_file()
     for wrong in ([], ["--encoder", small, "--views", "pgd"], ["--run", str(tmp_path)]):
         assert isinstance(CliRunner().invoke(app, [*words, *wrong]).exception, SpecError)

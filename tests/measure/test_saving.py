@@ -1,4 +1,4 @@
-"""Saved adversarial images: within eps after rounding, on disk, in every norm."""
+"""Saved adversarial images are within eps after rounding, on disk, in every norm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rounding_stays_within_eps_and_keeps_most_of_it(spec: str) -> None:
 
 
 def test_naive_rounding_would_leave_the_ball() -> None:
-    """Negative control: what the saver is for."""
+    """Negative control: shows why saving needs its own projection."""
     threat = build("linf(1.5/255)", "Threat")
     x = (toy_images(6) * 255).round() / 255
     x_adv = threat.surface(x, torch.Generator().manual_seed(0))

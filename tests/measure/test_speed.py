@@ -1,4 +1,4 @@
-"""Speed: the floor is the floor, contestants do the same work, and the table is printed by one command. Nothing asserts a time."""
+"""Speed: the floor, the variants compared with it, and the command that prints the table. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import toy_images, toy_system, toy_target
 from tests.end.test_bench import inside
 
 
-def test_contestants_find_the_same() -> None:
+def test_variants_find_the_same() -> None:
     system = toy_system(build("classify", "Task"))
     x = toy_images(16)
     y = system.output(x).argmax(1)
@@ -81,7 +81,7 @@ def test_a_suite_is_timed_as_what_runs_at_the_task() -> None:
     suite, threat = build("dense_autoattack(10, 10)", "Attack"), build("linf(8/255)", "Threat")
     paces = speed(system, suite, threat, x, toy_target(system.task, 2), 1)
     assert [pace.name for pace in paces] == ["floor", "attack alone, float32, every image stays", "float32", "bf16"]
-    assert paces[2].queries > 4 * 10  # four losses of ten steps at least, and the black box
+    assert paces[2].queries > 4 * 10  # at least four losses of ten steps, and the black-box attack
 
 
 def test_staying_switches_early_exit_off() -> None:
@@ -129,7 +129,7 @@ def test_the_command_prints_a_ratio_to_the_floor() -> None:
 
 @pytest.mark.parametrize(("search", "most"), [("pgd(6)", 2), ("apgd(20)", 6)])
 def test_a_search_holds_its_points_and_no_gradient_of_the_pass_before(search: str, most: int) -> None:
-    """Beyond a bare pass: PGD the point and the best one; APGD also the one before, the loudest one, its gradient, and the step."""
+    """Beyond a bare pass: PGD x_adv, best point; APGD also previous point, point of highest loss, its gradient, step."""
     from hardsight.losses.objective import still
     from hardsight.measure.speed import _floor
 

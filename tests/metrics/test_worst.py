@@ -1,4 +1,4 @@
-"""The worst case over a suite's members: against brute force, and never milder than what it is made of."""
+"""The worst case over a suite's members: compared with brute force, and never weaker than a member."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.report.test_report import add
 MIOU = of("segment")
 
 
-def made(images: int, classes: int, members: int, seed: int = 0, pixels: int = 64) -> Members:
-    """Outcomes of several attacks on the same images: the labels are one, the predictions each member's own."""
+def random_members(images: int, classes: int, members: int, seed: int = 0, pixels: int = 64) -> Members:
+    """Counts of several attacks on the same images: the labels are the same, the predictions differ between members."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes, (images, pixels))
-    label[:, pixels // 2 :] = label[:, :1]  # a few classes an image, as in photographs
+    label[:, pixels // 2 :] = label[:, :1]  # a few classes per image, as in photographs
     found = {}
     for member in range(members):
-        sure = np.take_along_axis(rng.random((images, classes)), label, 1)  # each member is better at other classes
+        sure = np.take_along_axis(rng.random((images, classes)), label, 1)  # members are good at different classes
         seen = np.where(rng.random((images, pixels)) < sure, label, rng.integers(0, classes, label.shape))
         found[f"{member} some_loss"] = {
             "intersection": tally(np.where(seen == label, label, classes), classes),
@@ -41,7 +41,7 @@ def tally(ids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def miou(counts: Counts) -> float:
-    """By hand, class by class: the mean over those that occur."""
+    """Computed directly, class by class: the mean over the classes that occur."""
     shares = []
     for hit, seen, label in zip(*(counts[key].sum(0) for key in ("intersection", "predicted", "labelled")), strict=True):
         if seen + label - hit > 0:
@@ -56,7 +56,7 @@ def every_assignment(members: Members) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_greedy_lies_between_brute_force_and_the_best_start(seed: int) -> None:
-    members = made(images=6, classes=4, members=3, seed=seed)
+    members = random_members(images=6, classes=4, members=3, seed=seed)
     found = miou(chosen(members, set_wise(members, MIOU)))
     assert found >= min(every_assignment(members)) - 1e-12
     starts = [miou(counts) for counts in members.values()]
@@ -66,14 +66,14 @@ def test_greedy_lies_between_brute_force_and_the_best_start(seed: int) -> None:
 def test_greedy_is_mostly_the_worst_of_all_assignments() -> None:
     gaps = []
     for seed in range(30):
-        members = made(images=6, classes=4, members=3, seed=seed)
+        members = random_members(images=6, classes=4, members=3, seed=seed)
         gaps.append(miou(chosen(members, set_wise(members, MIOU))) - min(every_assignment(members)))
     assert np.median(gaps) < 1e-12
     assert max(gaps) < 0.02
 
 
 def test_no_single_change_makes_it_worse() -> None:
-    members = made(images=40, classes=8, members=4)
+    members = random_members(images=40, classes=8, members=4)
     picks = set_wise(members, MIOU)
     found = miou(chosen(members, picks))
     for image in range(40):
@@ -84,17 +84,17 @@ def test_no_single_change_makes_it_worse() -> None:
 
 
 def test_the_set_is_worse_than_its_images_say() -> None:
-    """An image-wise choice is blind to the set: here the set-level one is strictly worse for the model."""
+    """An image-wise choice ignores the rest of the set: here the set-level choice is strictly worse for the model."""
     gains = []
     for seed in range(10):
-        members = made(images=40, classes=8, members=4, seed=seed)
+        members = random_members(images=40, classes=8, members=4, seed=seed)
         gains.append(miou(chosen(members, image_wise(members, MIOU))) - miou(chosen(members, set_wise(members, MIOU))))
     assert min(gains) >= 0
     assert max(gains) > 0.01
 
 
 def test_a_class_that_is_nowhere_does_not_count() -> None:
-    members = made(images=10, classes=4, members=3)
+    members = random_members(images=10, classes=4, members=3)
     wider = {
         name: {key: np.pad(value, ((0, 0), (0, 3))) for key, value in counts.items()} for name, counts in members.items()
     }
@@ -104,7 +104,7 @@ def test_a_class_that_is_nowhere_does_not_count() -> None:
 
 
 def test_a_class_that_only_one_member_predicts_is_worth_predicting() -> None:
-    """IoU 0 for a class that is in no label pulls the mean down, once: the greedy search finds that, image by image cannot."""
+    """A predicted class without labels has IoU 0 and lowers the mean once: only the greedy search can find that."""
     label = np.array([[10, 0], [10, 0]])
     right = {"intersection": label, "predicted": label, "labelled": label}
     off_by_one = {"intersection": label - [1, 0], "predicted": np.array([[9, 1], [9, 1]]), "labelled": label}
@@ -114,12 +114,12 @@ def test_a_class_that_only_one_member_predicts_is_worth_predicting() -> None:
 
 
 def test_ties_go_to_the_first_and_the_choice_is_the_same_every_time() -> None:
-    members = made(images=8, classes=4, members=1)
+    members = random_members(images=8, classes=4, members=1)
     counts = next(iter(members.values()))
     twice = {"a": counts, "b": {key: value.copy() for key, value in counts.items()}}
     assert not set_wise(twice, MIOU).any()
     assert not image_wise(twice, MIOU).any()
-    several = made(images=30, classes=5, members=4)
+    several = random_members(images=30, classes=5, members=4)
     assert np.array_equal(set_wise(several, MIOU), set_wise(several, MIOU))
 
 
@@ -155,7 +155,7 @@ def rows_of(members: Members, picks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_the_summary_of_a_cells_rows() -> None:
-    members = made(images=60, classes=8, members=3, seed=3)
+    members = random_members(images=60, classes=8, members=3, seed=3)
     rows = rows_of(members, image_wise(members, MIOU, "pixel_accuracy"))
     found = summary(rows, "segment")
     stored = MIOU.summary(members_of(rows)[SUITE])
@@ -171,7 +171,7 @@ def test_the_summary_of_a_cells_rows() -> None:
     assert low <= found["miou"] <= high
 
 
-def test_an_output_that_is_no_number_is_the_worst() -> None:
+def test_a_non_finite_output_is_the_worst() -> None:
     metric = of("depth")
     one = {key: np.ones(3) for key in ("pixels", "squared", "relative", "log10", "delta1", "delta2", "delta3")}
     broken = {key: value.copy() for key, value in one.items()}
@@ -183,27 +183,27 @@ def test_an_output_that_is_no_number_is_the_worst() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "message"),
     [
-        ({}, "at least one member"),
+        ({}, "the counts of at least one member"),
         ({"a": {"hits": np.ones(3)}, "b": {"hits": np.ones(2)}}, "not of the same images"),
         ({"a": {"hits": np.ones(3)}, "b": {"images": np.ones(3)}}, "not the same counts"),
     ],
 )
-def test_members_that_do_not_belong_together_are_refused(members: Members, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_members_that_do_not_belong_together_are_refused(members: Members, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         set_wise(members, of("classify"))
 
 
 def test_a_thousand_images_of_150_classes_take_no_time() -> None:
-    members, started = made(images=1000, classes=150, members=5, pixels=256), time.monotonic()
+    members, started = random_members(images=1000, classes=150, members=5, pixels=256), time.monotonic()
     set_wise(members, MIOU)
     assert time.monotonic() - started < 6  # measured 0.6 s; a shared machine may be slower
 
 
 def test_figures_that_are_no_sums_are_left_as_they_are() -> None:
-    members, ragged = made(images=6, classes=4, members=2), replace(MIOU, figures=lambda counts: {"miou": 0.5})
-    with pytest.raises(DataError, match="no function of sums"):
+    members, ragged = random_members(images=6, classes=4, members=2), replace(MIOU, figures=lambda counts: {"miou": 0.5})
+    with pytest.raises(DataError, match="not a function of sums"):
         set_wise(members, ragged)
     rows = rows_of(members, np.zeros(6, dtype=int))
     own = counts_for(rows, ragged)
@@ -211,17 +211,17 @@ def test_figures_that_are_no_sums_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_worst_over_attacks_is_no_milder_than_a_suite_among_them(seed: int, tmp_path) -> None:
-    store, suite = Store(tmp_path), made(12, 4, 3, seed)
+def test_the_worst_over_attacks_is_no_weaker_than_a_suite_among_them(seed: int, tmp_path) -> None:
+    store, suite = Store(tmp_path), random_members(12, 4, 3, seed)
     label = next(iter(suite.values()))["labelled"]
-    other = next(iter(made(12, 4, 1, seed + 100).values())) | {"labelled": label}
+    other = next(iter(random_members(12, 4, 1, seed + 100).values())) | {"labelled": label}
     for column, rows in (
         ("clean", {f"counts.{key}": label for key in other}),
         ("task", rows_of(suite, image_wise(suite, MIOU))),
         ("embed", {f"counts.{key}": value for key, value in other.items()}),
     ):
-        told = {key: value for key, value in rows.items() if "." in key}
-        add(store, "a", "segment", column, 8 * (column != "clean"), np.zeros(12), gallery=False, told=told)
+        counts = {key: value for key, value in rows.items() if "." in key}
+        add(store, "a", "segment", column, 8 * (column != "clean"), np.zeros(12), gallery=False, counts=counts)
     numbers = {column.attack: number for column, number in grid(store.cells()).rows[0].numbers.items()}
     for key in numbers["task"].metrics:
         assert numbers["worst"].metrics[key][0] <= min(numbers[name].metrics[key][0] for name in ("task", "embed")), key

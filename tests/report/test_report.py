@@ -1,4 +1,4 @@
-"""The report: its numbers against sums done by hand, its forms against hostile names, its page against the network."""
+"""The report: its numbers against direct computation, its formats with hostile names, its page without network access."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def add(
     finished: bool = True,
     gallery: bool = True,
     largest: float | None = None,
-    told: dict[str, np.ndarray] | None = None,
+    counts: dict[str, np.ndarray] | None = None,
     **changes,
 ) -> None:
-    """Writes a cell as evaluate does; `error` [images] decides its counts, unless `told` has them, and a suite's members."""
+    """Writes a cell as `evaluate` does; `error` [images] determines its counts, unless `counts` gives them (or members)."""
     place = len(store.cells())
     rng = np.random.default_rng([place, eps])
     error = np.clip(rng.uniform(0, 0.6, N) + eps / 20, 0, 1)[:images] if error is None else error
@@ -113,7 +113,7 @@ def add(
         "id": np.array([f"i{at:03d}" for at in range(len(error))]),
         "error": error.astype(np.float32),
         "size": np.full(len(error), eps / 255 if largest is None else largest, np.float32),
-    } | (told or {f"counts.{k}": v for k, v in counts_of(task, error).items()})
+    } | (counts or {f"counts.{k}": v for k, v in counts_of(task, error).items()})
     for chunk, start in enumerate(range(0, len(error), 6)):
         cell.write_chunk(chunk, {key: value[start : start + 6] for key, value in rows.items()})
     if gallery:
@@ -155,7 +155,7 @@ def written(store: Store, tmp_path_factory) -> dict[str, Path]:
     return report.write(store, tmp_path_factory.mktemp("report"), title="A </title> & more")
 
 
-def test_rows_and_columns_stand_in_one_order(made):
+def test_rows_and_columns_are_sorted(made):
     assert [row.task for row in made.rows] == ["classify"] * 3 + ["segment"] * 3 + ["depth"] * 3
     assert [row.encoder for row in made.rows[1:3]] == ["enc2", "enc10"]
     assert [c.title for c in made.shown] == ["clean", "EmbedAttack", "task attack", "worst case"]
@@ -186,7 +186,7 @@ def test_worst_case_takes_each_image_from_its_worst_attack(task, tmp_path):
     assert row.relative[worst] == pytest.approx(expected / before)
 
 
-def test_worst_case_wants_every_attack_at_that_eps(tmp_path):
+def test_worst_case_needs_every_attack_at_that_eps(tmp_path):
     store = Store(tmp_path)
     for column, eps in (("clean", 0), ("embed", 4), ("embed", 8), ("task", 8)):
         add(store, "a", "classify", column, eps, gallery=False)
@@ -213,12 +213,12 @@ def test_a_tie_has_no_winner(tmp_path, wrong):
         add(store, name, "classify", "clean", 0, np.zeros(N), gallery=False)
         add(store, name, "classify", "task", 8, (np.arange(N) < count).astype(float), gallery=False)
     made = table.grid(store.cells())
-    told = page.finding(made, made.rows)
+    sentence = page.finding(made, made.rows)
     if len(set(wrong)) > 1:
-        assert "c stands best at 50.0" in told
+        assert "c is best with 50.0" in sentence
     else:
         tied = names[: len(wrong)]
-        assert f"None stands best: {', '.join(tied[:-1])} and {tied[-1]} are at 0.0." in told
+        assert f"No single encoder is best: {', '.join(tied[:-1])} and {tied[-1]} share the value 0.0." in sentence
 
 
 def test_area_is_the_mean_over_eps(tmp_path):
@@ -230,7 +230,7 @@ def test_area_is_the_mean_over_eps(tmp_path):
     assert row.areas["task", "", "Linf"][0] == pytest.approx(expected)
 
 
-def test_what_differs_stands_apart(tmp_path):
+def test_what_differs_is_shown_separately(tmp_path):
     store = Store(tmp_path)
     for steps in (10, 20):
         add(store, "a", "classify", "task", 8, gallery=False, attack=f"pgd(steps={steps})")

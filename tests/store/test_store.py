@@ -1,4 +1,4 @@
-"""The store: whole files or none, plain errors, and nothing lost on a full disk."""
+"""The store: atomic writes, plain errors, and nothing lost on a full disk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hardsight.metrics import of
 from hardsight.metrics.intervals import bootstrap, wilson
 from hardsight.store.cells import Store, chunks
 from hardsight.store.files import read_arrays, write_arrays, write_bytes
+from tests.fixtures.processes import Command
 
 ROWS = {"id": np.array(["a", "b"]), "error": np.array([0.0, 1.0], dtype=np.float32)}
 
@@ -26,7 +27,7 @@ def test_arrays_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert back["id"].tolist() == ["a", "b"]
 
 
-def test_a_full_disk_is_told_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes(tmp_path / "x", b"before")
 
     def full(_: int) -> None:
@@ -40,12 +41,14 @@ def test_a_full_disk_is_told_and_keeps_what_was_there(tmp_path: Path, monkeypatc
 
 
 def test_a_full_disk_has_exit_code_2(tmp_path: Path) -> None:
-    """For real: a process that may write no more than 300 bytes to a file stops with one line, and what it wrote is whole."""
-    import subprocess
-    import sys
+    """A real process whose files are limited to 300 bytes stops with one line, and leaves no partial file."""
+    import resource
+    import signal
 
-    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300)); import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "from hardsight.cli import main; import sys\nsys.argv = ['hardsight', *sys.argv[1:]]\nmain()"
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
     words = [
         "bench",
         "--encoder",
@@ -60,9 +63,9 @@ def test_a_full_disk_has_exit_code_2(tmp_path: Path) -> None:
         str(tmp_path / "s"),
     ]
     words += ["--data", "made(size=16, train=16, test=8)", "--set", "probe=probe(epochs=1, images=16)"]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "cannot write" in done.stderr.splitlines()[-1]
+    code, message = Command(*words, before=small_files).end()
+    assert code == 2, message
+    assert "cannot write" in message.splitlines()[-1]
     assert not list(tmp_path.rglob("*.tmp"))
 
 

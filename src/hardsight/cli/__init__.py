@@ -1,9 +1,9 @@
-"""The command line: one verb a function. Data goes to stdout, progress and errors to stderr; nothing heavy is imported at the top.
+"""The command line: one function per command. Results go to stdout, progress and errors to stderr; imports are lazy.
 
-Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 130 interrupted with everything finished kept.
+Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 130 interrupted (finished parts are kept).
 """
 
-from hardsight.cli import data, geometry, measure, show, study, train  # each adds its verbs to the app
+from hardsight.cli import data, geometry, measure, show, study, train  # each adds its commands to the app
 from hardsight.cli.base import app, main
 
 __all__ = ["app", "data", "geometry", "main", "measure", "show", "study", "train"]

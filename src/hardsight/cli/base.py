@@ -1,4 +1,4 @@
-"""What all verbs share: the app, options by their names, what errors and Ctrl-C become, and how results are shown."""
+"""Shared by all commands: the app, common options, the handling of errors and Ctrl-C, and the printing of results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="How does a vision encoder break under attack, across every task it serves? Start with: [bold]hardsight bench[/]",
+    help="Measure the adversarial robustness of vision encoders on many tasks. Start with: [bold]hardsight bench[/]",
 )
 
 Encoders = Annotated[
@@ -32,11 +32,11 @@ Encoders = Annotated[
 ]
 OneEncoder = Annotated[str, typer.Option("--encoder", help="The encoder's spec, such as timm:vit_tiny_patch16_224.")]
 Eps = Annotated[str | None, typer.Option(help="Radii, such as 1/255,2/255,4/255,8/255.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of heads, starts and batches.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed of heads, random starts and batches.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-OnError = Annotated[str, typer.Option(help="What an unreadable image does: stop, or skip (it is named, and left out).")]
+OnError = Annotated[str, typer.Option(help="At an unreadable image: stop, or skip it (and report its name).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
-StoreOption = Annotated[Path | None, typer.Option(help="The folder of results; default runs/<name>.")]
+StoreOption = Annotated[Path | None, typer.Option(help="The folder of the results; default runs/<name>.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,12 +47,12 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, under a name that no library on the way takes for its own."""
+    """Raised at Ctrl-C instead of KeyboardInterrupt, which libraries in between might catch."""
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler, which measures memory, talks of itself
+    """Runs the command line; a wrong input gives one line on stderr and exit code 2."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the log of the profiler, which measures memory
 
     def interrupt(*_: object) -> None:
         raise Interrupted
@@ -63,18 +63,18 @@ def main() -> None:
     except HardsightError as error:
         _fail(str(error), 2)
     except Interrupted:
-        _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
+        _fail("interrupted; finished parts are kept, run the same command again to resume", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
         if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _fail(f"{error.filename or 'a file'}: {error.strerror}; what was written before is kept", 2)
+        _fail(f"{error.filename or 'a file'}: {error.strerror}; files written before are kept", 2)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        _fail("the device is out of memory; what was finished is kept; try fewer images at once: --set chunk=8", 2)
+        _fail("the device is out of memory; finished parts are kept; try fewer images at once: --set chunk=8", 2)
 
 
 def _fail(message: str, code: int) -> None:
@@ -108,6 +108,6 @@ def print_table(cells: list[StoredCell], as_json: bool) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 110)
     console.print(terminal(table))
-    for told in [*sentences(table, list(range(len(table.rows)))), sentence(table)]:
-        if told:
-            console.print(told, markup=False, highlight=False)
+    for line in [*sentences(table, list(range(len(table.rows)))), sentence(table)]:
+        if line:
+            console.print(line, markup=False, highlight=False)

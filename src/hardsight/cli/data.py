@@ -1,4 +1,4 @@
-"""Verbs below `data`: what a data set on this disk holds and lacks, and how to come by one."""
+"""The subcommands of `data`: check a data set on this disk, or download one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from hardsight.cli.base import AsJson, app
 
-group = typer.Typer(no_args_is_help=True, help="Check a data set on this disk, or get one that is published.")
+group = typer.Typer(no_args_is_help=True, help="Check a data set on this disk, or download a published one.")
 app.add_typer(group, name="data")
 Spec = Annotated[str, typer.Argument(help="Data, such as voc:PATH(size=224) or cifar10:PATH.")]
 
@@ -17,11 +17,11 @@ Spec = Annotated[str, typer.Argument(help="Data, such as voc:PATH(size=224) or c
 @group.command()
 def check(
     spec: Spec,
-    count: Annotated[int, typer.Option(help="Images read of each split; 0 reads all.", min=0)] = 200,
-    seed: Annotated[int, typer.Option(help="Which images are read.")] = 0,
+    count: Annotated[int, typer.Option(help="Images to read per split; 0 reads all.", min=0)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Count the splits, read images, and say what is missing or broken. Exit code 1 where anything is."""
+    """Count the images of each split, read some, and report what is missing or broken. Exit code 1 if anything is."""
     from hardsight.specs.catalog import complete
 
     complete(spec, "Data")
@@ -39,7 +39,7 @@ def check(
 
 @group.command()
 def get(spec: Spec) -> None:
-    """Fetch a published data set to the path in its spec, or say how to come by it where no program may fetch it."""
+    """Download a published data set to the path in its spec, or print how to get it if it needs a manual download."""
     from hardsight.specs.catalog import complete
 
     complete(spec, "Data")

@@ -1,4 +1,4 @@
-"""The verb that looks at embeddings themselves: `geometry`."""
+"""The command `geometry`: statistics of an encoder's embeddings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from hardsight.specs.recipe import Recipe
 def geometry(
     encoder: Encoders = None,
     run: Annotated[
-        list[Path] | None, typer.Option(help="A training run's folder: every encoder that it kept, over epochs. Repeatable.")
+        list[Path] | None, typer.Option(help="A training run's folder: every snapshot of its encoder. Repeatable.")
     ] = None,
     data: Annotated[str, typer.Option(help="Data with labels, such as cifar10:PATH.")] = "made",
-    eps: Annotated[str, typer.Option(help="The radius of attacks, such as 4/255.")] = "4/255",
+    eps: Annotated[str, typer.Option(help="The radius of the attacks, such as 4/255.")] = "4/255",
     norm: Annotated[str, typer.Option(help="The threat: linf, l2 or l1; Lipschitz constants are in this norm.")] = "linf",
-    count: Annotated[int, typer.Option(help="Test images.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of views, probes, starts and intervals.")] = 0,
-    views: Annotated[str, typer.Option(help="How the two views are drawn that alignment compares.")] = "views",
+    count: Annotated[int, typer.Option(help="Number of test images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Random seed of views, probes, random starts and intervals.")] = 0,
+    views: Annotated[str, typer.Option(help="How the two views of an image are drawn, for alignment.")] = "views",
     probe: Annotated[str, typer.Option(help="How the linear probe is trained.")] = "probe(images=2000)",
-    k: Annotated[int, typer.Option(help="Nearest others that are asked for their class.")] = 10,
+    k: Annotated[int, typer.Option(help="Number of nearest neighbours whose classes are compared.")] = 10,
     device: Device = "auto",
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option(help="A folder for the page, its numbers and arrays; by default none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write an HTML page, the numbers and the arrays to this folder.")] = None,
 ) -> None:
-    """How an encoder's embeddings lie: alignment, uniformity, rank, classes, margins, and what EmbedAttack moves."""
+    """Statistics of an encoder's embeddings: alignment, uniformity, rank, classes, margins, effect of EmbedAttack."""
     from hardsight.specs.catalog import complete
 
     if not encoder and not run:
-        raise SpecError("whose geometry? give --encoder, such as zoo:made_simclr, or --run, a training run's folder")
+        raise SpecError("no encoder: give --encoder, such as zoo:made_simclr, or --run, a training run's folder")
     threat = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
     for text, kind in ((threat, "Threat"), (data, "Data"), (views, "Views"), (probe, "Probe")):
         complete(text, kind)

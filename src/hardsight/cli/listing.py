@@ -1,4 +1,4 @@
-"""What there is to name, in rows that a person reads; no torch."""
+"""The rows that `hardsight list` prints; no torch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ GROUPS = {
     "checks": ("Check",),
     "corruptions": ("Corruption",),
 }
-"""What `hardsight list` takes, and the kinds that each shows."""
+"""The arguments of `hardsight list`, and the kinds that each one shows."""
 
 
 def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
-    """(name, kind, what it is) of every entry of a group, or of the shipped recipes."""
+    """(name, kind, description) of every entry of a group, or of the included recipes."""
     if what == "recipes":
         for path in sorted(SHIPPED.glob("*.toml")):
             yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")

@@ -1,4 +1,4 @@
-"""Verbs that measure: `bench`, `attack`, `probe` and `speed`."""
+"""The commands that measure: `bench`, `attack`, `probe` and `speed`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bench(
     task: Annotated[list[str] | None, typer.Option(help="classify, segment or depth. Repeatable.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Data, such as cifar10:PATH or camvid:PATH. Repeatable.")] = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="clean, embed, task (each task's own) or a spec. Repeatable.")
+        list[str] | None, typer.Option(help="clean, embed, task (the default attack of each task) or a spec. Repeatable.")
     ] = None,
     eps: Eps = None,
     norm: Annotated[
@@ -43,25 +43,25 @@ def bench(
     ] = None,
     threat: Annotated[
         list[str] | None,
-        typer.Option(help="A whole threat, not --norm and --eps: 'union([linf(8/255), l2(0.5)])'. Repeatable."),
+        typer.Option(help="A whole threat instead of --norm and --eps: 'union([linf(8/255), l2(0.5)])'. Repeatable."),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="Images a number is measured on.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images for each result.")] = None,
     seed: Seed = None,
     store: StoreOption = None,
     device: Device = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="Of the search: float32 or bf16. Verdicts are always float32.")
+        str | None, typer.Option(help="Of the attack: float32 or bf16. Its result is always evaluated in float32.")
     ] = None,
     as_json: AsJson = False,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Changes the recipe: probe.epochs=5.")
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: probe.epochs=5.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and an estimate of passes and time; run nothing.")
+        bool, typer.Option("--dry-run", help="Print the cells with an estimate of forward passes and time; run nothing.")
     ] = False,
     on_error: OnError = "stop",
 ) -> None:
-    """Measure encoders at tasks, clean and under attack, and write a report. Run it again to go on where it stopped."""
+    """Evaluate encoders on tasks, clean and under attack, and write a report. Run it again to resume an interrupted run."""
     from hardsight.specs import recipe as recipes
 
     chosen = recipes.load(recipe)
@@ -69,7 +69,7 @@ def bench(
         if value:
             chosen = replace(chosen, **{name: tuple(value)})
     if threat and (eps is not None or norm is not None):
-        raise SpecError("--threat names whole threats, with their radii; give it, or --norm and --eps")
+        raise SpecError("--threat gives whole threats, with their radii; give either it, or --norm and --eps")
     if eps is not None or norm is not None:
         chosen = replace(chosen, threat=())
     if eps is not None:
@@ -110,13 +110,13 @@ def bench(
 def attack(
     encoder: OneEncoder,
     images: Annotated[Path, typer.Option(help="A folder of images.")],
-    out: Annotated[Path, typer.Option(help="Where adversarial PNGs and attack.json go.")],
+    out: Annotated[Path, typer.Option(help="The folder for the adversarial PNGs and attack.json.")],
     attack: Annotated[str, typer.Option(help="An attack's spec.")] = "embed",
     task: Annotated[str, typer.Option(help="The task whose output or features are attacked.")] = "classify",
-    data: Annotated[str | None, typer.Option(help="Data to train the task's head on, where the attack needs one.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data to train the task's head on, if the attack needs one.")] = None,
     eps: Annotated[str, typer.Option(help="The radius, such as 8/255.")] = "8/255",
     norm: Annotated[str, typer.Option(help="The threat: linf, l2 or l1.")] = "linf",
-    seed: Annotated[int, typer.Option(help="Seed of starts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of random starts.")] = 0,
     batch: Annotated[int, typer.Option(help="Images attacked at once.", min=1)] = 16,
     device: Device = "auto",
     on_error: OnError = "stop",
@@ -135,7 +135,7 @@ def attack(
     from hardsight.core.machine import pick_device
     from hardsight.core.progress import Watch
     from hardsight.encoders import load_encoder
-    from hardsight.measure.saving import attack_folder, attack_is_blind
+    from hardsight.measure.saving import attack_folder, label_free
     from hardsight.probes.linear import fit_probe
     from hardsight.tasks.base import System
 
@@ -143,8 +143,8 @@ def attack(
     loaded = load_encoder(encoder, device=where)
     built, what = build(attack, "Attack"), build(task, "Task")
     if not built.fits(what):
-        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss reads another target")
-    if attack_is_blind(built):
+        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss needs another target")
+    if label_free(built):
         system = System(loaded, nn.Identity(), what)
     elif data is not None:
         system = fit_probe(loaded, what, data, device=where, seed=seed)
@@ -153,12 +153,13 @@ def attack(
 
         if not loaded.card.classes:
             raise SpecError(
-                f"{loaded.card.name} has no classifier of its own; give --data to train a head on, or --attack embed"
+                f"{loaded.card.name} has no classifier of its own; give --data to train a head, or --attack embed"
             )
         system = System(loaded, OwnHead(loaded), what)
     else:
         raise SpecError(
-            f"'{attack}' attacks the task's output, so it needs a head: give --data to train one on, or --task 'classify(head=own)'"
+            f"'{attack}' attacks the task's output, so it needs a head: give --data to train one, "
+            "or --task 'classify(head=own)'"
         )
     with Watch() as watch, watch.bar("attacking", 1) as bar:
         report = attack_folder(system, built, build(threat_spec, "Threat"), images, out, seed, batch, on_error, bar)  # type: ignore[arg-type]
@@ -167,7 +168,8 @@ def attack(
         return
     sizes = [record["size_saved"] for record in report["images"]]
     typer.echo(
-        f"{len(sizes)} images written to {out}; greatest {report['norm']} after rounding {max(sizes, default=0.0):.5f} (eps {report['eps']:.5f})"
+        f"{len(sizes)} images written to {out}; largest {report['norm']} size after rounding "
+        f"{max(sizes, default=0.0):.5f} (eps {report['eps']:.5f})"
     )
     for message in report["skipped"]:
         typer.echo(f"left out: {message}", err=True)
@@ -179,14 +181,14 @@ def probe(
     task: Annotated[str, typer.Option(help="classify, segment or depth.")],
     data: Annotated[str, typer.Option(help="Data, such as cifar10:PATH.")] = "made",
     probe: Annotated[str, typer.Option(help="How the head is trained: probe(epochs=10, lr=1e-3).")] = "probe",
-    count: Annotated[int, typer.Option(help="Test images.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the head.")] = 0,
+    count: Annotated[int, typer.Option(help="Number of test images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the head.")] = 0,
     store: StoreOption = None,
     device: Device = "auto",
     as_json: AsJson = False,
     on_error: OnError = "stop",
 ) -> None:
-    """Train a head on an encoder, store it, and measure it clean."""
+    """Train a head on an encoder, store it, and evaluate it on clean images."""
     bench(
         encoder=[encoder], task=[task], data=[data], attack=["clean"], count=count, seed=seed, store=store, device=device,
         as_json=as_json, on_error=on_error, setting=[f"probe={probe}"], recipe="made",
@@ -198,17 +200,17 @@ def speed(
     encoder: OneEncoder,
     task: Annotated[str, typer.Option(help="The task whose head is attacked.")] = "classify",
     data: Annotated[str, typer.Option(help="Data, such as cifar10:PATH.")] = "made",
-    attack: Annotated[str, typer.Option(help="An attack's spec, or task for the task's own.")] = "task",
+    attack: Annotated[str, typer.Option(help="An attack's spec, or task for the task's default attack.")] = "task",
     eps: Annotated[str, typer.Option(help="The radius, such as 8/255.")] = "8/255",
     norm: Annotated[str, typer.Option(help="The threat: linf, l2 or l1.")] = "linf",
-    count: Annotated[int, typer.Option(help="Images, all in one batch.", min=1)] = 32,
-    rounds: Annotated[int, typer.Option(help="Times that each contestant runs, in turn.", min=1)] = 3,
+    count: Annotated[int, typer.Option(help="Number of images, all in one batch.", min=1)] = 32,
+    rounds: Annotated[int, typer.Option(help="How often each variant is timed, in turn.", min=1)] = 3,
     probe: Annotated[str, typer.Option(help="How the head is trained.")] = "probe",
-    seed: Annotated[int, typer.Option(help="Seed of the head and of starts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the head and of random starts.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time an attack on this machine, beside the floor: the bare forward and backward passes that it cannot do without."""
+    """Time an attack on this machine, compared with a floor: its bare forward and backward passes."""
     from hardsight.specs.catalog import build, complete
 
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
@@ -228,7 +230,7 @@ def speed(
     what, where = build(task, "Task"), pick_device(device)
     chosen = build(what.attack if attack == "task" else attack, "Attack")
     if not chosen.fits(what):
-        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss reads another target")
+        raise SpecError(f"'{attack}' does not fit the task '{task}': its loss needs another target")
     opened = open_data(data)
     images = opened.split("test")
     batch = load(images, choose(images, count))
@@ -272,7 +274,7 @@ def speed(
 
 
 def _run_name(chosen: Recipe, plain: Recipe) -> str:
-    """The recipe's name, with a mark of what was changed: another question never overwrites an answer."""
+    """The recipe's name, with a hash if it was changed, so that other settings never overwrite existing results."""
     if chosen == plain:
         return chosen.name
     return f"{chosen.name}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
@@ -290,5 +292,6 @@ def _estimate(runner: Any, as_json: bool) -> None:
             f"{cell['id']}  {cell['state']:8} {cell['passes']:>10,} passes  {cell['seconds']:>8.0f} s  {cell['what']}"
         )
     typer.echo(
-        f"{len({cell['id'] for cell in found['cells']})} cells, {found['passes']:,} passes, about {found['seconds'] / 60:.1f} minutes here (heads not counted)"
+        f"{len({cell['id'] for cell in found['cells']})} cells, {found['passes']:,} passes, "
+        f"about {found['seconds'] / 60:.1f} minutes on this machine (training of heads not included)"
     )

@@ -1,4 +1,4 @@
-"""Verbs that show what there is: `report`, `list`, `show` and `doctor`; none of them needs torch."""
+"""The commands `report`, `list`, `show` and `doctor`; none of them needs torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hardsight.core.errors import SpecError
 
 @app.command()
 def report(
-    store: Annotated[Path, typer.Argument(help="A folder that 'hardsight bench' wrote.")],
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; default the store itself.")] = None,
+    store: Annotated[Path, typer.Argument(help="A folder written by 'hardsight bench'.")],
+    out: Annotated[Path | None, typer.Option(help="The folder for the report; default the store itself.")] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make the report of a store again: HTML, CSV, Markdown, LaTeX and JSON. Needs no torch."""
+    """Write the report of a store again: HTML, CSV, Markdown, LaTeX and JSON. Needs no torch."""
     from hardsight.store.cells import Store
 
     cells = Store(store, must_exist=True).cells()
     if not cells:
-        raise SpecError(f"{store} holds no results yet; run 'hardsight bench --store {store}' first")
+        raise SpecError(f"{store} contains no results yet; run 'hardsight bench --store {store}' first")
     paths = write_report(cells, out or store, title or store.resolve().name)
     print_table(cells, as_json)
     if not as_json:
@@ -42,7 +42,7 @@ def list_(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """List what there is to name. Needs no torch."""
+    """List the available encoders, attacks, losses, and so on. Needs no torch."""
     from hardsight.cli.listing import GROUPS, rows_of
 
     one_of(what, (*GROUPS, "recipes"), "list")
@@ -63,13 +63,13 @@ def list_(
 
 @app.command()
 def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
-    """Show a thing: its signature, what it does, its source, and what the spec means in full; a recipe as it is. Needs no torch."""
+    """Show the signature, description, source and full spec of a name, or the text of a recipe. Needs no torch."""
     from hardsight.specs import catalog
     from hardsight.specs.recipe import SHIPPED
     from hardsight.specs.syntax import read
     from hardsight.specs.syntax import show as written
 
-    if spec in {path.stem for path in SHIPPED.glob("*-*.toml")}:  # a name in the catalog has no hyphen
+    if spec in {path.stem for path in SHIPPED.glob("*-*.toml")}:  # names in the catalog have no hyphen
         typer.echo((SHIPPED / f"{spec}.toml").read_text(encoding="utf-8").rstrip())
         return
     call = read(spec)
@@ -81,7 +81,7 @@ def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine has: versions, devices, optional packages, and the environment variables that are read."""
+    """Show versions, devices, optional packages, and the environment variables that hardsight reads."""
     from hardsight.core.machine import facts as machine_facts
 
     facts = machine_facts()

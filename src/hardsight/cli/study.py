@@ -1,4 +1,4 @@
-"""The verb `study`: several arms, several seeds, one table with what differs."""
+"""The command `study`: several arms and seeds, and one table with their differences."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hardsight.cli.base import Device, app
 @app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="A study's TOML file: [measure], [arms.NAME], [[compare]].")],
-    out: Annotated[Path | None, typer.Option(help="Where runs, results and the table go; default runs/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for runs, results and table; default runs/<name>.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Train several arms with several seeds, measure them alike, and tell what differs. Run it again to go on."""
+    """Train several arms with several seeds, measure them in the same way, and compare them. Run it again to resume."""
     from hardsight.measure import study as studies
 
     chosen = studies.read_study(file)

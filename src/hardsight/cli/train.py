@@ -1,4 +1,4 @@
-"""Verbs that train encoders: `pretrain`, `harden` and `resume`."""
+"""The commands that train encoders: `pretrain`, `harden` and `resume`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Changes the recipe: epochs=5, method.temperature=0.5. Repeatable."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: epochs=5, method.temperature=0.5. Repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option(help="The run's folder; default runs/<name>.")]
 Minutes = Annotated[
-    float | None, typer.Option(help="Stop after so many minutes, saved; 'hardsight resume' goes on.", min=0.0)
+    float | None, typer.Option(help="Save and stop after this many minutes; continue with 'hardsight resume'.", min=0.0)
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of new weights, views and batches.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed of new weights, views and batches.")]
 
 
 @app.command()
@@ -37,9 +37,9 @@ def pretrain(
     device: Device = "auto",
     minutes: Minutes = None,
 ) -> None:
-    """Train an encoder by a recipe. Run it again to go on where it stopped; under torchrun, on several devices.
+    """Train an encoder with a recipe. Run it again to resume; use torchrun for several devices.
 
-    The encoder is then run:FOLDER: hardsight bench --encoder run:runs/made-simclr.
+    The trained encoder is run:FOLDER: hardsight bench --encoder run:runs/made-simclr.
     """
     from hardsight.training.engine.recipe import read_recipe
 
@@ -50,8 +50,8 @@ def pretrain(
 def harden(
     encoder: Annotated[str | None, typer.Option(help="The encoder to harden, as a spec.")] = None,
     method: Annotated[str | None, typer.Option(help="How, such as 'deacl(weight=2)'; see: hardsight list methods.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data whose training part is seen, such as folder:PATH.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", min=1)] = None,
+    data: Annotated[str | None, typer.Option(help="Data to train on (its training split), such as folder:PATH.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", min=1)] = None,
     recipe: Annotated[str | None, typer.Option(help="A training recipe to take the rest from.")] = None,
     out: Out = None,
     setting: Setting = None,
@@ -59,9 +59,9 @@ def harden(
     device: Device = "auto",
     minutes: Minutes = None,
 ) -> None:
-    """Make an encoder that there is more robust; it starts as it came. By default DeACL, 5 epochs of AdamW at 1e-4.
+    """Make an existing encoder more robust, starting from its weights. Default: DeACL, 5 epochs of AdamW at 1e-4.
 
-    The hardened encoder is then run:FOLDER: hardsight bench --encoder run:runs/made_simclr-deacl.
+    The hardened encoder is run:FOLDER: hardsight bench --encoder run:runs/made_simclr-deacl.
     """
     from hardsight.specs.catalog import complete
     from hardsight.training.engine.recipe import TrainingRecipe, read_recipe
@@ -87,7 +87,7 @@ def resume(
     device: Device = "auto",
     minutes: Minutes = None,
 ) -> None:
-    """Go on with a run that stopped, from its last checkpoint, by the recipe in its folder."""
+    """Resume a stopped run from its last checkpoint, with the recipe in its folder."""
     from hardsight.training.engine.recipe import recipe_of_run
 
     _train(_changed(recipe_of_run(run), setting, None), run, device, minutes)
@@ -114,13 +114,13 @@ def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float
     from hardsight.core.progress import Watch
     from hardsight.training.engine.loop import train
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # what ends a job is no other than Ctrl-C
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # job schedulers send SIGTERM: treat it as Ctrl-C
     folder = out or Path("runs") / recipe.name
-    leads = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one talks
+    leads = os.environ.get("RANK", "0") == "0"  # under torchrun only one process prints
     path = train(recipe, folder, pick_device(device), Watch(quiet=not leads), minutes)
     if leads and path is not None:
         typer.echo(path)
     if path is None:
         if leads:
-            typer.echo(f"hardsight: saved after {minutes:g} minutes; 'hardsight resume {folder}' goes on", err=True)
+            typer.echo(f"hardsight: saved after {minutes:g} minutes; continue with 'hardsight resume {folder}'", err=True)
         raise typer.Exit(130)

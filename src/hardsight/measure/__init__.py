@@ -1,4 +1,4 @@
-"""Cells: which are missing, measuring them, doubting the result, comparing arms.
+"""Measurement: plan the cells of a recipe, measure the missing ones, audit the results, compare arms of a study.
 
-In: a recipe. Out: rows in a store. A new check of the audit goes to `checks/`; a new question about an encoder is a file here.
+In: a recipe. Out: rows in a store. A new audit check goes into `checks/`; a new kind of measurement is a file here.
 """

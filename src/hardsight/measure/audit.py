@@ -1,4 +1,4 @@
-"""The evaluation linter: is this robustness number to be trusted? Every registered check, on a few images, with its reason."""
+"""The audit of a robustness evaluation: can the number be trusted? Runs every registered check on a few images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from hardsight.measure.checks.base import Case
 from hardsight.specs.catalog import build, entries
 
 FIRST = ("repeats",)
-"""Checks whose failure makes the others' answers worthless."""
+"""Checks that run first: if one of them fails, the results of the others mean little."""
 
 
-READINGS, RUNS = 170, 6
-"""What all checks take of an image at most: readings of their own, and runs of the whole attack."""
+PASSES, RUNS = 170, 6
+"""Upper bounds per image over all checks: their own forward passes, and runs of the whole attack."""
 
 
-def readings(attack: Attack) -> int:
-    """How many forward passes an image is in at most, while its number under that attack is audited."""
-    return READINGS + RUNS * attack.passes
+def audit_passes(attack: Attack) -> int:
+    """The maximal number of forward passes per image in an audit of that attack."""
+    return PASSES + RUNS * attack.passes
 
 
 def audit(case: Case) -> dict[str, Any]:
-    """What each check finds: {"images", "seconds", "verdict", "checks": [{"name", "title", "verdict", "reason"}, ...]}.
+    """Runs all checks: {"images", "seconds", "verdict", "checks": [{"name", "title", "verdict", "reason"}, ...]}.
 
-    The verdict is the worst of all. Raises nothing of its own: a check that a system can't be asked answers "none".
+    The overall verdict is the worst of all. A check that does not apply to a system returns "none" and raises nothing.
     """
     started, found = time.monotonic(), []
     names = [name for name, entry in entries().items() if entry.kind == "Check"]

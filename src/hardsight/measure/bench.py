@@ -1,4 +1,4 @@
-"""A grid, the cells that are missing from the store, and running them: what is done is never done again."""
+"""Runs the cells of a plan that are missing in the store; finished cells are never computed again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from hardsight.tasks.base import System
 
 
 class Bench:
-    """Runs the cells of a plan that the store lacks."""
+    """Measures and audits the cells of a plan that the store lacks; `gallery`: example images stored per cell."""
 
     def __init__(
         self,
@@ -55,10 +55,10 @@ class Bench:
         self.device = pick_device(device)
         self.watch = watch or Watch(quiet=True)
         self.systems = Systems(plan, store, self.device, on_error, self.watch)
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def run(self) -> list[StoredCell]:
-        """Every cell of the plan, measured now or before. What is written stays, whenever this is interrupted."""
+        """Returns every cell of the plan, measured now or before. Finished chunks are kept if this is interrupted."""
         missing = {one.cell.id for one in self.plan.resolved if not self._is_done(one.cell)}
         unaudited = {
             one.cell.id
@@ -66,7 +66,7 @@ class Bench:
             if (stored := self.store.cell(one.cell.id)) is None or not stored.audit
         }
         to_measure = [one for one in self.plan.resolved if one.cell.id in missing]
-        for one in reversed(to_measure):  # all of them once, before anything is written: a misspelt one is told at once
+        for one in reversed(to_measure):  # check all before anything is written, so that a wrong spec is reported at once
             self.systems.forget_others(one.cell)
             self.systems.check(one)
         if to_measure:
@@ -95,14 +95,14 @@ class Bench:
         for place, span in chunks(cell.count, cell.chunk):
             if not stored.has(place):
                 batch = load(one.images, [places[at] for at in span], self.on_error, skipped)
-                if not batch.ids:  # none of them could be read: an empty chunk, so that the cell can be finished
+                if not batch.ids:  # no image could be read: write an empty chunk, so that the cell can be finished
                     stored.write_chunk(place, {})
                     bar.advance(len(span) * attack.passes)
                     continue
                 rng = seeds.generator(cell.id, place)
                 x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
                 keep = self.gallery if place == 0 else 0
-                with seeded(seeds.seed_of(cell.id, place, "model")):  # an encoder may draw too: fresh crops
+                with seeded(seeds.seed_of(cell.id, place, "model")):  # an encoder may draw random numbers too: random crops
                     rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
                     write_arrays(stored.path / "gallery.npz", seen)
@@ -111,7 +111,7 @@ class Bench:
         self._finish(one, stored, time.monotonic() - started, skipped)
 
     def _audit(self, one: Resolved) -> None:
-        """Asks every check about the cell's number, on the first few of its images, and stores what they say."""
+        """Runs every check for the cell on its first few images, and stores the findings."""
         cell, system, stored = one.cell, self.systems.system(one), self.store.cell(one.cell.id)
         assert stored is not None
         spec, attack, count = self.plan.audit_of(one)
@@ -131,14 +131,14 @@ class Bench:
                 self.watch.note(f"  {check['verdict']}: {check['title']}: {check['reason']}")
 
     def _found_elsewhere(self, cell: Cell, ids: list[str]) -> dict[str, Tensor]:
-        """What the same attack found for these images on the encoders before this one, by their names."""
+        """By encoder name: x_adv of the same attack for these images on the encoders before this one."""
         found = {}
         for other in (one.cell for one in self.plan.audited()):
             if other.encoder == cell.encoder:
                 break
             stored = self.store.cell(other.id)
-            alike = (other.task, other.data, other.attack, other.threat) == (cell.task, cell.data, cell.attack, cell.threat)
-            if alike and stored is not None and (path := stored.path / "audit.npz").exists():
+            same = (other.task, other.data, other.attack, other.threat) == (cell.task, cell.data, cell.attack, cell.threat)
+            if same and stored is not None and (path := stored.path / "audit.npz").exists():
                 rows = read_arrays(path)
                 if list(rows["id"]) == ids:
                     found[stored.what["encoder_name"]] = torch.from_numpy(rows["x_adv"]).float().to(self.device)
@@ -157,8 +157,8 @@ class Bench:
 
         def other(spec: str) -> System:
             encoder, rest = show(minimal(complete(spec, "Encoder"))), cell.stamp.partition(":")[2]
-            beside = replace(cell, encoder=encoder, stamp=f"{stamp(encoder, 'Encoder')}:{rest}")
-            return self.systems.system(replace(one, cell=beside))
+            other_cell = replace(cell, encoder=encoder, stamp=f"{stamp(encoder, 'Encoder')}:{rest}")
+            return self.systems.system(replace(one, cell=other_cell))
 
         return Lab(system, one.threat, train, other, seeds.generator(cell.id, "lab"))
 
@@ -171,7 +171,7 @@ class Bench:
             )
         counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
         summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
-        if members_of(rows):  # a suite: the set's worst case first, that of each image beside it
+        if members_of(rows):  # a suite: the worst case over the whole set, and with `_by_image` that of each image
             summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
         stored.finish(
             {
@@ -197,8 +197,8 @@ class Bench:
             + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
         )
         for message in [*skipped, *self.systems.skipped(cell)]:
-            if message not in self._told:
-                self._told.add(message)
+            if message not in self._noted:
+                self._noted.add(message)
                 self.watch.note(f"left out: {message}")
 
     def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Holds the store for this process; `StoreError` where another run is writing to it."""
+        """Locks the store for this process; `StoreError` if another run is writing to it."""
         if not self.store.path.exists() or platform.system() == "Windows":
             yield
             return
@@ -233,13 +233,13 @@ class Bench:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise StoreError(
-                    f"another run is writing to {self.store.path}; wait for it, or give another --store"
+                    f"another run is writing to {self.store.path}; wait until it has finished, or give another --store"
                 ) from None
             yield
 
 
 def _short(encoder: str | Call) -> str:
-    """What a bar calls an encoder: the name or file within its spec, and around it what it is made into: clips(resnet18)."""
+    """An encoder's name in progress bars: the name or file in its spec, and the wrapper around it: clips(resnet18)."""
     call = read(encoder) if isinstance(encoder, str) else encoder
     inner = call.arguments[0][1] if call.arguments else None
     if isinstance(inner, Call):

@@ -1,6 +1,6 @@
-"""One number to measure: the specs that fix it (`Cell`), and the objects that these name (`Resolved`), built once.
+"""One number to measure: the specs that define it (`Cell`), and the objects built from them once (`Resolved`).
 
-Everything that plans, measures or audits takes the resolved cell; nothing else builds from a cell's texts.
+Everything that plans, measures or audits takes the resolved cell; no other code builds objects from a cell's specs.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from hardsight.specs.syntax import calls_in, show
 from hardsight.tasks.base import Task
 
 MEASURE = 2
-"""Raised when a change of this code changes what cells measure: what older code measured is then not taken for it."""
+"""Increased when a change of this code changes the measured numbers, so that results of older code are not reused."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number to measure, by the specs that fix it; texts are minimal specs."""
+    """One number to measure, by the specs that define it, written in minimal form.
+
+    stamp: hashes of the files behind encoder and data. beside: stamps of the surrogate encoders of a transfer attack.
+    """
 
     encoder: str
     task: str
@@ -47,7 +50,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """The fingerprint of what fixes the number; names that tables print are not among it."""
+        """The fingerprint of everything that determines the number; names that only tables print are not part of it."""
         specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
         rest = (
             MEASURE,
@@ -64,7 +67,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A cell with what its specs name. attack_name: what tables call its attack."""
+    """A cell with the objects that its specs name. attack_name: the attack's name in tables."""
 
     cell: Cell
     task: Task
@@ -76,24 +79,24 @@ class Resolved:
 
     @property
     def images(self) -> Images:
-        """The split that the cell is measured on."""
+        """The split on which the cell is measured."""
         return self.data.split(self.cell.split)
 
     @property
     def passes(self) -> int:
-        """Images x readings, at most."""
+        """Images x forward passes, at most."""
         parts = getattr(self.threat, "parts", ()) or (None,)
         return self.cell.count * on(self.attack, self.task.target).passes * len(parts)
 
     @property
     def natural(self) -> bool:
-        """Whether there is no adversary in it: no attack, a corruption, or noise."""
+        """Whether there is no adversary: clean images, a corruption, or noise."""
         search = getattr(self.attack, "search", None)
         return self.cell.column == "clean" or getattr(self.attack, "natural", getattr(search, "natural", False))
 
 
 def attack_name(spec: str, attack: Attack) -> str:
-    """What tables call the attack that the spec names: its title, or its entry's with the arguments that are not the defaults."""
+    """The attack's name in tables: its title, or the title of its entry with the arguments that differ from the defaults."""
     call = minimal(spec)
     if call.name == "attack" and len(call.arguments) == 1:
         return show(call.arguments[0][1])
@@ -104,18 +107,18 @@ def attack_name(spec: str, attack: Attack) -> str:
 
 
 def sources(attack: str) -> list[str]:
-    """The other encoders that an attack's spec names: those it is transferred from."""
+    """The surrogate encoders that a transfer attack's spec names."""
     return [str(call.get("source")) for call in calls_in(complete(attack)) if call.name == "transfer"]
 
 
 def stamp(spec: str, kind: str) -> str:
-    """What lies behind a spec on this disk, as a hash: other files under the same name make another cell.
+    """A hash of the files on this disk that a spec refers to: other files under the same name make another cell.
 
-    Of a checkpoint or a run's encoder its bytes, of an embedded encoder the listed hash, of a data folder the names and sizes of its files;
-    empty where a spec says it all.
+    Of a checkpoint or a run's encoder: its bytes; of a zoo encoder: the listed hash; of a data folder: the names and sizes
+    of its files. Empty if the spec refers to no file.
     """
     inner = [one for _, value in complete(spec, kind).arguments for one in calls_in(value)]
-    if any(find(one.name).kind == kind for one in inner):  # an encoder made of another: what lies behind both
+    if any(find(one.name).kind == kind for one in inner):  # an encoder that wraps another: the hash of the inner one
         found = [stamp(show(one), kind) for one in inner if find(one.name).kind == kind]
         return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if any(found) else ""
     call = complete(spec, kind)

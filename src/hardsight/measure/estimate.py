@@ -1,4 +1,4 @@
-"""What a plan will cost: passes counted, and time from a few passes of each encoder on this machine."""
+"""The cost of a plan: the number of forward passes, and the time extrapolated from a few passes of each encoder here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from hardsight.encoders import load_encoder
 from hardsight.losses.objective import against, loss_and_grad, still
-from hardsight.measure.audit import readings
+from hardsight.measure.audit import audit_passes
 from hardsight.measure.bench import Bench
 from hardsight.measure.cells import Resolved
 
 
 def estimate(runner: Bench) -> dict[str, Any]:
-    """Every cell with its passes (images x readings, at most) and seconds, and every audit; those in the store cost nothing."""
+    """Every cell and audit with its passes (images x forward passes, at most) and seconds; 0 for those in the store."""
     audited = {one.cell.id for one in runner.plan.audited()}
     speed: dict[tuple[str, str], float] = {}
     cells = []
@@ -26,7 +26,7 @@ def estimate(runner: Bench) -> dict[str, Any]:
         works = [(cell.column, stored is not None and stored.done is not None, one.passes)]
         if cell.id in audited:
             _, attack, count = runner.plan.audit_of(one)
-            works.append(("audit", stored is not None and bool(stored.audit), count * readings(attack)))
+            works.append(("audit", stored is not None and bool(stored.audit), count * audit_passes(attack)))
         for column, done, passes in works:
             if not done and key not in speed:
                 speed[key] = _seconds_a_pass(runner, one)
@@ -44,7 +44,7 @@ def estimate(runner: Bench) -> dict[str, Any]:
 
 
 def _seconds_a_pass(runner: Bench, one: Resolved) -> float:
-    """Of one image forward and backward: the least of three timings of a small batch, after one to warm up."""
+    """Seconds per image of one forward and backward pass: the minimum of three timings of a small batch, after a warm-up."""
     encoder = load_encoder(one.cell.encoder, device=runner.device)
     card = one.data.card
     x = torch.rand(8, 3, *([card.frames] if card.frames else []), *card.size, device=runner.device)

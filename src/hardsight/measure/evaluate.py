@@ -1,4 +1,4 @@
-"""A system, an attack, a batch: one row an image. The attack proposes; the verdict is read anew, in float32, on allowed pixels."""
+"""Evaluates an attack on a batch, one row per image: x_adv is projected into the threat set and evaluated in float32."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hardsight.tasks.base import System
 
 Precision = Literal["float32", "bf16"]
 SLACK = 0.005
-"""Half a point of error: an image of a dense task that falls, but for so much, is not worth another search."""
+"""Tolerance on a dense task's error: an image whose float32 error is below 1 by no more than this is not attacked again."""
 STRIP = 4
-"""Frames of a clip that the gallery shows."""
+"""Number of frames of a clip that the gallery shows."""
 
 
 def evaluate(
@@ -36,31 +36,31 @@ def evaluate(
     precision: Precision = "float32",
     gallery: int = 0,
 ) -> tuple[Rows, Rows | None]:
-    """Attacks images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1] with targets y, and judges what came of it.
+    """Attacks images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1] with targets y, and evaluates the result.
 
-    Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...], and
-    "members.<name>.<key>" where a suite keeps each member's outcome, "nearest" where the attack tells the size of the smallest
-    perturbation that fells an image, infinite where it found none) and, of the first `gallery` images, what a person would
-    look at. The search may run in bf16, unless it looks for a nearest point, which lies where bf16 cannot tell the sides; what
-    it found is projected again, read again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger
-    than its threat allows: that would be our bug.
+    Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...]; for a suite also
+    "members.<name>.<key>", each member's counts; for minimal-perturbation attacks "nearest", the size of the minimal
+    perturbation found, infinite if none) and the example data of the first `gallery` images. The search may run in bf16, but
+    not a minimal-perturbation attack: its points are on the decision boundary, whose sides bf16 cannot distinguish. x_adv is
+    always projected and evaluated again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger
+    than its threat allows, which would be a bug in hardsight.
     """
     check_pixels(x)
-    nears = seeks_nearest(on(attack, system.task.target), threat, system.task)
-    precision = "float32" if nears else precision
+    minimal = seeks_nearest(on(attack, system.task.target), threat, system.task)
+    precision = "float32" if minimal else precision
     with in_bf16(system, x) if precision == "bf16" else nullcontext():
         found = attack(system, x, y, threat, rng)
-    x_adv, output = _read(found, system, threat, x, y)
+    x_adv, output = _forward(found, system, threat, x, y)
     if precision == "bf16" and found.error is not None:
         doubtful = ((found.error >= 1) & (system.task.error(output, y) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
             del x_adv, output
-            found = _again(found, doubtful, system, attack, threat, x, y, rng)
-            x_adv, output = _read(found, system, threat, x, y)
+            found = _attack_again(found, doubtful, system, attack, threat, x, y, rng)
+            x_adv, output = _forward(found, system, threat, x, y)
     size = threat.size(x_adv - x)
     if not bool((size <= threat.eps * (1 + 1e-4) + 1e-6).all()):
         raise RuntimeError(
-            f"a perturbation of size {float(size.max()):.6g} left the {threat.norm} ball of eps {threat.eps:.6g}"
+            f"a perturbation of size {float(size.max()):.6g} is outside the {threat.norm} ball of eps {threat.eps:.6g}"
         )
     with torch.no_grad(), still(system.encoder, system.head):
         rows: Rows = {
@@ -72,24 +72,24 @@ def evaluate(
             "halted": _numpy(found.halted),
         }
         rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
-        if nears:
-            fell = system.task.error(system.output(found.x_best_loss), y) >= 1
-            rows["nearest"] = _numpy(torch.where(fell, threat.size(found.x_best_loss - x), torch.inf))
+        if minimal:
+            success = system.task.error(system.output(found.x_best_loss), y) >= 1
+            rows["nearest"] = _numpy(torch.where(success, threat.size(found.x_best_loss - x), torch.inf))
         for name, points in found.members:
-            told = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
-            rows |= {f"members.{name}.{key}": _numpy(value) for key, value in told.items()}
-        seen = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
-    return rows, seen if gallery else None
+            counts = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
+            rows |= {f"members.{name}.{key}": _numpy(value) for key, value in counts.items()}
+        shown = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
+    return rows, shown if gallery else None
 
 
-def _read(found: AttackResult, system: System, threat: Threat, x: Tensor, y: Any) -> tuple[Tensor, Any]:
-    """What was found, projected in the precision of x, and the output for it."""
+def _forward(found: AttackResult, system: System, threat: Threat, x: Tensor, y: Any) -> tuple[Tensor, Any]:
+    """x_adv projected in the dtype of x, and the system's output for it."""
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
         return x_adv, shaped(system.output(x_adv), x_adv, y, system.task)
 
 
-def _again(
+def _attack_again(
     found: AttackResult,
     doubtful: Tensor,
     system: System,
@@ -99,7 +99,7 @@ def _again(
     y: Any,
     rng: torch.Generator | None,
 ) -> AttackResult:
-    """Images that fell in bf16 but stand in float32 left the search too early: they are attacked again, in float32."""
+    """Attacks the `doubtful` images again in float32: their bf16 search stopped at a point that fails in float32."""
     again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
     x_adv, queries = found.x_adv.to(x.dtype), found.queries.clone()
     x_adv[doubtful] = again.x_adv
@@ -111,7 +111,7 @@ def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids:
     def image(pixels: Tensor) -> np.ndarray:
         return _numpy((pixels * 255).round().byte().permute(0, 2, 3, 1))
 
-    def picture(values: Any) -> np.ndarray:
+    def drawable(values: Any) -> np.ndarray:
         if isinstance(values, list):
             return _boxes(values)
         return _numpy(values.byte() if system.task.name == "segment" else values)
@@ -123,13 +123,13 @@ def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids:
         "image": image(x),
         "x_adv": image(x_adv),
         "delta": _numpy((x_adv - x).permute(0, 2, 3, 1)),
-        "target": picture(y),
-        "answer": picture(system.task.answer(output)[: len(x)]),
+        "target": drawable(y),
+        "answer": drawable(system.task.answer(output)[: len(x)]),
     }
 
 
 def _boxes(answers: list[dict[str, Tensor]]) -> np.ndarray:
-    """The boxes of n images as one array [n, N, 6]: x1 y1 x2 y2 in pixels, the class, -1 where there is no box, the score."""
+    """The boxes of n images as one array [n, N, 6]: x1 y1 x2 y2 in pixels, the class (-1: padding), the score."""
     found = np.full((len(answers), max(len(one["labels"]) for one in answers), 6) if answers else (0, 0, 6), -1, np.float32)
     for place, one in enumerate(answers):
         score = one.get("scores", torch.ones(len(one["labels"])))
@@ -139,7 +139,7 @@ def _boxes(answers: list[dict[str, Tensor]]) -> np.ndarray:
 
 
 def _side_by_side(x: Tensor) -> Tensor:
-    """Images as they are; of clips [B, 3, T, H, W] up to `STRIP` frames, evenly spread, as one picture [B, 3, H, n W]."""
+    """Images unchanged; of clips [B, 3, T, H, W] up to `STRIP` evenly spaced frames side by side, [B, 3, H, n W]."""
     if x.dim() == 4:
         return x
     shown = torch.linspace(0, x.shape[2] - 1, min(STRIP, x.shape[2]), device=x.device).round().long()

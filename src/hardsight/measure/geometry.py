@@ -1,10 +1,10 @@
-"""The geometry of an encoder: images, views of them, EmbedAttack and a linear probe, and what they tell of its embeddings.
+"""Embedding statistics of an encoder, from clean images, random views, EmbedAttack and a linear probe.
 
-    portrait(encoder, "made", "linf(4/255)", count=300)     one encoder's
-    over(encoders, "made", "linf(4/255)")                   of several: a row each
-    over_epochs("runs/x", "made", "linf(4/255)")            of one encoder as it is trained
+    geometry_of(encoder, "made", "linf(4/255)", count=300)  of one encoder
+    over(encoders, "made", "linf(4/255)")                   of several, one result each
+    over_epochs("runs/x", "made", "linf(4/255)")            of one encoder during training
 
-The numbers themselves are `metrics/portrait`'s; here only the embeddings are made.
+Here the embeddings are computed; the statistics are in `metrics/embeddings`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder, Features
 from hardsight.encoders.runs import CARD, LAST
 from hardsight.losses.objective import still
-from hardsight.metrics.portrait import Portrait, Sights, portray
+from hardsight.metrics.embeddings import Embeddings, EncoderGeometry, all_numbers
 from hardsight.probes.linear import fit_probe
 from hardsight.specs.catalog import build
 from hardsight.specs.syntax import Call, read, show
 from hardsight.tasks.base import System, needs
 
 CHUNK = 50
-"""Images whose views and starts one generator draws; part of what fixes a number."""
+"""Images per random generator (views, random starts); changing it changes the numbers."""
 LEAST, MOST = 4, 5000
-"""Images; all pairs of them are held at once."""
+"""Allowed numbers of images; all pairs of them are in memory at once."""
 PROBE = "probe(images=2000)"
 Tick = Callable[[int, int], None]
 
@@ -52,16 +52,16 @@ def over(
     threat: Threat | str,
     tick: Callable[[str, int, int], None] | None = None,
     **how: Any,
-) -> list[Portrait]:
-    """A portrait of each (label, encoder), in their order, on the same images; how: as `portrait` takes it.
+) -> list[EncoderGeometry]:
+    """The statistics of each (label, encoder), in their order, on the same images; how: arguments of `geometry_of`.
 
-    encoders may be made one by one, so that no two are held at once. tick: (label, images done, of all).
+    encoders may be a generator, so that only one is in memory at a time. tick: called with (label, images done, total).
     """
     data = open_data(data) if isinstance(data, str) else data
     found = []
     for label, encoder in encoders:
         step = None if tick is None else lambda done, total, label=label: tick(label, done, total)
-        found.append(portrait(encoder, data, threat, label=label, tick=step, **how))
+        found.append(geometry_of(encoder, data, threat, label=label, tick=step, **how))
     return found
 
 
@@ -72,10 +72,10 @@ def over_epochs(
     tick: Callable[[str, int, int], None] | None = None,
     device: torch.device | str = "cpu",
     **how: Any,
-) -> list[Portrait]:
-    """A portrait of the encoder a training run began with and of each it kept (`snapshots` in its recipe), the last one too.
+) -> list[EncoderGeometry]:
+    """The statistics of a training run's initial encoder, of each snapshot (`snapshots` in its recipe), and of the last one.
 
-    What paper 002's figure 2 asks: how robust an encoder is while it is hardened.
+    As in figure 2 of paper 002: the robustness of an encoder during hardening.
     """
     name, kept = Path(folder).resolve().name, kept_in(folder)
     named = ((f"{name}, epoch {epoch}", load_encoder(call, device)) for epoch, call in kept.items())
@@ -84,7 +84,7 @@ def over_epochs(
 
 
 def kept_in(folder: str | Path) -> dict[int, Call]:
-    """Epoch -> the spec of the encoder as it was then, 0: before training. `SpecError` where the run kept none."""
+    """Epoch -> the spec of that epoch's encoder; 0: before training. `SpecError` if the run saved none."""
     place = Path(folder).expanduser()
     kept = {int(path.stem.removeprefix("epoch-")): path for path in sorted(place.glob("epoch-*.safetensors"))}
     calls = {epoch: Call("run", (("folder", str(place)), ("epoch", epoch))) for epoch in kept}
@@ -94,11 +94,11 @@ def kept_in(folder: str | Path) -> dict[int, Call]:
         calls.setdefault(int(card["epoch"]), Call("run", (("folder", str(place)),)))
         cards.setdefault(int(card["epoch"]), card)
     if not cards:
-        raise SpecError(f"{place} holds no encoder of a training run; its recipe keeps them with 'snapshots = 1'")
+        raise SpecError(f"{place} contains no encoder of a training run; set 'snapshots = 1' in its recipe to save them")
     return {0: read(next(iter(cards.values()))["recipe"]["encoder"]), **dict(sorted(calls.items()))}
 
 
-def portrait(
+def geometry_of(
     encoder: Encoder,
     data: Data | str,
     threat: Threat | str,
@@ -111,12 +111,13 @@ def portrait(
     split: str = "test",
     label: str = "",
     tick: Tick | None = None,
-) -> Portrait:
-    """The geometry of an encoder's pooled embeddings, on the images of a split that a benchmark of that count sees.
+) -> EncoderGeometry:
+    """The statistics of an encoder's pooled embeddings, on the same images of a split as a benchmark with that count.
 
-    threat: where the attacks may go. views: two of an image stand for alignment's pair. probe: how the linear probe is trained,
-    on the data's training part. attack: the label-free one; the probe's own is PGD. k: nearest others that are asked for their
-    class. label: its name in tables, by default the card's. Raises `SpecError` or `DataError` where one of them can't be asked.
+    threat: of both attacks. views: alignment compares two views of an image. probe: how the linear probe is trained, on the
+    training split. attack: the label-free attack; the attack on the probe's loss is PGD. k: number of nearest neighbours for
+    `false_negatives`. label: its name in tables, by default the card's. Raises `SpecError` or `DataError` for arguments that
+    are not possible.
     """
     data = open_data(data) if isinstance(data, str) else data
     ball: Threat = build(threat, "Threat") if isinstance(threat, str) else threat
@@ -127,7 +128,7 @@ def portrait(
     needs(data.card, "geometry", "label", data.card.classes)
     system = fit_probe(encoder, task, data, probe, seed, device)
     if system.encoder is not encoder:
-        raise SpecError(f"'{probe}' tunes the encoder; the geometry asked for is that of the encoder as it is")
+        raise SpecError(f"'{probe}' tunes the encoder, but the geometry is that of the frozen one; use probe(...)")
     weight, bias = affine(system.head, encoder.card.dim)
     images = data.split(split)
     places = choose(images, count)
@@ -139,24 +140,23 @@ def portrait(
         x, y = pixels(batch.images, device), batch.target["label"].to(device)
         rng = {name: seeds.generator("geometry", name, seed, start) for name in ("views", "embed", "task")}
         with torch.no_grad(), still(encoder):
-            seen = [embedded(encoder, one) for one in (x, *pair(x, When(rng["views"]))[:2])]
+            clean, first, second = (embedded(encoder, one) for one in (x, *pair(x, When(rng["views"]))[:2]))
         found = _attacked(system, label_free, x, y, ball, rng["embed"])
         task_found = _attacked(system, build(task.attack, "Attack"), x, y, ball, rng["task"])
-        named = zip(("label", "clean", "first", "second"), (y, *seen), strict=True)
-        parts.append(
-            {"id": np.array(batch.ids), **{name: _numpy(one) for name, one in named}, **found, "fell": task_found["error"]}
-        )
+        tensors = {"label": y, "clean": clean, "first": first, "second": second}
+        arrays = {name: _numpy(one) for name, one in tensors.items()}
+        parts.append({"id": np.array(batch.ids), **arrays, **found, "misclassified": task_found["error"]})
         if tick:
             tick(start + len(x), len(places))
     arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     flat, halted, queries, _ = (arrays.pop(key) for key in ("flat", "halted", "queries", "error"))
-    sights = Sights(**arrays, weight=weight, bias=bias, k=k)
+    embeddings = Embeddings(**arrays, weight=weight, bias=bias, k=k)
     facts = {
         "data": data.card.name,
         "split": split,
         "count": len(places),
         "seed": seed,
-        "threat": _said(ball),
+        "threat": _written(ball),
         "norm": ball.norm,
         "eps": ball.eps,
         "attack": attack,
@@ -168,21 +168,22 @@ def portrait(
         "halted": int(halted.sum()),
     }
     card = encoder.card
-    return Portrait(label or card.name, sights, portray(sights, seed), card.source, facts=facts, card=asdict(card))
+    numbers = all_numbers(embeddings, seed)
+    return EncoderGeometry(label or card.name, embeddings, numbers, card.source, facts=facts, card=asdict(card))
 
 
 def embedded(encoder: Encoder, x: Tensor) -> Tensor:
     """[B, D]: pooled embeddings; `DataError` where one is not finite."""
     found = encoder(x).pooled.float()
     if not bool(torch.isfinite(found).all()):
-        raise DataError(f"{encoder.card.name} gives embeddings that are not finite numbers; its geometry can't be told")
+        raise DataError(f"{encoder.card.name} gives non-finite embeddings (NaN or Inf), so its geometry cannot be computed")
     return found
 
 
 def affine(head: nn.Module, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """(W [K, D], b [K]) of a head that is affine in the pooled embedding, whatever it is made of: read off at 0 and the axes.
+    """(W [K, D], b [K]) of a head that is affine in the pooled embedding, from its outputs at 0 and at the unit vectors.
 
-    Raises `SpecError` where it is not.
+    Raises `SpecError` if it is not affine.
     """
     twin = copy.deepcopy(head).double().eval()
     device = next(iter(twin.parameters()), torch.zeros(0)).device
@@ -194,16 +195,16 @@ def affine(head: nn.Module, dim: int) -> tuple[np.ndarray, np.ndarray]:
         axes = torch.eye(dim, dtype=torch.float64, device=device)
         bias = at(axes[:1] * 0)[0]
         weight = (at(axes) - bias).T
-        there = at(axes.sum(0, keepdim=True) * 3)[0]
-        if not torch.allclose(there, 3 * weight.sum(1) + bias, rtol=1e-6, atol=1e-6):
-            raise SpecError("a margin is told of a linear probe, and this head is none; use classify(head=linear)")
+        elsewhere = at(axes.sum(0, keepdim=True) * 3)[0]
+        if not torch.allclose(elsewhere, 3 * weight.sum(1) + bias, rtol=1e-6, atol=1e-6):
+            raise SpecError("margins need a linear probe, and this head is not linear; use classify(head=linear)")
     return _numpy(weight), _numpy(bias)
 
 
 def _attacked(
     system: System, attack: Attack, x: Tensor, y: Tensor, threat: Threat, rng: torch.Generator
 ) -> dict[str, np.ndarray]:
-    """What the attack came to, read anew on allowed pixels: embeddings, errors, sizes, and how blind its search was."""
+    """Runs the attack and evaluates its projected x_adv: embeddings, errors, sizes, and the diagnostics of the search."""
     found = attack(system, x, y, threat, rng)
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
@@ -218,18 +219,18 @@ def _attacked(
 
 
 def _check(count: int, k: int, threat: Threat, views: Views, spec: str) -> None:
-    """`SpecError` where numbers of an analysis are none that can be asked for."""
+    """`SpecError` if one of the settings is not possible."""
     if not LEAST <= count <= MOST:
-        raise SpecError(f"count is {count}; geometry takes {LEAST} to {MOST} images, as it looks at all pairs of them")
+        raise SpecError(f"count is {count}; geometry takes {LEAST} to {MOST} images, since it compares all pairs of them")
     if k < 1:
-        raise SpecError(f"k is {k}; at least 1 nearest other is asked for its class")
+        raise SpecError(f"k is {k}; it is the number of nearest neighbours, at least 1")
     if not threat.eps > 0:
-        raise SpecError("eps is 0; a local Lipschitz constant needs room to move in")
+        raise SpecError("eps is 0; a local Lipschitz constant needs eps > 0")
     if views.count < 2:
         raise SpecError(f"'{spec}' draws {views.count} view; alignment compares two")
 
 
-def _said(threat: Threat) -> str:
+def _written(threat: Threat) -> str:
     spec = getattr(threat, "spec", None)
     return f"{threat.norm} {threat.eps:g}" if spec is None else show(spec)
 

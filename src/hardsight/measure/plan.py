@@ -1,4 +1,4 @@
-"""What a recipe asks for, cell by cell: the grid of its encoders, tasks, data, attacks and radii, resolved once."""
+"""The cells of a recipe: the grid of its encoders, tasks, data sets, attacks and radii, resolved once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hardsight.specs.syntax import read, show
 from hardsight.tasks.base import Task
 
 Build = Callable[[str, str], Any]
-"""(spec, kind) -> the object, the same one whenever it is asked for again."""
+"""(spec, kind) -> the object, cached: the same one for every call with the same arguments."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a recipe, in order, the data they are on, and what the grid left out (and why).
+    """The cells of a recipe in order, their data sets, and what was left out of the grid, with the reason.
 
-    audit: images that the checks look at, for each encoder, task and data.
+    audit: number of images that the checks use, for each encoder, task and data set.
     """
 
     resolved: tuple[Resolved, ...]
@@ -38,7 +38,7 @@ class Plan:
         return tuple(one.cell for one in self.resolved)
 
     def audited(self) -> list[Resolved]:
-        """Of each encoder, task and data the cell that is audited: at the task's own attack, or else another, and the greatest eps."""
+        """The audited cell of each encoder, task and data set: preferably of the task's own attack, at the largest eps."""
         best: dict[tuple[str, str, str], tuple[bool, float, Resolved]] = {}
         for one in self.resolved if self.audit else ():
             cell = one.cell
@@ -48,18 +48,18 @@ class Plan:
         return [one for _, _, one in best.values()]
 
     def audit_of(self, one: Resolved) -> tuple[str, Attack, int]:
-        """(the attack that the cell is audited under, its spec first, on how many images): dense tasks take half as many."""
+        """(spec, attack, number of images) of the cell's audit; dense tasks use half as many images."""
         count = self.audit if one.task.target == "label" else -(-self.audit // 2)
-        # suites take thousands of readings, and an attack in the embedding sees no head
+        # not a suite, which takes thousands of forward passes, and not an attack on embeddings, which ignores the head
         own = isinstance(one.attack, Single) and one.attack.where == "output"
         spec, attack = (one.cell.attack, one.attack) if own else (one.task.attack, build(one.task.attack, "Attack"))
         return spec, attack, min(count, one.cell.count)
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Opens the data and lists the cells: clean once, each attack at each eps, tasks only on data that carry their target."""
+    """Opens the data and lists the cells: clean once, each attack at each eps, each task on the data that has its target."""
     recipe.check()
-    made: Build = functools.cache(build)
+    cached: Build = functools.cache(build)
     data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
     encoders = {show(minimal(complete(text, "Encoder"))): stamp(text, "Encoder") for text in recipe.encoders}
     probe, found, left_out = show(minimal(recipe.probe)), [], []
@@ -68,11 +68,11 @@ def plan(recipe: Recipe) -> Plan:
         count = min(recipe.count, len(opened.split(recipe.split)))
         for encoder, encoder_stamp in encoders.items():
             for task_text in recipe.tasks:
-                task: Task = made(task_text, "Task")
+                task: Task = cached(task_text, "Task")
                 if task.target not in opened.card.targets:
-                    left_out.append(f"{task.name} on {opened.card.name}: it has no {task.target}")
+                    left_out.append(f"{task.name} on {opened.card.name}: the data has no {task.target}")
                     continue
-                for column, attack, threat, eps_text in _attacks(recipe, task, left_out, made):
+                for column, attack, threat, eps_text in _attacks(recipe, task, left_out, cached):
                     cell = Cell(
                         encoder=encoder,
                         task=show(minimal(task_text)),
@@ -90,42 +90,42 @@ def plan(recipe: Recipe) -> Plan:
                         column=column,
                         eps_text=eps_text,
                     )
-                    built = made(attack, "Attack")
+                    built = cached(attack, "Attack")
                     found.append(
                         Resolved(
                             cell,
                             task,
                             opened,
                             built,
-                            made(threat, "Threat"),
-                            made(probe, "Probe"),
+                            cached(threat, "Threat"),
+                            cached(probe, "Probe"),
                             attack_name(attack, built),
                         )
                     )
     if all(one.cell.column == "clean" for one in found) and (left_out or not found) and set(recipe.attacks) != {"clean"}:
         raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
-    found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # the same number asked for twice is one cell
+    found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # drop duplicates, keep the first
     return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit)
 
 
-def _attacks(recipe: Recipe, task: Task, left_out: list[str], made: Build) -> Iterator[tuple[str, str, str, str]]:
-    """(column, attack, threat, eps as written) for a task."""
-    each = [(text,) if text == "task" else getattr(made(text, "Attack"), "each", (text,)) for text in recipe.attacks]
+def _attacks(recipe: Recipe, task: Task, left_out: list[str], cached: Build) -> Iterator[tuple[str, str, str, str]]:
+    """(column, attack, threat, eps as written) of every attack on a task; what does not fit is added to `left_out`."""
+    each = [(text,) if text == "task" else getattr(cached(text, "Attack"), "each", (text,)) for text in recipe.attacks]
     for text in chain(*each):
         spec = show(minimal(complete(task.attack if text == "task" else text, "Attack")))
-        attack = made(spec, "Attack")
+        attack = cached(spec, "Attack")
         name = attack_name(spec, attack)
         if not attack.fits(task):
-            left_out.append(f"{name} on {task.name}: its loss reads another target")
+            left_out.append(f"{name} on {task.name}: its loss needs another target")
             continue
         if spec == "clean":
             yield "clean", spec, "linf(0)", ""
             continue
-        if own := getattr(attack, "threat", ""):  # it brings its own: one cell, whatever eps the recipe names
+        if own := getattr(attack, "threat", ""):  # a fixed threat of its own: one cell, independent of the recipe's eps
             yield name, spec, own, ""
             continue
         for threat, eps_text in recipe.threats():
-            if why := refusal(attack, made(threat, "Threat"), task.target):
+            if why := refusal(attack, cached(threat, "Threat"), task.target):
                 left_out.append(f"{name} in {show(minimal(threat))}: {why}")
                 continue
             yield text if text in ("task", "embed") else name, spec, show(minimal(threat)), eps_text

@@ -1,6 +1,6 @@
-"""Adversarial images as files. Rounding to 8 bits can leave the ball, so saving has a projection of its own.
+"""Adversarial images as files. Rounding to 8 bits can leave the eps ball, so saving needs its own projection.
 
-Success is told before and after rounding: at small radii the two differ.
+The effect is recorded before and after rounding: at small radii the two differ.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from hardsight.tasks.base import System
 
 LEVELS = 255
 HELD = 256
-"""Images of various sizes that wait for others of their size, at most."""
+"""Maximal number of images in memory that wait for others of the same size to fill a batch."""
 
 
 def to_bytes(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """uint8 images [B, 3, H, W] as near to x_adv as 8 bits allow, within eps of x; x must lie on the 8-bit grid itself.
+    """uint8 images [B, 3, H, W], x_adv rounded to 8 bits within eps of x; `DataError` unless x is on the 8-bit grid.
 
-    Rounded to the grid; where that leaves the ball, the perturbation is shortened first, by the least that helps.
+    Where rounding leaves the ball, the perturbation is first scaled down by the largest factor that keeps it inside.
     """
     base = (x * LEVELS).round()
     if float((x * LEVELS - base).abs().max()) > 1e-3:
         raise DataError(
-            "the clean images are not on the 8-bit grid, so no saved image can be said to lie within eps of them"
+            "the clean images are not on the 8-bit grid (multiples of 1/255), so saved images may be farther than eps away"
         )
     delta = (x_adv - x) * LEVELS
 
@@ -70,14 +70,15 @@ def attack_folder(
     on_error: Literal["stop", "skip"] = "stop",
     tick: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Attacks every image under `source`, writes PNGs of the same names under `target`, and `attack.json` beside them.
+    """Attacks every image under `source`; writes PNGs of the same names and `attack.json` to `target`.
 
-    Images keep their own size. An attack that needs labels is aimed away from the system's own clean answer.
-    Returns what attack.json holds: a record an image, with sizes and how far the embedding moved, before and after rounding.
+    Images keep their own size. An attack that needs labels takes the system's predictions on the clean images as labels.
+    Returns the content of attack.json: one record per image, with the size of the perturbation and the relative distance by
+    which the embedding moved, both before and after rounding. Raises `DataError` if `target` is inside `source`.
     """
     if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
         raise DataError(
-            f"{target} lies within {source}: adversarial images would stand among the clean ones; give another --out"
+            f"{target} lies within {source}: adversarial images would be mixed with the clean ones; give another --out"
         )
     paths = list_images(source)
     names = _names(paths, source)
@@ -139,7 +140,7 @@ def _attack_batch(
     names: dict[Path, Path],
 ) -> list[dict[str, Any]]:
     with torch.no_grad(), still(system.encoder, system.head):
-        label = None if attack_is_blind(attack) else system.task.answer(system.output(x))
+        label = None if label_free(attack) else system.task.answer(system.output(x))
     found = threat.project(attack(system, x, label, threat, rng).x_adv, x)
     saved = to_bytes(found, x, threat)
     read_back = saved.float() / LEVELS
@@ -168,21 +169,21 @@ def _attack_batch(
 
 
 def _names(paths: list[Path], source: Path) -> dict[Path, Path]:
-    """What each image is saved as: its own name with .png; a.png and a.jpg of one folder become a.png.png and a.jpg.png."""
+    """The file name of each saved image: its own with .png; a.png and a.jpg in one folder become a.png.png and a.jpg.png."""
     names = {path: path.relative_to(source).with_suffix(".png") for path in paths}
-    often = Counter(names.values())
-    names = {path: name if often[name] == 1 else name.with_name(f"{path.name}.png") for path, name in names.items()}
+    count = Counter(names.values())
+    names = {path: name if count[name] == 1 else name.with_name(f"{path.name}.png") for path, name in names.items()}
     if len(set(names.values())) < len(names):
         return {path: Path(f"{path.relative_to(source)}.png") for path in paths}
     return names
 
 
-def written(thing: object) -> str:
-    """A thing's spec as text; empty where it has none."""
-    spec = getattr(thing, "spec", None)
+def written(built: object) -> str:
+    """The spec of a built object as text; empty if it has none."""
+    spec = getattr(built, "spec", None)
     return show(minimal(spec)) if spec is not None else ""
 
 
-def attack_is_blind(attack: Attack) -> bool:
-    """Whether the attack needs no label, and no head."""
+def label_free(attack: Attack) -> bool:
+    """Whether the attack needs neither labels nor a head."""
     return isinstance(attack, Single) and attack.where != "output" and not attack.aim.label

@@ -1,7 +1,8 @@
-"""What an attack costs on this machine, as a ratio to the floor: the bare forward and input-gradient passes it cannot do without.
+"""The cost of an attack on this machine, relative to a floor: its bare forward and input-gradient passes.
 
-The floor is eager float32, weights as they come, the same batch, the attack's own number of gradient steps, and nothing else.
-All contestants run in turn, round after round, in one process: on a shared machine only ratios within a run mean something.
+The floor is eager float32 on the same batch, with unmodified weights, the attack's number of gradient steps, and nothing
+else. All variants run in turn, round after round, in one process: on a shared machine only ratios within a run are
+meaningful.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from hardsight.tasks.base import System
 
 @dataclass(frozen=True)
 class Pace:
-    """One contestant: median seconds, ratio to the floor, peak memory and its ratio, the task's figure, readings an image."""
+    """One variant: median seconds and their ratio to the floor (with minimum and maximum), peak memory and its ratio,
+    the task's headline figure, forward passes per image.
+    """
 
     name: str
     seconds: float
@@ -52,20 +55,22 @@ def speed(
     tick: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Pace]:
-    """Times the floor, the attack alone with every image staying to its end, and evaluations with it, in float32 and in bf16.
+    """Times the floor, the attack alone without early exit, and whole evaluations in float32 and bf16.
 
-    An evaluation reads the verdict anew, in float32; images that have fallen leave it where the attack has early exit.
+    An evaluation includes the final float32 forward pass; with early exit, misclassified images leave the batch.
 
-    x [B, 3, H, W] in [0, 1], y its targets. ratio: the median over rounds of seconds over the same round's floor; spread its
-    least and greatest. clock: `time.process_time` counts this process's own seconds, where others keep the machine busy. Memory is the allocator's peak above what was held before, measured in a round of its own.
+    x [B, 3, H, W] in [0, 1], y its targets. ratio: the median over rounds of seconds divided by the same round's floor;
+    spread: its minimum and maximum. clock: `time.process_time` counts only this process's seconds, for a busy machine.
+    Memory is the allocator's peak above what was allocated before, measured in an extra round. Raises `SpecError` for an
+    attack without gradient steps.
     """
     attack = on(attack, system.task.target)
     steps = gradient_steps(attack, system.task.target)
     if steps < 1 or rounds < 1:
-        raise SpecError("speed compares an attack that takes gradients with its floor; this one takes none, or rounds is 0")
+        raise SpecError("speed needs an attack that takes gradients, to compare it with its floor, and at least 1 round")
     runs: dict[str, Callable[[], Any]] = {"floor": lambda: _floor(system, attack, x, y, steps)}
 
-    def contestant(attack: Attack, precision: Precision) -> Callable[[], Any]:
+    def evaluation(attack: Attack, precision: Precision) -> Callable[[], Any]:
         return lambda: evaluate(system, attack, threat, x, y, ["?"] * len(x), seeds.generator("speed", seed), precision)[0]
 
     def alone() -> None:
@@ -74,11 +79,11 @@ def speed(
     whole = staying(attack)
     runs["attack alone, float32, every image stays"] = alone
     if whole is not attack:
-        runs["float32, every image stays"] = contestant(whole, "float32")
-    runs["float32"] = contestant(attack, "float32")
+        runs["float32, every image stays"] = evaluation(whole, "float32")
+    runs["float32"] = evaluation(attack, "float32")
     if whole is not attack:
-        runs["bf16, every image stays"] = contestant(whole, "bf16")
-    runs["bf16"] = contestant(attack, "bf16")
+        runs["bf16, every image stays"] = evaluation(whole, "bf16")
+    runs["bf16"] = evaluation(attack, "bf16")
 
     memory, rows = {}, {}
     total = (rounds + 1) * len(runs)
@@ -99,12 +104,12 @@ def speed(
 
 
 def gradient_steps(attack: Attack, target: str) -> int:
-    """How many gradients an image needs at most, of an attack on that target."""
+    """The maximal number of gradient steps per image of an attack on that target."""
     return sum(search.gradients * times for search, times in searches(attack, target))
 
 
 def staying(attack: Attack) -> Attack:
-    """The attack with early exit and patience switched off, or itself where it has neither."""
+    """The attack with early exit and patience switched off; the same object if it has neither."""
     if isinstance(attack, Cascade):
         members = tuple(staying(member) for member in attack.members)
         changed = any(one is not other for one, other in zip(members, attack.members, strict=True))
@@ -119,7 +124,7 @@ def staying(attack: Attack) -> Attack:
 
 
 def peak(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
-    """(greatest number of bytes held beyond those held before, what the run returns)."""
+    """(peak of bytes allocated during the run, beyond those allocated before; the run's return value)."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated(device)
@@ -129,10 +134,10 @@ def peak(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
         return torch.cuda.max_memory_allocated(device) - before, found
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         found = run()
     held = greatest = 0
-    for event in told.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiled.profiler.kineto_results.events():  # type: ignore[union-attr]
         if event.name() == "[memory]":
             held += event.nbytes()  # type: ignore[attr-defined]
             greatest = max(greatest, held)
@@ -140,7 +145,7 @@ def peak(run: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
 
 
 def _floor(system: System, attack: Attack, x: Tensor, y: Any, steps: int) -> None:
-    """The passes alone: of the task's own loss at its output, or of features where the attack reads no more than those."""
+    """The bare passes: of the task's loss through encoder and head, or of the features if the attack needs only those."""
     features = attack.reading(system, y) if isinstance(attack, Single) and attack.where != "output" else None
     for _ in range(steps):
         here = x.detach().requires_grad_(True)

@@ -1,8 +1,8 @@
-"""A study trains several arms with several seeds, measures them all alike, and tells what differs beyond the seeds' scatter.
+"""A study trains several arms with several seeds, measures them in the same way, and reports their differences over seeds.
 
-A TOML file says it: `[measure]` is a recipe of `hardsight bench` without encoders; each `[arms.NAME]` is a training recipe by
-name with `set = [...]`, or an `encoder` that is there already; `[[compare]]` names two arms, or three for a gap's closure.
-Everything is kept in one folder, arm by arm and seed by seed, so the same command goes on where it stopped.
+It is defined by a TOML file: `[measure]` is a recipe of `hardsight bench` without encoders; each `[arms.NAME]` is a training
+recipe by name with `set = [...]`, or an existing `encoder`; `[[compare]]` names two arms, or three for the share of a gap
+that is closed. Everything is stored in one folder, per arm and seed, so that the same command resumes an interrupted study.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from hardsight.training.engine.recipe import TrainingRecipe, need_same, read_rec
 
 TRAINING = "training"
 NOTED = 5.0
-"""Seconds between two notes of how long a training takes."""
+"""Seconds between two updates of the recorded training time."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """encoder: a spec, of an arm that trains nothing. after: the arm whose encoder, of the same seed, this one starts from."""
+    """encoder: the spec of an existing encoder, for an arm without training. after: the arm whose encoder is the start."""
 
     name: str
     recipe: str = ""
@@ -51,7 +51,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """of minus to; with gap, (of - to) / (gap - to): which share of the gap from `to` to `gap` is closed."""
+    """`of` minus `to`; with `gap`, (of - to) / (gap - to): the share of the gap from `to` to `gap` that is closed."""
 
     of: str
     to: str
@@ -69,11 +69,11 @@ class Study:
 
 
 Figures = dict[str, dict[str, Any]]
-"""By what is measured ("PGD 4/255 on classify, CIFAR-10"): its unit, and by arm a number a seed."""
+"""By what is measured ("PGD 4/255 on classify, CIFAR-10"): its unit, and for each arm one number per seed."""
 
 
 def read_study(path: Path) -> Study:
-    """The study of a TOML file; `SpecError` for what cannot be meant."""
+    """The study of a TOML file; `SpecError` if it is not valid."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -84,61 +84,61 @@ def read_study(path: Path) -> Study:
     _need(content, known, str(path))
     for key in ("measure", "arms"):
         if not isinstance(content.get(key), dict) or not content[key]:
-            raise SpecError(f"{path}: a study needs [{key}]")
+            raise SpecError(f"{path}: a study needs a table [{key}]")
     arms: list[Arm] = []
-    for name, said in content["arms"].items():
-        arms.append(_arm(name, said, arms, f"{path}, arm '{name}'"))
+    for name, given in content["arms"].items():
+        arms.append(_arm(name, given, arms, f"{path}, arm '{name}'"))
     compare = []
-    for said in content.get("compare", []):
-        _fields(said, Comparison, ("of", "to"), f"{path}, a comparison")
-        compare.append(Comparison(**said))
+    for given in content.get("compare", []):
+        _fields(given, Comparison, ("of", "to"), f"{path}, a comparison")
+        compare.append(Comparison(**given))
         for arm in filter(None, (compare[-1].of, compare[-1].to, compare[-1].gap)):
             if arm not in content["arms"]:
                 raise SpecError(f"{path}: there is no arm '{arm}'{nearest(arm, list(content['arms']))}")
     for key in ("encoders", "seed"):
         if key in content["measure"]:
-            raise SpecError(f"{path}, [measure]: '{key}' is the arms' own; it has no place here")
+            raise SpecError(f"{path}, [measure]: '{key}' is not allowed here, since the arms and 'seeds' set it")
     measure = recipes.from_dict({**content["measure"], "encoders": ["tiny"]}, f"{path}, [measure]", path.stem).check()
     seeds = content.get("seeds", 3)
     if not isinstance(seeds, int) or seeds < 1:
-        raise SpecError(f"{path}: seeds is {seeds!r}; it is how many, at least 1")
+        raise SpecError(f"{path}: seeds is {seeds!r}; it is the number of seeds, at least 1")
     study = Study(path.stem, content.get("title", path.stem), seeds, measure, tuple(arms), tuple(compare))
     for arm in arms:
-        training_recipe(study, arm, 0, Path())  # a misspelt one is told before anything is trained
+        training_recipe(study, arm, 0, Path())  # so that a wrong recipe is reported before anything is trained
     return study
 
 
-def _arm(name: str, said: Any, above: list[Arm], where: str) -> Arm:
-    _fields(said, Arm, (), where)
-    arm = Arm(name, **{**said, "set": tuple(said.get("set", ()))})
+def _arm(name: str, given: Any, above: list[Arm], where: str) -> Arm:
+    _fields(given, Arm, (), where)
+    arm = Arm(name, **{**given, "set": tuple(given.get("set", ()))})
     if bool(arm.recipe) == bool(arm.encoder):
-        raise SpecError(f"{where}: it has either a recipe to train by or an encoder that is there")
+        raise SpecError(f"{where}: an arm needs either a recipe to train with or an existing encoder, not both")
     if arm.encoder:
         complete(arm.encoder, "Encoder")
         if arm.set or arm.after:
-            raise SpecError(f"{where}: an encoder that is there takes no '{'set' if arm.set else 'after'}'")
+            raise SpecError(f"{where}: an arm with an existing encoder takes no '{'set' if arm.set else 'after'}'")
     if arm.after and arm.after not in [one.name for one in above]:
-        raise SpecError(f"{where}: after = '{arm.after}' names no arm above it")
+        raise SpecError(f"{where}: after = '{arm.after}' is not an arm defined above it")
     if any(one.replace(" ", "").startswith("seed=") for one in arm.set):
-        raise SpecError(f"{where}: the study gives each run its seed; 'seeds' says how many")
+        raise SpecError(f"{where}: the study sets the seed of each run; give their number as 'seeds'")
     for one in above:
         if _place(Path(), one.name, 0) == _place(Path(), name, 0):
-            raise SpecError(f"{where}: its folder would be that of '{one.name}'; give it another name")
+            raise SpecError(f"{where}: it would have the same folder as '{one.name}'; give it another name")
     return arm
 
 
-def _fields(said: Any, kind: type, needed: tuple[str, ...], where: str) -> None:
-    """`SpecError` unless `said` is a table of such texts as that dataclass takes; `set` is a list of them."""
-    if not isinstance(said, dict):
-        raise SpecError(f"{where}: {said!r} is no table of keys and values")
-    _need(said, [f.name for f in fields(kind) if f.name != "name"], where)
+def _fields(given: Any, kind: type, needed: tuple[str, ...], where: str) -> None:
+    """`SpecError` unless `given` is a table with fields of that dataclass; all are strings, `set` is a list of strings."""
+    if not isinstance(given, dict):
+        raise SpecError(f"{where}: {given!r} is not a table of keys and values")
+    _need(given, [f.name for f in fields(kind) if f.name != "name"], where)
     for key in needed:
-        if key not in said:
+        if key not in given:
             raise SpecError(f"{where}: it needs '{key}'")
-    for key, value in said.items():
+    for key, value in given.items():
         texts = value if key == "set" else [value]
         if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
-            raise SpecError(f"{where}: {key} is {value!r}; it is {'a list of texts' if key == 'set' else 'a text'}")
+            raise SpecError(f"{where}: {key} is {value!r}; it must be {'a list of strings' if key == 'set' else 'a string'}")
 
 
 def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = None) -> Figures:
@@ -164,7 +164,7 @@ def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = 
 
 
 def training_recipe(study: Study, arm: Arm, seed: int, folder: Path) -> TrainingRecipe | None:
-    """What the arm trains by with that seed; None for one that trains nothing."""
+    """The training recipe of an arm and seed; None for an arm with an existing encoder."""
     if not arm.recipe:
         return None
     chosen = read_recipe(arm.recipe)
@@ -177,7 +177,7 @@ def training_recipe(study: Study, arm: Arm, seed: int, folder: Path) -> Training
 
 
 def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch: Watch) -> tuple[str, float | None]:
-    """The arm's encoder as a spec, trained where it is not yet, and the seconds of the processor that its training took."""
+    """(spec, CPU seconds of training) of the arm's encoder, which is trained first if necessary; None: not trained here."""
     recipe = training_recipe(study, arm, seed, folder)
     if recipe is None:
         return arm.encoder, None
@@ -186,7 +186,7 @@ def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch
     origin, start = place / "start.json", stamp(recipe.encoder, "Encoder")
     if origin.exists() and json.loads(origin.read_text()) != start:
         raise StoreError(
-            f"{place} was trained from an encoder that has changed since; delete that folder, or give another --out"
+            f"{place} was trained from an encoder that has changed since then; delete that folder, or give another --out"
         )
     if not (place / "encoder.safetensors").exists():
         write_json(origin, start)
@@ -197,7 +197,7 @@ def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch
 
 @contextmanager
 def _timed(path: Path) -> Iterator[None]:
-    """Adds the processor's seconds to what the file says, as they go by: a run's pieces come together, a killed one's too."""
+    """Adds CPU seconds to the number in the file while the block runs, so that interrupted runs are summed up correctly."""
     before = json.loads(path.read_text()) if path.exists() else 0.0
     started, over = time.process_time(), threading.Event()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def _note(figures: Figures, what: str, unit: str, better: str, arm: str, value: 
 
 
 def markdown(study: Study, figures: Figures) -> str:
-    """Figures by arms, mean over seeds and half of its 95% interval; then each comparison, paired by seed."""
+    """The figures of each arm, as mean over seeds ± half its 95% interval; then the comparisons, paired by seed."""
     lines = [
         f"{study.title}: mean over {study.seeds} seeds ± half of its 95% interval; n = {study.measure.count} images a seed",
         "",
@@ -242,8 +242,8 @@ def markdown(study: Study, figures: Figures) -> str:
     if study.compare:
         lines += ["", "Paired by seed:", "", *_table([_said(one) for one in study.compare])]
         for name, figure in figures.items():
-            told = ["–" if one.gap and name == TRAINING else _difference(one, figure) for one in study.compare]
-            lines.append(_line(_heading(name, figure), told))
+            found = ["–" if one.gap and name == TRAINING else _difference(one, figure) for one in study.compare]
+            lines.append(_line(_heading(name, figure), found))
     return "\n".join(lines) + "\n"
 
 
@@ -268,8 +268,8 @@ def _mean(values: list[float], unit: str, sign: str = "") -> str:
     if not values:
         return "–"
     middle, half = mean_over_runs(values)
-    told = [_unsigned(f"{value:.0f}" if unit == "s" else shown(value, unit)) for value in (middle, half)]
-    return (sign if middle > 0 else "") + told[0] + ("" if math.isnan(half) else f" ± {told[1]}")
+    mean, width = (_unsigned(f"{value:.0f}" if unit == "s" else shown(value, unit)) for value in (middle, half))
+    return (sign if middle > 0 else "") + mean + ("" if math.isnan(half) else f" ± {width}")
 
 
 def _difference(one: Comparison, figure: dict[str, Any]) -> str:
@@ -296,4 +296,4 @@ def _unsigned(number: str) -> str:
 def _need(content: dict[str, Any], known: list[str], where: str) -> None:
     for key in content:
         if key not in known:
-            raise SpecError(f"{where}: there is no '{key}' here{nearest(key, known) or '; known: ' + ', '.join(known)}")
+            raise SpecError(f"{where}: unknown key '{key}'{nearest(key, known) or '; known: ' + ', '.join(known)}")

@@ -1,6 +1,6 @@
-"""Encoders with their heads, for the cells of a plan: from memory, from the store, or trained now and stored.
+"""Encoders with their heads for the cells of a plan: from memory, from the store, or trained now and stored.
 
-One encoder and what belongs to it is in memory at a time: `forget_others` drops the rest.
+Only one encoder, with its features and heads, is in memory at a time: `forget_others` drops the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hardsight.tasks.base import System
 
 
 class Systems:
-    """The systems that a plan's cells measure. on_error: what to do with a training image that cannot be read."""
+    """The systems measured by a plan's cells. on_error: "stop" or "skip" at a training image that cannot be read."""
 
     def __init__(
         self, plan: Plan, store: Store, device: torch.device, on_error: Literal["stop", "skip"], watch: Watch
@@ -41,7 +41,7 @@ class Systems:
         self._systems: dict[tuple[Any, ...], System] = {}
 
     def check(self, one: Resolved) -> None:
-        """Raises what would be raised later: the encoder can be had, the task's head fits it, and there is data to train on."""
+        """Raises early any error of loading the encoder, of building the task's head, or of a missing training split."""
         if one.task.head(self.encoder(one.cell.encoder), one.data.card).state_dict():
             one.data.split("train")
 
@@ -55,22 +55,22 @@ class Systems:
         cell = one.cell
         key = (cell.encoder, cell.task, cell.data, cell.probe, cell.seed)
         if key not in self._systems:
-            self._systems[key] = self._made(one)
+            self._systems[key] = self._build(one)
         return self._systems[key]
 
     def skipped(self, cell: Cell) -> list[str]:
-        """Which training images could not be read, with the reason, where a head was trained in this run."""
+        """The training images that could not be read, with the reason, if a head was trained in this run."""
         bank = next((one for key, one in self._banks.items() if key[:2] == (cell.encoder, cell.data)), None)
         return bank.skipped if bank else []
 
     def forget_others(self, cell: Cell) -> None:
-        """Drops what another encoder or data set needed."""
+        """Drops everything that belongs to another encoder or data set."""
         here = (cell.encoder, cell.data)
         self._encoders = {key: value for key, value in self._encoders.items() if key == cell.encoder}
         self._banks = {key: value for key, value in self._banks.items() if key[:2] == here}
         self._systems = {key: value for key, value in self._systems.items() if (key[0], key[2]) == here}
 
-    def _made(self, one: Resolved) -> System:
+    def _build(self, one: Resolved) -> System:
         cell, task, encoder = one.cell, one.task, self.encoder(one.cell.encoder)
         head = task.head(encoder, one.data.card)
         tunes = hasattr(one.probe, "fit")
@@ -84,7 +84,7 @@ class Systems:
                 return with_weights(encoder, task, one.data, cell.probe, load_file(path), self.device)
             except Exception as error:
                 raise StoreError(
-                    f"cannot read the head {path}: {error}; delete that file, and the next run trains it again"
+                    f"cannot read the head {path}: {error}; delete that file, and the next run will train it again"
                 ) from None
         with self.watch.bar(f"{encoder.card.name} · {task.name} head", 1) as bar:
             bank = None if tunes else self._bank(one, encoder, bar, getattr(head, "layers", ()))
@@ -97,7 +97,7 @@ class Systems:
         return system
 
     def _bank(self, one: Resolved, encoder: Encoder, bar: Bar, layers: tuple[int, ...] = ()) -> Bank:
-        """Features of the training images, with dense ones if any task of the plan will read them, or with those layers."""
+        """Features of the training images: dense ones too if a task of the plan needs them, or those of given layers."""
         cell = one.cell
         same = [o for o in self.plan.resolved if (o.cell.encoder, o.cell.data) == (cell.encoder, cell.data)]
         dense = any(other.task.reads == "dense" for other in same)

@@ -1,7 +1,8 @@
-"""From additive per-image counts to the numbers people print, and how far to trust them; numpy only.
+"""From additive per-image counts to the standard metrics and their confidence intervals; numpy only.
 
-A task counts, per image, integers or sums that may be added over any set of images; a `Metric` turns the sums into standard
-figures. Means, set-level figures (mIoU), intervals and worst cases are all derived here, afterwards, at no cost.
+A task stores, per image, counts or sums that can be added over any set of images; a `Metric` turns these sums into standard
+figures. Means, set-level figures (mIoU), intervals and worst cases are all computed here from the stored counts, without new
+forward passes.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from hardsight.core.errors import SpecError, nearest
 from hardsight.metrics.intervals import bootstrap, wilson
 
 Counts = dict[str, np.ndarray]
-"""Counts by name, each [n, ...] with the images leading."""
+"""Counts by name, each [n, ...] with the images first."""
 
 METRICS = ("classify", "segment", "depth", "detect")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task's counts mean.
+    """How figures are computed from a task's counts.
 
-    labels: key -> (label, unit, "higher" or "lower" is better). shares: every figure is a share of images (Wilson's interval); the
-    others get a percentile bootstrap over images. figures, spread: of counts that are lists and may not be summed (detections), every
-    figure and its interval from the rows as they are.
+    labels: key -> (label, unit, "higher" or "lower" is better). shares: every figure is a share of images (Wilson's
+    interval); other metrics get a percentile bootstrap over images. figures, spread: for counts that are lists and cannot be
+    summed (detections), the functions that compute every figure, and every interval, from the rows directly.
     """
 
     headline: str
@@ -57,7 +58,7 @@ class Metric:
         return {key: float(value[0]) for key, value in self.totals(sums).items()}
 
     def interval(self, counts: Counts, key: str | None = None) -> tuple[float, float]:
-        """The 95% interval of the headline or another figure: Wilson's for a share of images, else a bootstrap over images."""
+        """The 95% interval of `key` (None: the headline): Wilson's for a share of images, else a bootstrap over images."""
         key = key or self.headline
         if self.spread:
             return self.spread(counts)[key]
@@ -70,5 +71,5 @@ class Metric:
 def of(task: str) -> Metric:
     """The metric of a task by its name ("classify", "segment", "depth", "detect"); `SpecError` for another name."""
     if task not in METRICS:
-        raise SpecError(f"no metric is known for the task '{task}'{nearest(task, METRICS)}")
+        raise SpecError(f"there is no metric for the task '{task}'{nearest(task, METRICS)}")
     return importlib.import_module(f"hardsight.metrics.{task}").METRIC

@@ -1,4 +1,4 @@
-"""Accuracy: the share of images whose class is right, first and within the first five."""
+"""Top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hardsight.metrics import Metric
 
 
 def totals(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """From hits, hits5 and images, each [...], to shares."""
+    """From hits, hits5 and images, each [...], to fractions in [0, 1]."""
     found = {"accuracy": sums["hits"] / sums["images"]}
     if "hits5" in sums:
         found["top5"] = sums["hits5"] / sums["images"]

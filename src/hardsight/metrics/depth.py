@@ -1,7 +1,7 @@
 """Monocular depth: RMSE, AbsRel, log10 and the delta thresholds, over all measured pixels of the set.
 
-Two are means over images and say so: the RMSE that some report in place of the set's (quirk B4; where images differ in error
-it is the smaller), and SILog as KITTI's benchmark has it, in percent of a factor of scale.
+Two figures are means over images: `image_rmse`, which some papers report instead of the RMSE of the whole set (quirk B4; it
+is smaller where images differ in error), and SILog as KITTI's benchmark defines it, in percent.
 
 Source of the definitions: Eigen, Puhrsch and Fergus, NeurIPS 2014, section 4; SILog: KITTI depth prediction benchmark.
 """
@@ -14,9 +14,9 @@ from hardsight.metrics import Metric
 
 
 def totals(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """From per-pixel sums, each [...], to figures; `pixels` is how many were measured.
+    """From per-pixel sums, each [...], to figures; `pixels` is the number of pixels with ground truth.
 
-    Sums kept before the means over images were counted give the others alone.
+    Stored sums of an older version lack the per-image means; then only the other figures are returned.
     """
     pixels = np.maximum(sums["pixels"], 1)
     figures = {

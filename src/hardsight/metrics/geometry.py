@@ -1,8 +1,9 @@
-"""How embeddings lie in their space: formulas on arrays [n, D] of n images, numpy only.
+"""Geometry of embeddings: formulas on arrays [n, D] of n images, numpy only.
 
-What is a mean over images is given image by image, [n]. What is not (pairs, spectra, classes) is a figure of a sample: `drawn`
-[draws, n] tells how often each sample holds each image, and the answer is [draws]; None is every image once. So the same
-formula gives the number and its bootstrap. Two draws of one image are never a pair: their distance, 0, tells nothing.
+Figures that are means over images are returned per image, [n]. The others (pairs, spectra, classes) belong to a sample:
+`drawn` [draws, n] is how often each bootstrap sample contains each image, and the result is [draws]; None means every image
+once. So the same formula gives the figure and its bootstrap. Two copies of one image never count as a pair: their distance
+is always 0.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ Drawn = Array | None
 
 
 def on_sphere(z: np.ndarray) -> Array:
-    """Rows of length 1; a row of zeros stays."""
+    """Rows normalized to length 1; a row of zeros stays zero."""
     z = np.asarray(z, np.float64)
     length = np.linalg.norm(z, axis=1, keepdims=True)
     return z / np.where(length > 0, length, 1.0)
 
 
 def alignment(one: np.ndarray, other: np.ndarray) -> Array:
-    """[n]: squared distance of two views' embeddings on the unit sphere; 0 where the encoder doesn't see the difference.
+    """[n]: squared distance of two views' embeddings on the unit sphere; 0 where the encoder is invariant.
 
     Source: Wang and Isola, ICML 2020, L_align = E ||f(x) - f(x+)||^2 with its exponent 2.
     """
@@ -30,19 +31,19 @@ def alignment(one: np.ndarray, other: np.ndarray) -> Array:
 
 
 def uniformity(z: np.ndarray, drawn: Drawn = None, t: float = 2.0) -> Array:
-    """[draws]: log of the mean of exp(-t ||u - v||^2) over pairs of images on the unit sphere; 0 collapsed, -2t at the best.
+    """[draws]: log of the mean of exp(-t ||u - v||^2) over pairs of images on the unit sphere; 0 if collapsed, -2t at best.
 
-    Source: Wang and Isola, ICML 2020, L_uniform. On a sphere of many dimensions two points are at squared distance 2.
+    Source: Wang and Isola, ICML 2020, L_uniform. On a high-dimensional sphere two random points have squared distance 2.
     """
     u = on_sphere(z)
     return np.log(_pairs(np.exp(-t * (2 - 2 * u @ u.T)), drawn))
 
 
 def effective_rank(z: np.ndarray, drawn: Drawn = None, centred: bool = False) -> Array:
-    """[draws]: exp of the entropy of the singular values divided by their sum; 1 to D.
+    """[draws]: exp of the entropy of the singular values divided by their sum; from 1 to D.
 
-    centred: about the mean embedding, so that a direction which all images share does not count.
-    Source: Roy and Vetterli, EUSIPCO 2007; of embeddings as they are it is RankMe (Garrido et al., ICML 2023).
+    centred: the mean embedding is subtracted first, so that a direction shared by all images does not count.
+    Source: Roy and Vetterli, EUSIPCO 2007; without centring it is RankMe (Garrido et al., ICML 2023).
     """
     found = []
     for weights in _every(len(z), drawn):
@@ -53,7 +54,7 @@ def effective_rank(z: np.ndarray, drawn: Drawn = None, centred: bool = False) ->
 
 
 def spectrum(z: np.ndarray, weights: Array | None = None, centred: bool = True) -> Array:
-    """Singular values of the embeddings [n, D], from the greatest, as shares of their sum; weights [n]: how often each counts."""
+    """Singular values of embeddings [n, D], largest first, divided by their sum; weights [n]: how often a row counts."""
     z = np.asarray(z, np.float64)
     weights = np.ones(len(z)) if weights is None else weights
     if centred:
@@ -61,12 +62,12 @@ def spectrum(z: np.ndarray, weights: Array | None = None, centred: bool = True) 
     z = z[weights > 0] * np.sqrt(weights[weights > 0])[:, None]
     small = z.T @ z if z.shape[1] <= len(z) else z @ z.T
     values = np.sqrt(np.linalg.eigvalsh(small)[::-1].clip(0))
-    values[values < 1e-7 * values.max(initial=0)] = 0.0  # below this the square has no digits left
+    values[values < 1e-7 * values.max(initial=0)] = 0.0  # below this, float64 cannot resolve the squared value
     return values / (values.sum() or 1.0)
 
 
 def typical_distance(z: np.ndarray, drawn: Drawn = None) -> Array:
-    """[draws]: root mean square distance of two images' embeddings, the length that other lengths are compared with."""
+    """[draws]: root mean square distance between two images' embeddings; other lengths are compared with it."""
     z = np.asarray(z, np.float64)
     return np.sqrt(_pairs(_squares(z), drawn))
 
@@ -74,8 +75,9 @@ def typical_distance(z: np.ndarray, drawn: Drawn = None) -> Array:
 def class_lengths(z: np.ndarray, label: np.ndarray, drawn: Drawn = None) -> tuple[Array, Array]:
     """(spread [draws], distance [draws]), root mean squares on the unit sphere.
 
-    spread: of images about their class's centre, unbiased (n - 1). distance: of two classes' centres, less what chance puts
-    between the centres of few images. NaN where no class has two images, or fewer than two classes do.
+    spread: distance of images to their class centre, unbiased (n - 1). distance: between two class centres, corrected for
+    the distance that centres of few images have by chance. spread is NaN if no class has two images, distance if fewer than
+    two classes do.
     """
     order = np.argsort(label, kind="stable")
     u, (_, starts) = on_sphere(z)[order], np.unique(np.asarray(label)[order], return_index=True)
@@ -105,9 +107,9 @@ def class_lengths(z: np.ndarray, label: np.ndarray, drawn: Drawn = None) -> tupl
 
 
 def false_negatives(z: np.ndarray, label: np.ndarray, k: int = 10) -> Array:
-    """[n]: the share of an image's k nearest others, by cosine, that are of its class: negatives that are none.
+    """[n]: the share of an image's k nearest neighbours, by cosine, that are of its class: false negatives.
 
-    Those weigh most in a contrastive loss that takes every other image for a negative (Huynh et al., WACV 2022).
+    They have the largest weight in a contrastive loss that treats every other image as a negative (Huynh et al., WACV 2022).
     """
     u = on_sphere(z)
     alike = u @ u.T
@@ -118,15 +120,15 @@ def false_negatives(z: np.ndarray, label: np.ndarray, k: int = 10) -> Array:
 
 
 def same_class(label: np.ndarray) -> Array:
-    """[n]: the share of all other images that are of an image's class: what `false_negatives` is by chance."""
+    """[n]: the share of all other images that are of an image's class: the chance level of `false_negatives`."""
     _, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
     return (counts[inverse] - 1) / max(1, len(label) - 1)
 
 
 def margins(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, label: np.ndarray) -> Array:
-    """[n]: signed distance of embeddings [n, D] to the nearest boundary of their class under logits z W^T + b, W [K, D].
+    """[n]: signed distance of embeddings [n, D] to the nearest decision boundary of their class; logits z W^T + b, W [K, D].
 
-    min over k != y of (l_y - l_k) / ||w_y - w_k||: above 0 where the class is right, and then the exact distance.
+    min over k != y of (l_y - l_k) / ||w_y - w_k||: positive if the prediction is correct, and then the exact distance.
     """
     z, weight = np.asarray(z, np.float64), np.asarray(weight, np.float64)
     logits = z @ weight.T + bias
@@ -135,20 +137,20 @@ def margins(z: np.ndarray, weight: np.ndarray, bias: np.ndarray, label: np.ndarr
     length = np.sqrt(_squares(weight))[np.asarray(label)]
     with np.errstate(divide="ignore", invalid="ignore"):
         far = gap / length
-    far[np.isnan(far) | (length == 0)] = np.inf  # classes of the same weights have no boundary between them
+    far[np.isnan(far) | (length == 0)] = np.inf  # classes with identical weights have no boundary between them
     far[own] = np.inf
     return far.min(1)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> Array:
-    """[n]: of each row with its own."""
+    """[n]: cosine similarity of corresponding rows."""
     return (on_sphere(one) * on_sphere(other)).sum(1)
 
 
 def cka(one: np.ndarray, other: np.ndarray, drawn: Drawn = None, debiased: bool = True) -> Array:
-    """[draws]: linear centred kernel alignment of two embeddings of the same images; 1 the same up to rotation and scale.
+    """[draws]: linear centred kernel alignment of two embeddings of the same images; 1: the same up to rotation and scale.
 
-    debiased: by the unbiased estimate of HSIC; the plain one goes to 1 where images are fewer than dimensions.
+    debiased: use the unbiased estimate of HSIC; the biased one tends to 1 if there are fewer images than dimensions.
     Source: Kornblith et al., ICML 2019; Song et al., JMLR 2012 (HSIC_1).
     """
     k, m = (z @ z.T for z in (np.asarray(z, np.float64) - np.mean(z, 0) for z in (one, other)))
@@ -162,7 +164,7 @@ def cka(one: np.ndarray, other: np.ndarray, drawn: Drawn = None, debiased: bool 
 
 
 def _hsic(k: Array, m: Array, w: Array, debiased: bool) -> Array:
-    """[draws], up to a factor that all pairs of kernels share: the ratio is what is asked for."""
+    """[draws], up to a factor that is the same for all pairs of kernels and cancels in the ratio."""
     n = w.sum(1)
     kw, mw = w @ k, w @ m
     direct = ((w @ (k * m)) * w).sum(1)
@@ -186,6 +188,6 @@ def _pairs(values: Array, drawn: Drawn) -> Array:
 
 
 def _squares(z: Array) -> Array:
-    """[n, n]: squared distances of rows."""
+    """[n, n]: squared distances between rows."""
     lengths = (z**2).sum(1)
     return (lengths[:, None] + lengths - 2 * z @ z.T).clip(0)

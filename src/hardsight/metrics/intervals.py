@@ -1,4 +1,4 @@
-"""How far a number may be trusted: 95% intervals over images, deterministic."""
+"""95% confidence intervals over images and over seeds; deterministic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Z95 = 1.959963984540054
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share, hits of n; good at 0 and 1 and for small n, where the usual one has width zero.
+    """Wilson's score interval of a share, hits of n; valid at 0 and 1 and for small n, where the normal one has width zero.
 
     Source: E. B. Wilson, JASA 22 (1927).
     """
@@ -25,7 +25,7 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=2)
 def _picks(n: int, draws: int, seed: int) -> np.ndarray:
-    """How often each of n images is drawn, [draws, n]."""
+    """[draws, n]: how often each of n images is drawn."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
 
@@ -37,7 +37,7 @@ def bootstrap(
 ) -> tuple[float, float]:
     """Percentile bootstrap over images: `figure` of the counts' sums over n images drawn with replacement, `draws` times.
 
-    figure: sums, each [draws, ...] -> [draws]. Works for figures that are no means of images, such as mIoU.
+    figure: sums, each [draws, ...] -> [draws]. Also works for figures that are not means over images, such as mIoU.
     """
     picks = _picks(len(next(iter(counts.values()))), draws, seed)
     sums = {key: np.tensordot(picks, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
@@ -50,9 +50,9 @@ def bootstrap(
 
 
 def quantile(values: np.ndarray, share: float) -> tuple[float, float, float]:
-    """(the value below which that share of n values lies, low, high), with the interval that order statistics give.
+    """(quantile, low, high): the value below which that share of n values is, with its interval from order statistics.
 
-    Values may be infinite. The ends are the values at ranks n p -+ 1.96 sqrt(n p (1 - p)), rounded up; no distribution assumed.
+    Values may be infinite. The bounds are the values at ranks n p -+ 1.96 sqrt(n p (1 - p)), rounded up; distribution-free.
     Source: W. J. Conover, Practical Nonparametric Statistics, section 3.2.
     """
     ordered, n = np.sort(values.astype(np.float64)), len(values)
@@ -66,11 +66,11 @@ def quantile(values: np.ndarray, share: float) -> tuple[float, float, float]:
 
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at 97.5 %, for 1 to 10 degrees of freedom; beyond, 1.96 + 2.5 / freedom is within 0.02 of it."""
+"""Student's t at 97.5 %, for 1 to 10 degrees of freedom; for more, 1.96 + 2.5 / freedom is within 0.02 of it."""
 
 
 def mean_over_runs(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over independent runs (seeds) and half its 95% interval, by Student's t; NaN for the half of a single run."""
+    """The mean over independent runs (seeds) and the half width of its 95% interval by Student's t; NaN for a single run."""
     n = len(values)
     middle = float(np.mean(values))
     if n < 2:

@@ -1,7 +1,7 @@
-"""The mean of a figure over cells of the same images, such as 15 corruptions at 5 severities, and how far to trust it.
+"""The mean of a figure over cells of the same images, such as 15 corruptions at 5 severities, and its interval.
 
-The images are what was drawn, the corruptions are not: so the interval is over images, and every draw takes the same images in
-all cells. Intervals of the single cells say nothing of that, since an image that is hard is hard in all of them.
+Images are a random sample, corruptions are not: so the interval is over images, and every bootstrap draw takes the same
+images in all cells. It does not follow from the intervals of single cells, since a hard image is hard in all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from hardsight.metrics.intervals import bootstrap
 def means(metric: Metric, cells: Sequence[Counts]) -> dict[str, tuple[float, float, float]]:
     """(value, low, high) of each figure that all cells have; their rows are the same images in the same order.
 
-    Source: Hendrycks and Dietterich, ICLR 2019, section 4.2, not divided by another network's (their mCE is over AlexNet's).
-    Lists that may not be summed (detections) get the mean of the single intervals' ends, which is too wide rather than too narrow.
+    Source: Hendrycks and Dietterich, ICLR 2019, section 4.2. differs: not divided by another network's error (their mCE is
+    relative to AlexNet's). Detections, which cannot be summed, get the mean of the single intervals' bounds, which is rather
+    too wide than too narrow.
     """
     figures = [metric.summary(counts) for counts in cells]
     keys = [key for key in metric.labels if all(key in found for found in figures)]

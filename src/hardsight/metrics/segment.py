@@ -1,7 +1,7 @@
 """Segmentation: set-level mIoU, pixel accuracy and mean class accuracy, over labelled pixels only.
 
-The mean runs over the classes that occur, in the labels or in the prediction, somewhere in the set: a class that is only
-predicted counts with IoU 0, one that is nowhere does not count. (Long et al., CVPR 2015, section 5, for the figures.)
+The mean is over the classes that occur somewhere in the set, in the labels or in the predictions: a class that is predicted
+but never labelled counts with IoU 0, a class that does not occur is left out. (Figures: Long et al., CVPR 2015, section 5.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hardsight.metrics import Metric
 
 
 def totals(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """From intersection, predicted and labelled pixels by class, each [..., K], to shares."""
+    """From intersection, predicted and labelled pixels by class, each [..., K], to fractions in [0, 1]."""
     hits, predicted, labelled = sums["intersection"], sums["predicted"], sums["labelled"]
     return {
         "miou": _mean(hits, predicted + labelled - hits),
@@ -22,10 +22,10 @@ def totals(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _mean(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    """The mean of over / under along the last axis, where under is not zero."""
-    there = under > 0
-    shares = np.where(there, over / np.where(there, under, 1), 0.0)
-    return shares.sum(-1) / np.maximum(there.sum(-1), 1)
+    """The mean of over / under along the last axis, over the entries where under is not zero."""
+    valid = under > 0
+    shares = np.where(valid, over / np.where(valid, under, 1), 0.0)
+    return shares.sum(-1) / np.maximum(valid.sum(-1), 1)
 
 
 METRIC = Metric(

@@ -1,13 +1,14 @@
-"""The worst case over a suite's members, put together afterwards from what the store keeps of every image.
+"""The worst case over the attacks (members) of a suite, computed from the stored per-image counts.
 
-For a figure that is a mean over images the worst case is each image's worst member. A set-level figure such as mIoU is none:
-there an image's choice depends on what the others chose, and the image-wise choice can be milder than one member alone. So the
-choice is improved greedily: image by image the member with which the *set's* figure is worst, until a sweep changes nothing.
-The images at hand attain what it finds, so the worst of all assignments, which nobody can search, is only lower.
+For a figure that is a mean over images, the worst case takes each image's worst member. A set-level figure such as mIoU is
+not such a mean: the best choice for one image depends on the choices for the others, and the image-wise worst choice can be
+weaker than one member alone. So the choice is improved greedily: for one image after the other, take the member with which
+the *set's* figure is worst, until a whole sweep changes nothing. The result is attained by real perturbations, so it is an
+upper bound of the worst over all assignments, which are too many to search.
 
-Source: Croce, Singh and Hein, ECCV 2024 (SEA's mIoU). differs: theirs starts at one fixed member and sweeps in a random order;
-here the start is the worst of all members and of the image-wise choice, and the order is the images', so that the same counts
-give the same choice, and one that is never milder than a member.
+Source: Croce, Singh and Hein, ECCV 2024 (SEA's mIoU). differs: theirs starts from one fixed member and sweeps in random
+order; here the start is the worst of all members and of the image-wise choice, and the sweep is in the order of the images,
+so the result is deterministic and never weaker than a member.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from hardsight.core.errors import DataError
 from hardsight.metrics import Counts, Metric, of
 
 Members = dict[str, Counts]
-"""Each member's counts by its name, all of the same images."""
+"""Counts of each member by its name, all of the same images."""
 
 SUITE = "suite"
-"""The name of what a cell itself counts, beside its members."""
+"""The name under which the cell's own counts are added to its members."""
 SLIGHT = 1e-12
-"""By less than this a figure does not fall but is rounded."""
+"""A smaller decrease of a figure is treated as rounding error."""
 
 
 def members_of(rows: dict[str, np.ndarray]) -> Members:
-    """What each member of a suite did to each image: "members.<name>.<key>" of a cell's rows; {} where it kept none.
+    """Each member's counts, from the columns "members.<name>.<key>" of a cell's rows; {} if there are none.
 
-    Beside them, as `SUITE`, what the cell itself counts: each image's worst by the task's error.
+    Added as `SUITE`: the cell's own counts, where each image has the member of largest task error.
     """
     found: Members = {}
     for column, value in rows.items():
@@ -44,53 +45,55 @@ def members_of(rows: dict[str, np.ndarray]) -> Members:
 
 
 def image_wise(members: Members, metric: Metric, key: str | None = None) -> np.ndarray:
-    """Per image the place [N] of the member with which that image's own figure is worst; of several the first.
+    """Per image the index [N] of the member with which that image's own figure is worst; the first one if several are.
 
-    key: which figure, the headline where it is None. A figure that is not finite is the worst there is.
+    key: which figure; None: the headline. A non-finite figure counts as the worst.
     """
-    return _harm(metric.totals(_stacked(members)), metric, key).argmin(0)
+    return _quality(metric.totals(_stacked(members)), metric, key).argmin(0)
 
 
 def set_wise(members: Members, metric: Metric, key: str | None = None) -> np.ndarray:
-    """Per image the place [N] of a member, chosen so that the figure of the whole set is as bad as the greedy search gets it.
+    """Per image the index [N] of a member, chosen greedily so that the figure of the whole set is as bad as possible.
 
-    Raises `DataError` for a metric whose figures are not made of sums.
+    Raises `DataError` for a metric whose figures are not computed from sums.
     """
     if metric.figures:
-        raise DataError("these figures are no function of sums over images, so no member can be exchanged for another")
+        raise DataError(
+            "these figures are not a function of sums over images, so the worst case cannot be chosen image by image"
+        )
     counts = _stacked(members)
     count = len(next(iter(counts.values()))[0])
     images = np.arange(count)
     starts = [image_wise(members, metric, key), *(np.full(count, place) for place in range(len(members)))]
     first = [{name: value[picks, images].sum(0) for name, value in counts.items()} for picks in starts]
-    values = _harm(metric.totals({name: np.stack([sums[name] for sums in first]) for name in counts}), metric, key)
+    values = _quality(metric.totals({name: np.stack([sums[name] for sums in first]) for name in counts}), metric, key)
     best = int(values.argmin())
     picks, sums, value = starts[best].copy(), first[best], values[best]
-    settled = 0  # how many images in a row have kept their member
+    unchanged = 0  # number of images in a row that kept their member
     for image in itertools.cycle(images):
         without = {name: sums[name] - value[picks[image], image] for name, value in counts.items()}
         options = {name: without[name] + value[:, image] for name, value in counts.items()}
-        values = _harm(metric.totals(options), metric, key)
+        values = _quality(metric.totals(options), metric, key)
         choice = int(values.argmin())
-        settled += 1
+        unchanged += 1
         if values[choice] < value - SLIGHT:
-            picks[image], value, settled = choice, values[choice], 0
+            picks[image], value, unchanged = choice, values[choice], 0
             sums = {name: option[choice] for name, option in options.items()}
-        if settled >= count:
+        if unchanged >= count:
             return picks
     return picks
 
 
 def chosen(members: Members, picks: np.ndarray) -> Counts:
-    """The counts of each image under its own member: what a metric's `summary` and `interval` read."""
+    """The counts of each image under its chosen member: the input of a metric's `summary` and `interval`."""
     return {name: value[picks, np.arange(len(picks))] for name, value in _stacked(members).items()}
 
 
 def counts_for(rows: dict[str, np.ndarray], metric: Metric, key: str | None = None) -> Counts:
-    """The counts that a figure of a cell is read from: the set-wise choice over its members; an interval holds it fixed.
+    """The counts from which a figure of a cell is computed: the set-wise worst choice of members (fixed also for intervals).
 
-    The cell's own where it keeps no members, where figures are not made of sums (average precision), and for a figure that
-    its counts, kept by an older version, do not give.
+    They are the cell's own counts if it has no members, if figures are not computed from sums (average precision), or if the
+    figure cannot be computed from counts stored by an older version.
     """
     members = members_of(rows)
     if metric.figures or not members or (key and key not in metric.summary(_own(rows))):
@@ -99,7 +102,7 @@ def counts_for(rows: dict[str, np.ndarray], metric: Metric, key: str | None = No
 
 
 def summary(rows: dict[str, np.ndarray], task: str) -> dict[str, float]:
-    """Every figure of a cell, each at its own worst case over the cell's members; without members what its counts say."""
+    """Every figure of a cell, each at its own worst case over the members; without members, from the cell's counts."""
     metric = of(task)
     figures = metric.summary(_own(rows))
     return {key: metric.summary(counts_for(rows, metric, key))[key] for key in figures if key in metric.labels}
@@ -110,9 +113,9 @@ def _own(rows: dict[str, np.ndarray]) -> Counts:
 
 
 def _stacked(members: Members) -> Counts:
-    """Counts by name, each [M, N, ...], members leading; floating, so that nothing overflows or wraps."""
+    """Counts by name, each [M, N, ...] for M members; float64, so that integers cannot overflow."""
     if not members:
-        raise DataError("a worst case needs at least one member's counts")
+        raise DataError("a worst case needs the counts of at least one member")
     names = list(next(iter(members.values())))
     for member, counts in members.items():
         if list(counts) != names or len({len(value) for other in members.values() for value in other.values()}) > 1:
@@ -120,8 +123,8 @@ def _stacked(members: Members) -> Counts:
     return {name: np.stack([counts[name] for counts in members.values()]).astype(np.float64) for name in names}
 
 
-def _harm(totals: dict[str, np.ndarray], metric: Metric, key: str | None) -> np.ndarray:
-    """The figure as a search reads it: smaller is worse for the model, and what is not finite is smallest."""
+def _quality(totals: dict[str, np.ndarray], metric: Metric, key: str | None) -> np.ndarray:
+    """The figure with the sign that makes smaller worse for the model; non-finite values are the smallest."""
     key = key or metric.headline
     value = totals[key] if metric.labels[key][2] == "higher" else -totals[key]
     return np.where(np.isfinite(value), value, -np.inf)

@@ -1,4 +1,4 @@
-"""Reports: from the rows of a store to a page, a table for a paper and the plain numbers; never imports torch.
+"""Reports: from the rows of a store to an HTML page, tables for papers, and machine-readable numbers; never imports torch.
 
 write(Store("runs"), "report")    report.html, report.csv, report.md, report.tex and report.json
 """
@@ -25,9 +25,9 @@ __all__ = ["write", "write_table"]
 def write(
     source: Store | str | Path | Iterable[CellLike], folder: str | Path, title: str = "Robustness report"
 ) -> dict[str, Path]:
-    """Writes the five files of a report into `folder`, each whole or not at all.
+    """Writes the five files of a report into `folder`, each atomically.
 
-    source: a store, its folder, or cells. Returns where they are, by kind: "html", "csv", "md", "tex", "json".
+    source: a store, its folder, or cells. Returns their paths by kind: "html", "csv", "md", "tex", "json".
     """
     if isinstance(source, str | Path):
         source = Store(source, must_exist=True)
@@ -35,7 +35,7 @@ def write(
 
 
 def write_table(table: Table, folder: str | Path, title: str = "Robustness report") -> dict[str, Path]:
-    """`write`, for a table that is already there."""
+    """`write`, for an existing table."""
     texts = {
         "html": html(table, title),
         "csv": tables.csv(table),

@@ -1,4 +1,4 @@
-"""What the audit found, as the report tells it: a mark a check for each encoder and task, and every warning in words."""
+"""The audit in the report: one mark per check for each encoder and task, and the text of every warning and failure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RANK = ("fail", "warn", "pass", "none")
 
 
 def audits(table: Table) -> dict[str, Any]:
-    """{"heads": checks by title, "lines": one an audited number, "told": warnings and failures in words}; empty lines if none ran."""
+    """{"heads": titles of the checks, "lines": one per audited number, "problems": its warnings and failures}."""
     lines, heads = [], []
     for record in table.records:
         found = getattr(record.cell, "audit", None)
@@ -31,7 +31,7 @@ def audits(table: Table) -> dict[str, Any]:
                 "checks": {title: (one["verdict"], plain(one["reason"])) for title, one in checks.items()},
             }
         )
-    told = [
+    problems = [
         {
             "verdict": verdict,
             "who": f"{line['encoder']} · {line['task']} on {line['data']}",
@@ -42,15 +42,15 @@ def audits(table: Table) -> dict[str, Any]:
         for title, (verdict, reason) in line["checks"].items()
         if verdict in ("warn", "fail")
     ]
-    told.sort(key=lambda one: RANK.index(one["verdict"]))
+    problems.sort(key=lambda one: RANK.index(one["verdict"]))
     for line in lines:
-        marks = [line["checks"].get(title, ("none", "not asked")) for title in heads]
+        marks = [line["checks"].get(title, ("none", "not run")) for title in heads]
         line["marks"] = [(verdict, MARKS[verdict], reason) for verdict, reason in marks]
-    return {"heads": heads, "lines": lines, "told": told}
+    return {"heads": heads, "lines": lines, "problems": problems}
 
 
 def sentence(table: Table) -> str:
-    """The audit in one line: how many numbers pass, warn and fail; empty where none was audited."""
+    """The audit in one line: how many numbers pass, warn and fail; empty if none was audited."""
     lines = audits(table)["lines"]
     if not lines:
         return ""

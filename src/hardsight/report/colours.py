@@ -1,6 +1,6 @@
-"""The colours of masks and depth maps: told apart without colour vision as far as their number allows.
+"""The colours of masks and depth maps: safe for colour-blind readers as far as the number of classes allows.
 
-Classes: the eight of Okabe and Ito, then hues a golden angle apart. Depth: viridis, near is dark and far is bright.
+Classes: Okabe and Ito's palette of eight, then hues separated by the golden angle. Depth: viridis, dark near to bright far.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 IGNORE = 255
 VOID = (120, 120, 120)
-"""What an ignored pixel, or one without a measurement, is painted."""
+"""The colour of ignored pixels, and of pixels without a depth measurement."""
 OKABE_ITO = (
     (38, 44, 54),
     (230, 159, 0),
@@ -55,7 +55,7 @@ def class_palette() -> np.ndarray:
 
 
 def depth_colours(depth: np.ndarray, far: float) -> np.ndarray:
-    """uint8 [H, W, 3] of metres [H, W]: 0 is dark, `far` and beyond bright; 0 or not finite is VOID."""
+    """uint8 [H, W, 3] of metres [H, W]: near is dark, `far` and beyond is bright; 0 and non-finite values are VOID."""
     valid = np.isfinite(depth) & (depth > 0)
     share = np.clip(np.where(valid, depth, 0.0) / max(far, 1e-9), 0, 1)
     anchors = np.array(VIRIDIS, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Charts as inline SVG without a library: bars of every shown number, and curves of a metric over eps.
+"""Charts as inline SVG without a plotting library: bars of every shown number, and curves of a metric over eps.
 
-Colours are CSS classes, so that a page's light and dark themes style them; encoders differ by colour and marker, attacks by
-dash, so that neither colour vision nor a colour printer is needed. Every text is escaped: names come from users and data.
+Colours are CSS classes, so that they follow the page's light and dark themes. Encoders differ by colour and marker, attacks
+by dash pattern, so that charts are readable without colour. Every text is escaped, since names come from users and data.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from hardsight.report.results import CLEAN, WORST, Column, Row, Table, natural
 from hardsight.report.table import attacks_of, heading, shown
 
 COLOURS = 8
-"""Encoders have the classes c0 .. c7, then from the start again with another marker."""
+"""Number of CSS colour classes c0 .. c7; further encoders reuse them, with another marker."""
 DASHES = {"embed": "6 4", "task": "", WORST: "1.5 4"}
 OTHER_DASHES = ("10 3 2 3", "3 3", "12 4")
 WIDTH, HEIGHT = 360, 280
 LEFT, RIGHT, TOP, BOTTOM = 40, 20, 14, 44
 LETTER = 6.7
-"""About how wide a letter of a chart is."""
+"""Approximate width of a letter in a chart."""
 LEAST_EPS = 2
-"""A curve wants so many attacked eps: through one point and the clean value it would only pretend to know the way."""
+"""Minimal number of eps > 0 for a curve: a line through the clean value and one point would suggest too much."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart. places: its rows in the table, which a filter needs."""
+    """One chart. places: indices of its rows in the table, for the filters of the page."""
 
     title: str
     task: str
@@ -39,7 +39,7 @@ class Figure:
 
 
 def tag(name: str, *inner: object, **attributes: object) -> Markup:
-    """An SVG element, everything escaped; `class_` is class, `stroke_width` is stroke-width."""
+    """An SVG element with everything escaped; `class_` becomes class, `stroke_width` stroke-width."""
     pairs = [
         f' {key.rstrip("_").replace("_", "-")}="{escape(f"{value:.5g}" if isinstance(value, float) else value)}"'
         for key, value in attributes.items()
@@ -49,12 +49,12 @@ def tag(name: str, *inner: object, **attributes: object) -> Markup:
 
 
 def palette(table: Table) -> dict[str, int]:
-    """Row title -> its number, the same in every figure and picture of a page."""
+    """Row title -> its colour number, the same in every chart and gallery of a page."""
     return {title: place for place, title in enumerate(sorted({row.title for row in table.rows}, key=natural))}
 
 
 def nice(top: float, steps: int = 5) -> list[float]:
-    """Ticks from 0 to at least `top` at 1, 2, 2.5 or 5 times a power of ten."""
+    """Ticks from 0 to at least `top`, with steps of 1, 2, 2.5 or 5 times a power of ten."""
     if not np.isfinite(top) or top <= 0:
         top = 1.0
     raw = top / steps
@@ -69,7 +69,7 @@ def _top(rows: list[Row], columns: list[Column]) -> float:
 
 
 def marker(place: int, x: float, y: float, size: float = 4.0) -> Markup:
-    """A circle, square, triangle or diamond in the encoder's colour."""
+    """A circle, square, triangle or diamond in the colour of encoder `place`."""
     shape, css = place % 4, f"mark c{place % COLOURS}"
     if shape == 0:
         return tag("circle", cx=x, cy=y, r=size, class_=css)
@@ -82,7 +82,7 @@ def marker(place: int, x: float, y: float, size: float = 4.0) -> Markup:
 
 
 def curves(table: Table) -> list[Figure]:
-    """A chart a task, data set and norm: the metric over eps, a line an encoder x attack, a band its 95% interval."""
+    """One chart per task, data set and norm: the metric over eps, one line per encoder and attack, with 95% bands."""
     figures = []
     for task, data, places in table.groups():
         rows = [table.rows[place] for place in places]
@@ -179,7 +179,7 @@ def _tick(tick: float, ticks: list[float], unit: str) -> str:
 
 
 def _apart(texts: dict[float, str], where, least: float = 34.0) -> list[tuple[float, str]]:
-    """The ticks from the right that leave each other room."""
+    """The ticks, chosen from the right, that have enough space between them."""
     kept: list[tuple[float, str]] = []
     for eps in sorted(texts, reverse=True):
         if not kept or where(kept[-1][0]) - where(eps) >= least * max(1, len(texts[eps]) / 6):
@@ -228,7 +228,7 @@ def _short(text: str, most: int) -> str:
 
 
 def bars(table: Table) -> list[Figure]:
-    """A chart a task and data set: for each encoder a bar for every shown column, with its interval as a whisker."""
+    """One chart per task and data set: for each encoder one bar per shown column, with its interval as a whisker."""
     figures = []
     for task, data, places in table.groups():
         rows, colours = [table.rows[place] for place in places], palette(table)

@@ -1,6 +1,6 @@
-"""The geometry of encoders as a person reads it: a table for a terminal, one JSON document, one self-contained page with pictures.
+"""The report on embedding statistics: a table for a terminal, a JSON document, and a self-contained HTML page with charts.
 
-write(portraits, "out")    geometry.html, geometry.json and, image by image, a geometry-NN.npz an encoder
+write(results, "out")    geometry.html, geometry.json and, per encoder, a geometry-NN.npz with the per-image arrays
 """
 
 from __future__ import annotations
@@ -17,44 +17,46 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from hardsight.metrics.portrait import FIGURES, Portrait
+from hardsight.metrics.embeddings import FIGURES, EncoderGeometry
 from hardsight.report import geometry_charts as charts
 from hardsight.report.figures import COLOURS
-from hardsight.report.geometry_charts import said, share, span
+from hardsight.report.geometry_charts import formatted, share, span
 from hardsight.report.page import CARD
 from hardsight.store.files import write_arrays, write_bytes
 
-BESIDE = 4
-"""Encoders beside one another in a terminal's table."""
+PER_TABLE = 4
+"""Encoders per table in a terminal."""
 PICTURED = 6
-"""More encoders than this, as a long run has: pictures of one encoder are drawn of the first, the last and two between."""
-FLAT = 0.1
-"""A search whose gradient was zero at more than this share of its readings is told."""
+"""Charts of single encoders are drawn for all up to this number; of more, for the first, the last and two in between."""
+ZERO_SHARE = 0.1
+"""Warn if the gradient was zero in more than this share of the attack's forward passes."""
 COLLAPSED = 2.0
-"""An effective rank below this."""
+"""Warn if the effective rank is below this."""
 
 
-def write(portraits: Sequence[Portrait], folder: str | Path, title: str = "Geometry of encoders") -> dict[str, Path]:
-    """Writes the page, the document and the arrays into `folder`, each whole or not at all; where they are, by kind."""
+def write(results: Sequence[EncoderGeometry], folder: str | Path, title: str = "Geometry of encoders") -> dict[str, Path]:
+    """Writes the page, the document and the arrays into `folder`, each atomically; returns their paths by kind."""
     folder = Path(folder)
     paths = {"html": folder / "geometry.html", "json": folder / "geometry.json", "npz": folder / "geometry-00.npz"}
-    for place, one in enumerate(portraits):
-        arrays = {name: getattr(one.sights, name) for name in ("id", "label", "clean", "attacked", "weight", "bias", "size")}
-        write_arrays(folder / f"geometry-{place:02d}.npz", {**arrays, **one.sights.rows})
-    write_bytes(paths["json"], (json.dumps(document(portraits), indent=1, ensure_ascii=False) + "\n").encode())
-    write_bytes(paths["html"], html(portraits, title).encode())
+    for place, one in enumerate(results):
+        arrays = {
+            name: getattr(one.embeddings, name) for name in ("id", "label", "clean", "attacked", "weight", "bias", "size")
+        }
+        write_arrays(folder / f"geometry-{place:02d}.npz", {**arrays, **one.embeddings.rows})
+    write_bytes(paths["json"], (json.dumps(document(results), indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(paths["html"], html(results, title).encode())
     return paths
 
 
-def document(portraits: Sequence[Portrait]) -> dict[str, Any]:
-    """Every number with its interval, count and seed, and what each is; a number that is none is null."""
+def document(results: Sequence[EncoderGeometry]) -> dict[str, Any]:
+    """Every number with its interval, count and seed, and the definition of each figure; non-finite numbers are null."""
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
     return {
         "figures": {
-            key: {"group": one.group, "label": one.label, "better": one.better, "what": one.told, "source": one.source}
+            key: {"group": one.group, "label": one.label, "better": one.better, "what": one.meaning, "source": one.source}
             for key, one in FIGURES.items()
         },
         "encoders": [
@@ -70,25 +72,25 @@ def document(portraits: Sequence[Portrait]) -> dict[str, Any]:
                 },
                 "card": one.card,
             }
-            for one in portraits
+            for one in results
         ],
     }
 
 
-def caption(portraits: Sequence[Portrait]) -> str:
-    """What all numbers share, as every table must say."""
-    facts = portraits[0].facts
+def caption(results: Sequence[EncoderGeometry]) -> str:
+    """The settings that all numbers share, for the caption of every table."""
+    facts = results[0].facts
     return (
         f"{facts['data']} ({facts['split']}) · n = {facts['count']} images · seed {facts['seed']} · {facts['threat']} · "
         f"{facts['attack']}, k = {facts['k']}, {facts['probe']}, {facts['views']} · 95% intervals over images"
     )
 
 
-def terminal(portraits: Sequence[Portrait]) -> Group:
-    """A line a figure, a column an encoder, `BESIDE` of them in a table: value over interval."""
+def terminal(results: Sequence[EncoderGeometry]) -> Group:
+    """One row per figure and one column per encoder, `PER_TABLE` encoders in a table: value above interval."""
     tables = []
-    for start in range(0, len(portraits), BESIDE):
-        part = portraits[start : start + BESIDE]
+    for start in range(0, len(results), PER_TABLE):
+        part = results[start : start + PER_TABLE]
         out = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, padding=(0, 1))
         for heading in ("", "figure"):
             out.add_column(heading, no_wrap=True)
@@ -99,94 +101,94 @@ def terminal(portraits: Sequence[Portrait]) -> Group:
             figure = FIGURES[key]
             first = at == 0 or FIGURES[keys[at - 1]].group != figure.group
             last = at + 1 == len(keys) or FIGURES[keys[at + 1]].group != figure.group
-            numbers = [Text(f"{said(n.value)}\n{span(n)}", justify="right") for one in part for n in (one.numbers[key],)]
+            numbers = [
+                Text(f"{formatted(n.value)}\n{span(n)}", justify="right") for one in part for n in (one.numbers[key],)
+            ]
             label = f"{figure.label} {figure.arrow}".strip()
             out.add_row(figure.group if first else "", label, *numbers, end_section=last)
         tables.append(out)
-    return Group(*tables, Text(caption(portraits)), *(Text(f"note: {one}") for one in warnings(portraits)))
+    return Group(*tables, Text(caption(results)), *(Text(f"note: {one}") for one in warnings(results)))
 
 
-def warnings(portraits: Sequence[Portrait]) -> list[str]:
-    """What a reader must know before trusting a number here."""
+def warnings(results: Sequence[EncoderGeometry]) -> list[str]:
+    """Warnings about numbers that may be misleading."""
     found = []
-    images, widest = len(portraits[0].sights), max(one.sights.clean.shape[1] for one in portraits)
+    images, widest = len(results[0].embeddings), max(one.embeddings.clean.shape[1] for one in results)
     if widest > images:
         found.append(
-            f"{images} images cannot show more than as many of {widest} dimensions; the effective rank grows with them"
+            f"{images} images span at most {images} of {widest} dimensions, so the effective rank grows with their number"
         )
-    for one in portraits:
+    for one in results:
         numbers, facts = one.numbers, one.facts
-        if facts.get("flat", 0) > FLAT:
+        if facts.get("flat", 0) > ZERO_SHARE:
             found.append(
-                f"{one.label}: the gradient was zero at {facts['flat']:.0%} of EmbedAttack's readings; it may be blind, and the "
-                "local Lipschitz constant far greater"
+                f"{one.label}: the gradient was zero in {facts['flat']:.0%} of EmbedAttack's forward passes; gradients may "
+                "be masked, and the local Lipschitz constant may be much larger"
             )
         if facts.get("halted"):
             found.append(
-                f"{one.label}: loss or gradient was not a number on {facts['halted']} images, whose search ended there"
+                f"{one.label}: loss or gradient was not finite on {facts['halted']} images, where the attack stopped early"
             )
         if numbers["rank"].value < COLLAPSED:
             found.append(
-                f"{one.label}: its embeddings have collapsed, to an effective rank of {said(numbers['rank'].value)}"
+                f"{one.label}: its embeddings have collapsed to an effective rank of {formatted(numbers['rank'].value)}"
             )
         chance = numbers["same_class"].value
         if numbers["accuracy"].low <= chance:
-            found.append(
-                f"{one.label}: its probe is hardly better than chance ({chance:.0%}), so that its margins tell little"
-            )
+            found.append(f"{one.label}: its probe is hardly better than chance ({chance:.0%}), so its margins mean little")
     return found
 
 
-def finding(one: Portrait) -> str:
-    """One encoder's robustness in a sentence: what the label-free attack leaves, and what the probe's own does."""
+def finding(one: EncoderGeometry) -> str:
+    """One encoder's robustness in a sentence: probe accuracy clean, under the label-free attack, and under PGD."""
     numbers = one.numbers
     embed, task = numbers["accuracy_embed"], numbers["accuracy_task"]
     text = (
-        f"{one.label}: EmbedAttack moves an embedding {said(numbers['moved'].value)} of the distance between two images; the probe "
-        f"goes from {share(one, 'accuracy')} right to {share(one, 'accuracy_embed')}, and under its own PGD to "
-        f"{share(one, 'accuracy_task')}"
+        f"{one.label}: EmbedAttack moves an embedding by {formatted(numbers['moved'].value)} times the typical distance "
+        f"between two images. The probe's accuracy is {share(one, 'accuracy')} on clean images, "
+        f"{share(one, 'accuracy_embed')} under EmbedAttack, and {share(one, 'accuracy_task')} under PGD on its own loss"
     )
     if embed.low > task.high:
-        text += "; the attack that knows no label understates how it breaks"
+        text += "; so the label-free attack overestimates its robustness"
     return text + "."
 
 
-def chosen(portraits: Sequence[Portrait]) -> list[tuple[int, Portrait]]:
-    """(place, portrait) of those that get pictures of their own."""
-    every = list(enumerate(portraits))
+def chosen(results: Sequence[EncoderGeometry]) -> list[tuple[int, EncoderGeometry]]:
+    """(index, result) of the encoders for which single charts are drawn."""
+    every = list(enumerate(results))
     if len(every) <= PICTURED:
         return every
     last = len(every) - 1
     return [every[round(last * part / 3)] for part in range(4)]
 
 
-def html(portraits: Sequence[Portrait], title: str = "Geometry of encoders") -> str:
-    """The page as text; the same portraits give the same page."""
+def html(results: Sequence[EncoderGeometry], title: str = "Geometry of encoders") -> str:
+    """The page as text; the same results give the same page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    pictured = chosen(portraits)
+    pictured = chosen(results)
     few = [one for _, one in pictured]
     most = charts.widest_margin(few)
-    facts = portraits[0].facts
+    facts = results[0].facts
     return environment.get_template("geometry.html.j2").render(
         title=title,
-        lead=_lead(portraits),
-        warnings=warnings(portraits),
+        lead=_lead(results),
+        warnings=warnings(results),
         findings=[finding(one) for one in (few if not few[0].series else [few[0], few[-1]])],
-        caption=caption(portraits),
-        heads=[(one.label, place % COLOURS) for place, one in enumerate(portraits)],
-        groups=_groups(portraits),
+        caption=caption(results),
+        heads=[(one.label, place % COLOURS) for place, one in enumerate(results)],
+        groups=_groups(results),
         figures=list(FIGURES.values()),
-        compared=None if len(portraits) > PICTURED else charts.compared(portraits),
+        compared=None if len(results) > PICTURED else charts.compared(results),
         together=[charts.sphere(few), charts.spectra(few)],
-        maps=[charts.plane_map(one) for one in few],
+        maps=[charts.pca_map(one) for one in few],
         margins=[charts.margins(one, place, most) for place, one in enumerate(few)],
         cosines=[charts.cosines(one, place) for place, one in enumerate(few)],
-        epochs=charts.epochs(portraits) if sum(one.epoch is not None for one in portraits) > 1 else [],
-        left_out=len(portraits) - len(few),
-        cards=_cards(portraits),
+        epochs=charts.epochs(results) if sum(one.epoch is not None for one in results) > 1 else [],
+        left_out=len(results) - len(few),
+        cards=_cards(results),
         settings=[
             (name, facts[name])
             for name in ("data", "split", "count", "seed", "threat", "attack", "views", "probe", "k")
@@ -195,31 +197,31 @@ def html(portraits: Sequence[Portrait], title: str = "Geometry of encoders") -> 
     )
 
 
-def _lead(portraits: Sequence[Portrait]) -> str:
-    facts, count = portraits[0].facts, len(portraits)
-    who = f"{count} encoders" if count > 1 else portraits[0].label
-    if series := list(dict.fromkeys(one.series for one in portraits if one.series)):
+def _lead(results: Sequence[EncoderGeometry]) -> str:
+    facts, count = results[0].facts, len(results)
+    who = f"{count} encoders" if count > 1 else results[0].label
+    if series := list(dict.fromkeys(one.series for one in results if one.series)):
         who = f"{count} snapshots of {', '.join(series)}"
     return (
-        f"How the embeddings of {who} lie in their space: on {facts['count']:,} images of {facts['data']}, clean, in two random "
+        f"Statistics of the embeddings of {who}, on {facts['count']:,} images of {facts['data']}: clean, in two random "
         f"views, and attacked within {facts['threat']}."
     )
 
 
-def _groups(portraits: Sequence[Portrait]) -> list[dict[str, Any]]:
-    """The table: figures by group, each with a cell an encoder."""
+def _groups(results: Sequence[EncoderGeometry]) -> list[dict[str, Any]]:
+    """The table: figures by group, each with one cell per encoder."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for key, figure in FIGURES.items():
-        cells = [(said(one.numbers[key].value), span(one.numbers[key])) for one in portraits]
+        cells = [(formatted(one.numbers[key].value), span(one.numbers[key])) for one in results]
         groups.setdefault(figure.group, []).append({"figure": figure, "cells": cells})
     return [{"name": name, "lines": lines} for name, lines in groups.items()]
 
 
-def _cards(portraits: Sequence[Portrait]) -> dict[str, Any]:
-    fields = [(key, label) for key, label in CARD if any(one.card.get(key) not in (None, "", 0) for one in portraits)]
+def _cards(results: Sequence[EncoderGeometry]) -> dict[str, Any]:
+    fields = [(key, label) for key, label in CARD if any(one.card.get(key) not in (None, "", 0) for one in results)]
     lines = [
         {"name": one.label, "spec": one.spec, "cells": [_fact(one.card.get(key), key) for key, _ in fields]}
-        for one in portraits
+        for one in results
     ]
     return {"heads": [label for _, label in fields], "lines": lines}
 

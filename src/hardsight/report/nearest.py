@@ -1,4 +1,4 @@
-"""How small a change suffices: what searches for the nearest adversarial point found, image by image, as the report tells it."""
+"""Minimal perturbations in the report: quantiles over images of the sizes found by minimal-perturbation attacks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NONE = "none found"
 
 
 def nearest(table: Table) -> list[dict[str, Any]]:
-    """One line a number of a search such as FMN: the change that fells a quarter, half and three quarters of the images.
+    """One line per cell of an attack such as FMN: quantiles of the minimal perturbation over the images.
 
-    They are the images answered rightly when clean, "n" of them; a wrong one needs no change. "quarter", "median" with "low"
-    and "high" (95%), "threequarters": sizes in the threat's norm, infinite where fewer fell. What was found is an upper bound
-    of the smallest there is.
+    Only over the "n" images that are correctly classified when clean; the others need no perturbation. "quarter", "median"
+    with its 95% interval "low" and "high", "threequarters": sizes in the threat's norm, infinite if the attack succeeds on
+    fewer images ("felled": on how many). A size that an attack finds is an upper bound of the true minimum.
     """
     lines = []
     for record in table.records:
@@ -51,32 +51,33 @@ def nearest(table: Table) -> list[dict[str, Any]]:
 
 
 def text(size: float, norm: str) -> str:
-    """A perturbation's size as people write it: Linf in steps of 1/255."""
+    """A perturbation's size as text; Linf in units of 1/255."""
     if not np.isfinite(size):
         return NONE
     return f"{255 * size:.2f}/255" if norm.casefold() == "linf" else f"{size:.3g}"
 
 
 def rows(table: Table, places: list[int]) -> list[list[str]]:
-    """A head and a line for each, of the rows at `places`; empty where there is none."""
+    """A header and one line per cell, for the table rows at `places`; empty if there are none."""
     head = ["encoder", "smallest change by", "norm", "fells a quarter", "half", "three quarters", "of those right"]
     found = [head]
     for line in nearest(table):
         if line["place"] in places:
             quarter, median, low, high, most = line["text"]
-            told = [line["encoder"], line["attack"], line["norm"], quarter, f"{median} [{low} to {high}]", most]
-            found.append([*told, f"{line['felled']} of {line['n']}"])
+            sizes = [line["encoder"], line["attack"], line["norm"], quarter, f"{median} [{low} to {high}]", most]
+            found.append([*sizes, f"{line['felled']} of {line['n']}"])
     return found if len(found) > 1 else []
 
 
 def sentences(table: Table, places: list[int]) -> list[str]:
-    """Each line in words, of the rows at `places`."""
+    """One sentence per cell, for the table rows at `places`."""
     found = []
     for line in nearest(table):
         if line["place"] in places:
             quarter, median, low, high, most = line["text"]
             found.append(
-                f"{line['encoder']}: half of the {line['n']} images it has right fall to a {line['norm']} change of {median} "
-                f"[{low} to {high}], a quarter to {quarter}, three quarters to {most} ({line['attack']}, {line['felled']} fell)"
+                f"{line['encoder']}: median minimal perturbation {median} [{low} to {high}] in {line['norm']} over the "
+                f"{line['n']} correctly classified images, quartiles {quarter} and {most} ({line['attack']}, successful on "
+                f"{line['felled']})"
             )
     return found

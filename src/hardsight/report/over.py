@@ -1,4 +1,4 @@
-"""What is said over several cells of a row: the worst case over attacks, the mean over corruptions; of the images all have seen."""
+"""Figures over several cells, on the images they share: the worst case over attacks, the mean over corruptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rows = dict[str, np.ndarray]
 
 
 def counts_of(rows: Rows, prefix: str = "counts.") -> Rows:
-    """The counts among a cell's rows; with prefix '' of rows that `shared` or `worst` gave."""
+    """The counts among a cell's rows; with prefix '' for the results of `shared` and `worst`."""
     kept = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith(prefix)}
     return {key: value for key, value in kept.items() if prefix or key not in ("id", "error")}
 
@@ -24,7 +24,7 @@ def index(ids: np.ndarray) -> dict[str, int]:
 
 
 def shared(cells: Sequence[Rows]) -> list[Rows]:
-    """Each cell's rows of the images that all cells have seen, in one order."""
+    """The rows of each cell for the images that all cells contain, in the same order."""
     places = [index(rows["id"]) for rows in cells]
     names = [name for name in cells[0]["id"] if all(name in at for at in places)]
     picks = [np.array([at[name] for name in names], dtype=int) for at in places]
@@ -32,19 +32,20 @@ def shared(cells: Sequence[Rows]) -> list[Rows]:
 
 
 def worst(metric: Any, attacks: Sequence[Rows]) -> tuple[int, Rows]:
-    """Of the images that all attacks have seen: image by image the row of the attack that did most harm to it.
+    """(number of images that all attacks share, rows): per image the row of the attack with the largest error.
 
-    Where the metric is no mean over images (mIoU), one attack's rows alone can be worse than that choice: then those.
+    For a set-level metric another choice can be worse: one found greedily if counts can be summed (mIoU), or one attack's
+    own rows (mAP); then those are returned.
     """
     parts = shared(attacks)
     count = len(parts[0]["id"])
     if not count:
         return 0, {}
-    harms = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
-    winner = harms.argmax(axis=0)
-    mixed = {key: np.stack([part[key] for part in parts])[winner, np.arange(count)] for key in parts[0]}
+    errors = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
+    strongest = errors.argmax(axis=0)
+    mixed = {key: np.stack([part[key] for part in parts])[strongest, np.arange(count)] for key in parts[0]}
     pool = [*parts, mixed]
-    if metric.figures is None:  # counts add, so that the set's worst case can be put together from them
+    if metric.figures is None:  # counts can be summed, so that the set's worst case can be searched greedily
         picks = set_wise({str(place): counts_of(part, "") for place, part in enumerate(pool)}, metric)
         return count, {key: np.stack([part[key] for part in pool])[picks, np.arange(count)] for key in parts[0]}
     sign = 1 if metric.better == "higher" else -1
@@ -52,7 +53,7 @@ def worst(metric: Any, attacks: Sequence[Rows]) -> tuple[int, Rows]:
 
 
 def mean(metric: Any, cells: Sequence[Rows]) -> tuple[int, dict[str, tuple[float, float, float]]]:
-    """How many images all cells have seen, and of each figure its mean over the cells, with an interval over those images."""
+    """(number of images that all cells share, for each figure its mean over the cells, with an interval over images)."""
     parts = shared(cells)
     count = len(parts[0]["id"])
     return count, means(metric, [counts_of(part, "") for part in parts]) if count else {}

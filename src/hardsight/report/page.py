@@ -1,6 +1,6 @@
-"""The report as one HTML file: no request, no script or font from elsewhere, everything escaped.
+"""The report as one HTML file: no network requests, no external scripts or fonts, everything escaped.
 
-What goes onto the page is gathered here as plain data; how it looks is in the templates beside this file.
+The content of the page is collected here as plain data; its appearance is in the templates in this folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WHAT = (
     ("attack", "attack"),
     ("threat", "threat"),
     ("probe", "probe"),
-    ("count", "images asked"),
+    ("count", "images requested"),
     ("chunk", "chunk"),
     ("seed", "seed"),
     ("precision", "precision"),
@@ -57,21 +57,21 @@ CARD = (
     ("note", "note"),
 )
 ALWAYS_VARY = ("cell", "encoder", "task", "attack", "threat")
-FLAT = 0.1
-"""A search whose gradient was zero at more than this share of its readings is told."""
+ZERO_SHARE = 0.1
+"""Warn if the gradient was zero in more than this share of the attack's forward passes."""
 LEEWAY = 1e-5
-"""A perturbation may be larger than eps by so much: rounding in float32."""
+"""Tolerance for perturbations larger than eps, for rounding in float32."""
 
 
 def write_html(cells: Iterable[CellLike], path: str | Path, title: str = "Robustness report") -> Path:
-    """Writes the page of some cells, whole or not at all."""
+    """Writes the page of some cells atomically."""
     path = Path(path)
     write_bytes(path, html(grid(cells), title).encode("utf-8"))
     return path
 
 
 def html(table: Table, title: str = "Robustness report") -> str:
-    """The page as text; the same rows give the same page."""
+    """The page as text; deterministic for the same rows."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -108,7 +108,7 @@ def html(table: Table, title: str = "Robustness report") -> str:
 
 
 def summary(table: Table) -> str:
-    """What was run, in plain words."""
+    """What was run, in one paragraph."""
     encoders = list(dict.fromkeys(row.title for row in table.rows))
     tasks = list(dict.fromkeys(row.task for row in table.rows))
     data = list(dict.fromkeys(row.data for row in table.rows))
@@ -132,10 +132,10 @@ def summary(table: Table) -> str:
     if natural := {
         column for row in table.rows for column in row.names if column.norm == NATURAL and not row.numbers[column].over
     }:
-        text += f"Beside the attacks: {_many(len(natural), 'common corruption')}, which no adversary chose. "
+        text += f"In addition to the attacks: {_many(len(natural), 'common corruption')} (not adversarial). "
     if attacks:
         within = _and(threats(table))
-        text += f"Each answered the clean images, then the same images attacked by {_and(attacks)} within {within}."
+        text += f"Each was evaluated on clean images, then on the same images attacked by {_and(attacks)} within {within}."
     return text
 
 
@@ -148,7 +148,7 @@ def _and(words: list[str]) -> str:
 
 
 def warnings(table: Table) -> list[str]:
-    """What a reader must know before trusting a number here."""
+    """Warnings about numbers that may be misleading."""
     found = []
     partial = [record for record in table.records if record.cell.done is None]
     if partial:
@@ -159,22 +159,22 @@ def warnings(table: Table) -> list[str]:
     mixed = [name for name, versions in document(table)["versions"].items() if isinstance(versions, list)]
     if mixed:
         found.append(f"The cells were run with more than one version of {_and([plain(name) for name in mixed])}.")
-    failed = [one for one in audits(table)["told"] if one["verdict"] == "fail"]
+    failed = [one for one in audits(table)["problems"] if one["verdict"] == "fail"]
     if failed:
         found.append(f"The audit fails for {_and(list(dict.fromkeys(one['who'] for one in failed)))}: see below.")
     for record in table.records:
-        found += _slopes(record)
+        found += _gradients(record)
         largest = _largest(record)
         if largest > record.column.eps + LEEWAY:
             found.append(
-                f"Cell {record.cell.id} holds a perturbation of size {largest:.6g}, outside its "
+                f"Cell {record.cell.id} contains a perturbation of size {largest:.6g}, outside its "
                 f"{record.column.norm or 'clean'} eps of {record.column.eps:.6g}."
             )
     return found
 
 
-def _slopes(record: Record) -> list[str]:
-    """Of a cell whose search was blind at many readings, or met numbers that are none."""
+def _gradients(record: Record) -> list[str]:
+    """Warnings for a cell whose attack had many zero gradients, or non-finite losses or gradients."""
     rows = record.cell.rows()
     found, name = (
         [],
@@ -182,12 +182,15 @@ def _slopes(record: Record) -> list[str]:
     )
     if "halted" in rows and (halted := int(rows["halted"].sum())):
         found.append(
-            f"{plain(name)}: loss or gradient was not a number on {_many(halted, 'image')}, whose search ended there."
+            f"{plain(name)}: loss or gradient was not finite on {_many(halted, 'image')}, where the attack stopped early."
         )
-    if "flat" in rows and (readings := int(rows["queries"].sum())):
-        share = int(rows["flat"].sum()) / readings
-        if share > FLAT and record.column.eps > 0:
-            found.append(f"{plain(name)}: the gradient was zero at {share:.0%} of the readings; the attack may be blind.")
+    if "flat" in rows and (passes := int(rows["queries"].sum())):
+        share = int(rows["flat"].sum()) / passes
+        if share > ZERO_SHARE and record.column.eps > 0:
+            found.append(
+                f"{plain(name)}: the gradient was zero in {share:.0%} of the forward passes; gradients may be masked, and "
+                "the model less robust than shown."
+            )
     return found
 
 
@@ -197,7 +200,7 @@ def _largest(record: Record) -> float:
 
 
 def _overview(table: Table, colours: dict[str, int]) -> dict[str, Any]:
-    """Encoders x tasks: clean, and what the worst shown attack leaves."""
+    """Encoders x tasks: the clean value, and the value under the worst case."""
     groups = table.groups()
     lines = []
     for name, place in colours.items():
@@ -286,7 +289,7 @@ def _section(
 
 
 def finding(table: Table, rows: list[Row]) -> str:
-    """One task's outcome in a sentence or two; no winner is named without saying whether the intervals part it."""
+    """The result of one task in one or two sentences; says whether the best encoder's interval overlaps the second's."""
     column = last(table)
     clean = next((c for c in table.shown if c.attack == CLEAN), None)
     held = [row for row in rows if column in row.numbers and clean in row.numbers]
@@ -300,25 +303,25 @@ def finding(table: Table, rows: list[Row]) -> str:
         low, high = shown(min(values), unit), shown(max(values), unit)
         return (low if low == high else f"{low} to {high}") + (f" {unit}" if unit else "")
 
-    verb = "falls" if higher else "goes"
+    verb = "drops" if higher else "changes"
     label = held[0].label.capitalize() if held[0].label.islower() else held[0].label
     text = f"{label} {verb} from {span(clean)} on clean images to {span(column)}"
     over = held[0].numbers[column].over
-    text += f" under the worse of {_and(list(over))}." if len(over) > 1 else f" under {held[0].names[column]}."
+    text += f" under the worst case of {_and(list(over))}." if len(over) > 1 else f" under {held[0].names[column]}."
     if len(held) > 1:
         order = sorted(held, key=lambda row: row.numbers[column].value, reverse=higher)
         best, second = (row.numbers[column] for row in order[:2])
         if shown(best.value, unit) == shown(second.value, unit):
             tied = [row.title for row in order if shown(row.numbers[column].value, unit) == shown(best.value, unit)]
-            return f"{text} None stands best: {_and(tied)} are at {shown(best.value, unit)}."
+            return f"{text} No single encoder is best: {_and(tied)} share the value {shown(best.value, unit)}."
         apart = best.low > second.high if higher else best.high < second.low
-        text += f" {order[0].title} stands best at {shown(best.value, unit)} [{range_of(order[0], column)}]"
-        text += "." if apart else f"; its interval overlaps that of {order[1].title}, so their order is not settled."
+        text += f" {order[0].title} is best with {shown(best.value, unit)} [{range_of(order[0], column)}]"
+        text += "." if apart else f"; its interval overlaps that of {order[1].title}, so their order is uncertain."
     return text
 
 
 def cards(table: Table) -> dict[str, Any]:
-    """The encoders' cards: fields that any has, and a line an encoder."""
+    """The encoders' cards: the fields that any encoder has, and one line per encoder."""
     found = {plain(record.cell.what["encoder"]): record.cell.what.get("encoder_card") or {} for record in table.records}
     fields = [(key, label) for key, label in CARD if any(card.get(key) not in (None, "", 0) for card in found.values())]
     lines = [
@@ -339,7 +342,7 @@ def _card(value: Any, key: str) -> str:
 
 
 def settings(table: Table) -> dict[str, Any]:
-    """What all cells share, once; and a line a cell of what differs."""
+    """The settings that all cells share, and one line per cell with those that differ."""
     lines = []
     for record in table.records:
         what, done = record.cell.what, record.cell.done or {}
@@ -348,7 +351,7 @@ def settings(table: Table) -> dict[str, Any]:
             "device": plain(done.get("device", "–")),
             "images": str(done.get("images", table.rows[record.row].numbers[record.column].n)),
             "queries": f"{done['queries']:.4g}" if "queries" in done else "–",
-            "largest change": _size(record),
+            "largest perturbation": _size(record),
             "seconds": f"{done['seconds']:.1f}" if "seconds" in done else "not finished",
         }
         lines.append(line)

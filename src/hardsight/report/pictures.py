@@ -1,8 +1,8 @@
-"""The gallery: what an attack did to an image, and what the encoder answered before and after.
+"""The gallery: clean and attacked images, with the predictions for both.
 
-For each image of a task: the image and its truth, then a line an encoder with its answer to the clean image and, for every
-attack at the main eps, the attacked image, the difference (grey + difference x factor) and the answer to it. Pictures are
-data URIs: photographs WEBP, masks PNG with a palette, nothing to fetch.
+For each image of a task: the image and its ground truth, then one line per encoder with the prediction for the clean image
+and, for every attack at the main eps, the attacked image, the difference (grey + difference x factor) and the prediction.
+All are data URIs: images as WEBP, masks as PNG with a palette.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from hardsight.report.results import CLEAN, WORST, Column, Record, Table, plain
 from hardsight.report.table import heading
 
 LARGEST = 256
-"""A longer side is reduced to so many pixels."""
+"""Images are downscaled until the longer side has at most this many pixels."""
 LEGEND = 24
-"""A legend names at most so many classes."""
+"""Maximal number of classes in a legend."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture or, where `uri` is empty, a word. mark: "right" or "wrong" where a word can be either."""
+    """An image or, if `uri` is empty, a text. mark: "right", "wrong" or "", for a predicted class."""
 
     uri: str = ""
     text: str = ""
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Line:
-    """One encoder's answers: `parts` by column, each (attacked image, difference, answer), None where not run."""
+    """One encoder's predictions: `parts` by column, each (attacked image, difference, prediction), None if not run."""
 
     place: int
     title: str
@@ -58,7 +58,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Gallery:
-    """One task's images. legend: (colour, name) of the classes seen, or () ; far: metres at the end of the depth scale."""
+    """One task's images. legend: (colour, name) of the classes that occur; far: metres at the end of the depth scale."""
 
     task: str
     data: str
@@ -72,7 +72,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _Painter:
-    """Paints targets and answers of one task. `seen` collects the class ids that were painted."""
+    """Draws targets and predictions of one task. `seen` collects the class ids that were drawn."""
 
     kind: str
     classes: list[str]
@@ -93,7 +93,7 @@ class _Painter:
 
 
 def galleries(table: Table) -> list[Gallery]:
-    """The galleries of the shown columns, a task and data set each; those without pictures are left out."""
+    """One gallery per task and data set, of the shown columns; those without stored images are left out."""
     found = []
     for task, data, places in table.groups():
         records = [record for record in table.records if record.row in places and record.column in table.shown]
@@ -172,7 +172,7 @@ def _at(loaded: dict[str, np.ndarray], name: str) -> int | None:
 
 
 def factor(column: Column, delta: np.ndarray) -> float:
-    """What a difference is multiplied by: 1 / (2 eps) under Linf, so that +-eps is black and white; else by its largest."""
+    """The factor of a difference: 1 / (2 eps) for Linf, so that +-eps is white and black; else from its largest value."""
     largest = column.eps if column.norm.casefold() == "linf" and column.eps > 0 else float(np.abs(delta).max(initial=0))
     return 1 / (2 * largest) if largest > 0 else 1.0
 
@@ -180,11 +180,11 @@ def factor(column: Column, delta: np.ndarray) -> float:
 def _factor_text(column: Column) -> str:
     if column.norm.casefold() == "linf" and column.eps > 0:
         return f"grey + {factor(column, np.zeros(1)):.3g} × difference: ±{column.eps_text} is white and black"
-    return "grey + difference, each scaled to its own largest change"
+    return "grey + difference, each scaled by its own largest change"
 
 
 def _far(card: dict, galleries: list[dict[str, np.ndarray]]) -> float:
-    """Metres at the bright end: the data's limit, or where that is not near the truth's range, the truth's largest."""
+    """Metres at the bright end of the scale: the data's limit, or the largest true depth if that is much smaller."""
     largest = max(float(np.nan_to_num(loaded["target"]).max(initial=0)) for loaded in galleries)
     limit = float(card.get("max_depth") or 0)
     return largest if largest > 0 and (limit <= 0 or largest < 0.6 * limit) else limit or 1.0
@@ -205,13 +205,13 @@ def _photo(pixels: np.ndarray, quality: int = 78) -> Picture:
 
 
 def _boxed(image: np.ndarray, boxes: np.ndarray) -> Picture:
-    """The image in grey under its boxes [N, 6] in their classes' colours: x1 y1 x2 y2, class (-1: none), score."""
+    """The image in grey with its boxes [N, 6] drawn in class colours: x1 y1 x2 y2, class (-1: none), score."""
     shrunk = Image.fromarray(np.ascontiguousarray(image), "RGB").convert("L").convert("RGB")
     side = max(shrunk.size)
     scale = LARGEST / side if side > LARGEST else LARGEST // side
     shrunk = shrunk.resize((round(shrunk.width * scale), round(shrunk.height * scale)), Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(shrunk)
-    for *corners, label, _ in boxes[boxes[:, 4] >= 0][::-1]:  # the most certain last, on top
+    for *corners, label, _ in boxes[boxes[:, 4] >= 0][::-1]:  # highest score last, on top
         x1, y1, x2, y2 = (float(corner) * scale for corner in corners)
         pen.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=class_colour(int(label)), width=2)
     return _uri(shrunk, "WEBP", quality=88, method=4)

@@ -1,4 +1,4 @@
-"""A plotting plane as inline SVG: axes over any range, and the few marks that are drawn on it; texts are escaped.
+"""Plot axes as inline SVG, for any data range, with a few types of marks; texts are escaped.
 
 Colours are the page's CSS classes c0 .. c7, as everywhere in reports.
 """
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Chart:
-    """title and note are text; svg is markup that was escaped."""
+    """title and note are plain text; svg is markup with escaped texts."""
 
     title: str
     svg: Markup
@@ -29,7 +29,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plane:
-    """A rectangle of `width` x `height` for values in x (low, high) and y (low, high), with room for axes around it."""
+    """A plot of `width` x `height` for values in x (low, high) and y (low, high), with margins for the axes."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -57,7 +57,7 @@ class Plane:
         x_texts: Sequence[str] | None = None,
         y_texts: Sequence[str] | None = None,
     ) -> Markup:
-        """Rules across, ticks and names; the name of y stands over it, as a reader reads."""
+        """Horizontal grid lines, ticks and axis names; the name of the y axis is above it, for easier reading."""
         out = Markup()
         for tick, text in zip(y_ticks, y_texts or texts_of(y_ticks), strict=True):
             start, end = self.at(self.x[0], tick), self.at(self.x[1], tick)
@@ -79,7 +79,7 @@ class Plane:
         return tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ends), **attributes) if ends else Markup()
 
     def steps(self, edges: np.ndarray, heights: np.ndarray, css: str) -> Markup:
-        """A histogram's outline, filled."""
+        """A histogram as one path."""
         points = [(edges[0], self.y[0])]
         for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True):
             points += [(left, height), (right, height)]
@@ -90,7 +90,7 @@ class Plane:
 
 
 def texts_of(ticks: Sequence[float]) -> list[str]:
-    """Ticks as text, with as many digits as their distance needs."""
+    """Ticks as text, with as many digits as their spacing needs."""
     apart = min((b - a for a, b in pairwise(ticks)), default=1.0)
     digits = max(0, math.ceil(-math.log10(apart) - 1e-9)) if apart > 0 else 0
     if abs(apart * 10**digits - round(apart * 10**digits)) > 1e-6:
@@ -99,7 +99,7 @@ def texts_of(ticks: Sequence[float]) -> list[str]:
 
 
 def ticks_over(low: float, high: float, steps: int = 4) -> list[float]:
-    """Round numbers that enclose low and high."""
+    """Round tick values that cover the range from low to high."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         middle = low if math.isfinite(low) else 0.0
         low, high = middle - 0.5, middle + 0.5
@@ -113,7 +113,7 @@ def colour(place: int) -> str:
 
 
 def legend(entries: Sequence[tuple[str, str, int | None]], top: float, width: float) -> tuple[Markup, float]:
-    """(markup, its height). entries: (text, the sample's CSS classes, or "" for a marker of the place)."""
+    """(markup, its height). entries: (text, CSS classes of a colour sample, None) or (text, "", number of a marker)."""
     out, x, y = Markup(), 4.0, top + 14
     for text, css, place in entries:
         text = text if len(text) <= 44 else text[:43] + "…"
@@ -130,7 +130,7 @@ def legend(entries: Sequence[tuple[str, str, int | None]], top: float, width: fl
 
 
 def drawing(title: str, width: float, height: float, *parts: Markup, wide: bool = False) -> Markup:
-    """The SVG element around some marks."""
+    """The SVG element that contains the given parts."""
     return tag(
         "svg", tag("title", title), *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", role="img",
         class_="chart wide" if wide else "chart", xmlns="http://www.w3.org/2000/svg",

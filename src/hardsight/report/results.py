@@ -1,8 +1,8 @@
-"""What the cells say, as plain numbers: one row an encoder x task x data, one column an attack at an eps.
+"""The results table: one row per encoder x task x data, one column per attack and eps.
 
-The store keeps what happened to every image, so everything here is derived: the headline metric with its 95% interval, the
-worst case (per image the attack of greatest error, then the metric over those), what is left of the clean value on the same
-images, and the mean of the metric over eps. The order of the cells doesn't matter: the same rows give the same table.
+Everything is computed from the stored per-image rows: the headline metric with its 95% interval, the worst case (per image
+the attack of largest error, then the metric over those), the ratio to the clean value on the same images, and the mean of
+the metric over eps. The result does not depend on the order of the cells.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", MEAN: "mean
 RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, MEAN: 4, WORST: 4}
 TASKS = ("classify", "segment", "depth", "detect")
 SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp")
-"""What two cells must share, besides encoder, task and data, to stand in one row."""
+"""Settings that cells must share, besides encoder, task and data, to be in the same row."""
 NATURAL = "natural"
-"""In place of a norm: common corruptions, which are no adversary. Their mean is shown, and of many of them nothing else."""
+"""Used instead of a norm for common corruptions, which are not adversarial."""
 FEW = 4
-"""So many corruptions are shown one by one."""
+"""Up to this many corruptions are shown one by one; of more, only their mean."""
 LEAST_EPS = 3
-"""An area under the curve wants at least so many attacked eps."""
+"""Minimal number of eps > 0 for an area under the curve."""
 
 
 class CellLike(Protocol):
-    """The part of a store's cell that a report reads."""
+    """The part of a store's cell that a report needs."""
 
     @property
     def id(self) -> str: ...
@@ -52,7 +52,7 @@ class CellLike(Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """attack: "clean", "embed", "task", another attack's name, "mean" or "worst"; variant: its spec where a row has two of it."""
+    """attack: "clean", "embed", "task", "mean", "worst", or another attack's name; variant: its spec if a row has two."""
 
     attack: str
     variant: str = ""
@@ -66,11 +66,11 @@ class Column:
 
     @property
     def series(self) -> tuple[str, str, str]:
-        """What a curve over eps has in common."""
+        """The key of a curve over eps: attack, variant and norm."""
         return self.attack, self.variant, self.norm
 
     def key(self) -> tuple:
-        """Columns stand in the order of this."""
+        """The sort key of columns."""
         adversary = self.norm != NATURAL
         return (
             self.attack != CLEAN,
@@ -100,9 +100,9 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """An encoder on a task on a data set. names: what a column's attack is called here ("task" is SegPGD for segment).
+    """An encoder on a task and data set. names: the name of each column's attack ("task" is SegPGD for segment).
 
-    relative: robust / clean on the same images. areas: by series, (mean of the metric over 0..eps, eps, its text).
+    relative: attacked / clean value on the same images. areas: by series, (mean of the metric over 0..eps, eps, its text).
     """
 
     encoder: str
@@ -129,7 +129,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Record:
-    """A cell and where it stands in the table."""
+    """A cell and its position in the table."""
 
     cell: CellLike
     row: int
@@ -138,7 +138,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Table:
-    """rows in the order of task, data, encoder; columns are all there are; shown are the clean one and the main eps's."""
+    """rows: sorted by task, data, encoder. columns: all. shown: the clean column and those at the main eps of each norm."""
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
@@ -146,7 +146,7 @@ class Table:
     records: tuple[Record, ...]
 
     def groups(self) -> list[tuple[str, str, list[int]]]:
-        """(task, data, places of its rows), in order."""
+        """(task, data, indices of its rows), in order."""
         found: dict[tuple[str, str], list[int]] = {}
         for place, row in enumerate(self.rows):
             found.setdefault((row.task, row.data), []).append(place)
@@ -154,18 +154,18 @@ class Table:
 
 
 def natural(text: str) -> tuple:
-    """Sorts "vit2" before "vit10"; ties of case are broken by the text itself."""
+    """A sort key that puts "vit2" before "vit10"; texts that differ only in case are sorted by the text itself."""
     parts = re.split(r"(\d+)", text.casefold())
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts), text
 
 
 def plain(text: object) -> str:
-    """A name without control characters: they would steer a terminal and have no place in SVG."""
+    """A name without control characters, which could control a terminal and are not allowed in SVG."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
 def grid(cells: Iterable[CellLike]) -> Table:
-    """The cross-task table of some cells; a cell without a finished image is left out."""
+    """The table of some cells over all tasks; cells without a finished image are left out."""
     read = [(cell, cell.rows()) for cell in cells]
     loaded = sorted(((cell, rows) for cell, rows in read if len(rows.get("id", ()))), key=lambda pair: pair[0].id)
     names = {what: _names([cell.what for cell, _ in loaded], what) for what in ("encoder", "task", "data")}
@@ -241,7 +241,7 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
 
 
 def _number(metric: Any, rows: dict, n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
-    """Every figure with its interval; of a suite each at its worst over the members."""
+    """Every figure with its interval; for a suite, each at its worst case over the members."""
     values = {}
     for key in metric.labels:
         counts = counts_for(rows, metric, key)
@@ -254,7 +254,7 @@ def _number(metric: Any, rows: dict, n: int, asked: int, partial: bool, cell: st
 
 
 def _relative(metric: Any, counts: dict[Column, dict[str, np.ndarray]]) -> dict[Column, float]:
-    """Robust / clean, both over the images that both cells have."""
+    """Attacked / clean value, over the images that both cells have."""
     clean = next((rows for column, rows in counts.items() if column.attack == CLEAN), None)
     if clean is None:
         return {}
@@ -272,7 +272,7 @@ def _relative(metric: Any, counts: dict[Column, dict[str, np.ndarray]]) -> dict[
 
 
 def _areas(numbers: dict[Column, Number]) -> dict[tuple[str, str, str], tuple[float, float, str]]:
-    """The mean of the metric from eps 0 (clean) to the series's largest eps, by the trapezoid rule; whole cells only."""
+    """The mean of the metric from eps 0 (clean) to the series' largest eps, by the trapezoid rule; finished cells only."""
     clean = next((number for column, number in numbers.items() if column.attack == CLEAN), None)
     found: dict[tuple[str, str, str], tuple[float, float, str]] = {}
     for series in dict.fromkeys(column.series for column in numbers if column.attack != CLEAN):
@@ -288,7 +288,7 @@ def _areas(numbers: dict[Column, Number]) -> dict[tuple[str, str, str], tuple[fl
 
 
 def _columns(whats: list[dict[str, Any]]) -> list[Column]:
-    """Each cell's column; where two cells of a row would share one, both are told apart by their attack's spec."""
+    """Each cell's column; if two cells of a row have the same column, the attack's spec distinguishes them."""
     firsts = []
     for what in whats:
         attack = plain(what.get("column") or what["attack_name"])
@@ -318,15 +318,15 @@ def _complete(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
 
 
 def _natural(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
-    """(mean column, its members) where the row has two corruptions or more."""
+    """(mean column, its members) if the row has at least two corruptions."""
     members = [column for column in columns if column.norm == NATURAL]
     return [(Column(MEAN, "", NATURAL, members[0].eps, members[0].eps_text), members)] if len(members) > 1 else []
 
 
 def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
-    """Clean, and for each norm the columns at the largest eps that all its rows share (else at the largest there is).
+    """Clean, and for each norm the columns at the largest eps that all rows share (if none, at the largest of all).
 
-    The worst case of a single attack is that attack, so it is shown only where some row has two. Of many corruptions their mean.
+    The worst case is shown only if some row has at least two attacks. Of more than `FEW` corruptions only the mean is shown.
     """
     kept = []
     for norm in sorted({column.norm for column in columns if column.attack != CLEAN}):
@@ -342,14 +342,14 @@ def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
 
 
 def _names(whats: list[dict[str, Any]], what: str) -> dict[str, str]:
-    """Spec -> the name it is shown by: its short name, or the whole spec where two specs share one name."""
+    """Spec -> its displayed name: the short name, or the whole spec if two specs have the same short name."""
     specs = {str(w[what]): str(w.get(f"{what}_name") or w[what]) for w in whats}
     shared = list(specs.values())
     return {spec: plain(name if shared.count(name) == 1 else spec) for spec, name in specs.items()}
 
 
 def _variant(key: tuple, keys: list[tuple]) -> str:
-    """The settings in which this row differs from others of the same encoder, task and data."""
+    """The settings in which this row differs from other rows of the same encoder, task and data."""
     settings = [other[1] for other in keys if other[0] == key[0]]
     parts = [
         f"{what} {plain(value)}" if what != "probe" else plain(value)

@@ -1,7 +1,7 @@
-"""The cross-task table written out: for a terminal, a paper (LaTeX), a page (Markdown) and machines (CSV, JSON).
+"""The results table in all formats: terminal, LaTeX, Markdown, CSV and JSON.
 
-The text forms show the main eps, each value with its 95% interval; CSV and JSON hold every number there is, in base units
-(fractions, metres). Names come from users and data: each form escapes them in its own way.
+The text formats show the main eps, each value with its 95% interval; CSV and JSON contain every number, in base units
+(fractions, metres). Names come from users and data, so each format escapes them in its own way.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def range_of(row: Row, column: Column) -> str:
 
 
 def versus(row: Row, column: Column | None) -> str:
-    """What is left of the clean value: "41%" of a score, "2.3×" of an error."""
+    """The value relative to the clean one: "41%" for a score, "2.3×" for an error."""
     share = row.relative.get(column) if column else None
     if share is None:
         return NOTHING
@@ -86,20 +86,20 @@ def versus(row: Row, column: Column | None) -> str:
 
 
 def last(table: Table, row: Row | None = None) -> Column | None:
-    """The column that "vs clean" speaks of: the worst case, or the only attack, of the last norm shown."""
+    """The column that "vs clean" refers to: the worst case, or the only attack, of the last shown norm."""
     attacks = [c for c in table.shown if c.attack != CLEAN and (row is None or c in row.numbers)]
     worst = [column for column in attacks if column.attack == WORST]
     return worst[-1] if worst else attacks[-1] if attacks else None
 
 
 def threats(table: Table) -> list[str]:
-    """What the shown attacks were allowed, in words; corruptions are allowed nothing, they happen."""
+    """Norm and eps of the shown attacks, as text; corruptions have no threat."""
     found = (f"{c.norm} {c.eps_text}".strip() for c in table.shown if c.attack != CLEAN and c.norm != NATURAL)
     return list(dict.fromkeys(found))
 
 
 def heading(table: Table, column: Column) -> str:
-    """A column's title; the threat is in it where the table shows more than one."""
+    """A column's title; it includes the threat if the table shows more than one."""
     if len(threats(table)) < 2 or column.norm in ("", NATURAL):
         return column.title
     return f"{column.title} {column.norm} {column.eps_text}".strip()
@@ -110,7 +110,7 @@ def _span(values: set[int]) -> str:
 
 
 def caption(table: Table, places: Sequence[int] | None = None) -> str:
-    """Threat, number of images and seed, as every table must say, and what is not finished; of the rows at `places`."""
+    """The caption of the rows at `places`: threat, number of images, seed, and whether a cell is not finished."""
     places = range(len(table.rows)) if places is None else places
     rows = [table.rows[place] for place in places]
     numbers = [row.numbers[column] for row in rows for column in table.shown if column in row.numbers]
@@ -130,25 +130,25 @@ def caption(table: Table, places: Sequence[int] | None = None) -> str:
 
 
 def resolutions(table: Table, places: Sequence[int]) -> list[str]:
-    """Where these rows' images are read at another size than they were attacked at, or were attacked at another than their own.
+    """Notes where images were resized before the attack, or are resized inside the attacked encoder.
 
-    eps is a bound on the pixels that were attacked, so it means less freedom for an encoder that enlarges them within itself.
+    eps bounds the attacked pixels, so it is a stricter limit for an encoder that upsamples them internally.
     """
-    told: dict[str, dict[str, None]] = {}
+    notes: dict[str, dict[str, None]] = {}
     for record in table.records:
         if record.row not in places:
             continue
         card, data = (record.cell.what.get(f"{what}_card") or {} for what in ("encoder", "data"))
         high, wide = data.get("size") or (0, 0)
         if own := data.get("own"):
-            told.setdefault(f"images were brought from {own[0]}x{own[1]} to {high}x{wide} before they were attacked", {})
+            notes.setdefault(f"images were resized from {own[0]}x{own[1]} to {high}x{wide} before the attack", {})
         if high and (side := card.get("resize")) and side != min(high, wide):
-            told.setdefault(f"eps at {high}x{wide}, which", {})[f"{plain(card.get('name'))} resizes to {side}"] = None
-    return [" ".join([text, ", ".join(names)]).strip() for text, names in told.items()]
+            notes.setdefault(f"eps at {high}x{wide}, which", {})[f"{plain(card.get('name'))} resizes to {side}"] = None
+    return [" ".join([text, ", ".join(names)]).strip() for text, names in notes.items()]
 
 
 def attacks_of(table: Table, places: list[int]) -> str:
-    """What "task attack" is in these rows: "task attack = SegPGD"."""
+    """The meaning of "task attack" in these rows: "task attack = SegPGD"."""
     found = dict.fromkeys(
         f"{column.title} = {table.rows[place].names[column]}"
         for place in places
@@ -165,7 +165,7 @@ def mark(number: Number | None) -> str:
 
 
 def terminal(table: Table) -> RichTable:
-    """The main table for a terminal of 100 columns or more: value over interval, a section a task."""
+    """The main table for a terminal of at least 100 columns: value above interval, one section per task."""
     out = RichTable(
         box=box.SIMPLE_HEAD,
         caption=Text(caption(table)),
@@ -211,7 +211,7 @@ def _lines(table: Table, places: list[int], separate: str) -> list[list[str]]:
 
 
 def markdown(table: Table) -> str:
-    """One Markdown table a task."""
+    """One Markdown table per task."""
 
     def escape(text: str) -> str:
         return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", text)
@@ -225,14 +225,14 @@ def markdown(table: Table) -> str:
         out += ["| " + " | ".join(escape(title) for title in head) + " |", "|:--" + "|--:" * (len(head) - 1) + "|"]
         out += ["| " + " | ".join(escape(text) for text in line) + " |" for line in _lines(table, places, " [{}]")]
         out += ["", escape(caption(table, places) + (f" · {attacks}" if attacks else "")), ""]
-        for nth, line in enumerate(told := smallest(table, places)):
+        for nth, line in enumerate(sizes := smallest(table, places)):
             out += ["| " + " | ".join(map(escape, line)) + " |"] + ["|:--|:--|:--" + "|--:" * 4 + "|"] * (nth == 0)
-        out += [""] * bool(told)
+        out += [""] * bool(sizes)
     return "\n".join(out)
 
 
 def latex(table: Table) -> str:
-    """A booktabs table for a paper; wants `\\usepackage{booktabs}`."""
+    """A booktabs table for a paper; needs `\\usepackage{booktabs}`."""
 
     def escape(text: str) -> str:
         return "".join(LATEX.get(letter, letter) for letter in text)
@@ -266,7 +266,7 @@ def latex(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """Every number in long form, one a line: each metric of each cell, the worst case, `relative` and `area`."""
+    """Every number in long format, one per line: each metric of each cell, the worst case, `relative` and `area`."""
     out = io.StringIO()
     sizes = {(line["place"], line["column"]): line for line in nearest(table)}
     writer = _csv.writer(out, lineterminator="\n")
@@ -298,10 +298,10 @@ def _attack(row: Row, column: Column) -> str:
 
 
 def document(table: Table) -> dict[str, Any]:
-    """Everything in one JSON document, in the shape of lm-eval's: results by "encoder/task/data", then by attack.
+    """Everything in one JSON document, structured like lm-eval's: results by "encoder/task/data", then by attack.
 
-    A metric's `_stderr` is its 95% interval's half width / 1.96; `relative` is robust / clean. `date` is when the last cell
-    finished, so that the same rows give the same document; a `git_hash` that differs between cells is a list.
+    A metric's `_stderr` is the half width of its 95% interval / 1.96; `relative` is attacked / clean. `date` is when the
+    last cell finished, so that the same rows give the same document; `git_hash` is a list if it differs between cells.
     """
     results: dict[str, Any] = {}
     samples: dict[str, Any] = {}
@@ -315,8 +315,8 @@ def document(table: Table) -> dict[str, Any]:
             "headline": row.metric,
             "better": row.better,
         }
-        if told := resolutions(table, [place]):
-            results[key]["resolution"] = told
+        if notes := resolutions(table, [place]):
+            results[key]["resolution"] = notes
         for column in sorted(row.numbers, key=Column.key):
             number = row.numbers[column]
             entry: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Where results live: files that are whole or not there, and the folder of a cell; never imports torch.
+"""Storage of results: atomic file writes, and one folder per cell; never imports torch.
 
-In: rows and records. Out: the same, read again. Another layout or another kind of writer goes here.
+In: rows and records. Out: the same, loaded again. Another storage layout belongs here.
 """

@@ -1,13 +1,13 @@
-"""Where results live: a folder a cell, a file a chunk, and nothing that could not be rebuilt from them; no torch.
+"""The layout of a store: one folder per cell, one file per chunk; reports are derived from these files. No torch.
 
-    STORE/store.json              which version of this layout
-         /cells/<id>/cell.json    what: the specs, written first
-                    /rows-00003.npz   one chunk's rows, written aside, synced and renamed
-                    /gallery.npz  the first few images, before and after, for the eye
-                    /done.json    when and with what: versions, revision, device, seconds, summary
-         /heads/<id>.safetensors, .json   trained heads, by the fingerprint of all that made them
+    STORE/store.json              the version of this layout
+         /cells/<id>/cell.json    the specs of the cell, written first
+                    /rows-00003.npz   the rows of one chunk: written to a temporary file, synced and renamed
+                    /gallery.npz  the first few images, clean and attacked, for visual inspection
+                    /done.json    written at the end: versions, git revision, device, seconds, summary
+         /heads/<id>.safetensors, .json   trained heads, by the fingerprint of everything that determines them
 
-Kill the process anywhere: what is there is whole, and the first missing chunk is where the next run goes on.
+The process can be killed at any time: every existing file is complete, and the next run resumes at the first missing chunk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class StoredCell:
-    """One cell's folder."""
+    """The folder of one cell. what: the content of cell.json."""
 
     path: Path
     what: dict[str, Any]
@@ -51,9 +51,9 @@ class StoredCell:
         write_arrays(self.chunk(place), rows)
 
     def rows(self) -> Rows:
-        """All rows there are, in order: "id", "error", "size", "queries" and "counts.<key>", images leading.
+        """All stored rows in order: "id", "error", "size", "queries" and "counts.<key>", images first.
 
-        Columns that not every chunk has, as when a newer version went on with an older one's cell, are left out.
+        Columns that some chunks lack, for example if a newer version resumed the cell of an older one, are left out.
         """
         chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
         shared = [name for name in chunks[0] if all(name in chunk for chunk in chunks)] if chunks else []
@@ -65,7 +65,7 @@ class StoredCell:
 
     @property
     def audit(self) -> dict[str, Any] | None:
-        """What the checks found of this cell's number, where it was audited."""
+        """The findings of the audit, if this cell was audited."""
         path = self.path / "audit.json"
         return read_json(path) if path.exists() else None
 
@@ -74,7 +74,7 @@ class StoredCell:
 
 
 class Store:
-    """A store's folder; made on the first write. Raises `StoreError` for one written by another version of the layout."""
+    """A store's folder, created by the first write. Raises `StoreError` if it has another version of the layout."""
 
     def __init__(self, path: str | Path, must_exist: bool = False) -> None:
         self.path = Path(path)
@@ -83,15 +83,13 @@ class Store:
             version = read_json(mark).get("version")
             if version != VERSION:
                 raise StoreError(
-                    f"{self.path} was written by version {version} of the store's layout, and this is version {VERSION}; "
-                    "give another --store, or read it with the hardsight that wrote it"
+                    f"{self.path} has version {version} of the store's layout, but this hardsight uses version {VERSION}; "
+                    "give another --store, or use the hardsight version that wrote it"
                 )
         elif must_exist:
-            raise StoreError(
-                f"{self.path} is not a store: it has no store.json; give the folder that 'hardsight bench' wrote"
-            )
+            raise StoreError(f"{self.path} is not a store: it has no store.json; give a folder written by 'hardsight bench'")
         elif self.path.is_file():
-            raise StoreError(f"{self.path} is a file; a store is a folder")
+            raise StoreError(f"{self.path} is a file; a store must be a folder")
 
     def create(self) -> None:
         mark = self.path / "store.json"
@@ -99,9 +97,9 @@ class Store:
             write_json(mark, {"version": VERSION})
 
     def open(self, cell_id: str, what: dict[str, Any]) -> StoredCell:
-        """The cell's folder, with its cell.json written if it was not there.
+        """The cell's folder; writes cell.json if it is missing or has changed.
 
-        Raises `StoreError` where the weights behind it have changed since its first chunk was written.
+        Raises `StoreError` if the encoder's weights have changed since the cell was created.
         """
         path = self.path / "cells" / cell_id
         record = path / "cell.json"
@@ -110,7 +108,7 @@ class Store:
             old, new = (w.get("encoder_card", {}).get("sha256") for w in (before, what))
             if old and new and old != new:
                 raise StoreError(
-                    f"the weights behind {what.get('encoder')} are not those that {path} was measured on; "
+                    f"the weights behind {what.get('encoder')} are not those with which {path} was measured; "
                     "give another --store, or delete that folder"
                 )
             if before != what:
@@ -125,7 +123,7 @@ class Store:
         return StoredCell(path, read_json(path / "cell.json")) if (path / "cell.json").exists() else None
 
     def cells(self) -> list[StoredCell]:
-        """Every cell, in the order of the grids that made them."""
+        """Every cell, in the order of the plan that created it."""
         found = [StoredCell(path.parent, read_json(path)) for path in self.path.glob("cells/*/cell.json")]
         return sorted(found, key=lambda cell: (cell.what.get("place", 0), cell.id))
 
@@ -134,6 +132,6 @@ class Store:
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, range]]:
-    """Chunk numbers and the places in them."""
+    """(number of the chunk, range of the indices in it) for `count` images in chunks of `size`."""
     for place, start in enumerate(range(0, count, size)):
         yield place, range(start, min(start + size, count))

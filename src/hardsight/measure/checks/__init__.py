@@ -1,1 +1,1 @@
-"""What can be wrong with a robustness number: (Case) -> Finding, one question a check; families by what they look at."""
+"""Checks for what can be wrong with a robustness evaluation: (Case) -> Finding; one file per subject of the check."""

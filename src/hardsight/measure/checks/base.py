@@ -1,4 +1,4 @@
-"""What a check is: one question about an attacked system, asked on a few images, and answered with a verdict and a reason."""
+"""The interface of a check: it tests one property of an attacked system on a few images; result: verdict and reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hardsight.tasks.base import System
 
 
 class Finding(NamedTuple):
-    """What a check found. verdict "none": the question has no answer here, and the reason says why."""
+    """The result of a check. verdict "none": the check does not apply here; the reason says why."""
 
     verdict: Literal["pass", "warn", "fail", "none"]
     reason: str
 
 
 class Ran(NamedTuple):
-    """What an attack found: allowed images x_adv [B, 3, ...], and their errors [B], read anew."""
+    """The result of an attack: projected images x_adv [B, 3, ...], and their errors [B], evaluated again."""
 
     x_adv: Tensor
     error: Tensor
@@ -36,9 +36,9 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """An attacked system and a few images to ask about it.
+    """An attacked system and a few images to check it on.
 
-    x [B, 3, ...] in [0, 1], y their targets. others: by name, what the same attack found for these images on other encoders.
+    x [B, 3, ...] in [0, 1], y their targets. others: by encoder name, x_adv of the same attack on other encoders.
     """
 
     system: System
@@ -63,11 +63,11 @@ class Case:
             return self.system.output(x)
 
     def error(self, x: Tensor) -> Tensor:
-        """[B]: how wrong the system is on these images."""
+        """[B]: the task error of the system on these images."""
         return self.system.task.error(self.output(x), self.y)
 
     def run(self, attack: Attack | None = None, radius: float = 1.0) -> Ran:
-        """An attack (the case's own) at `radius` times eps; its points projected, and its errors read anew."""
+        """Runs an attack (default: the case's own) at `radius` times eps; x_adv is projected and evaluated again."""
         threat = self.threat if radius == 1 else scaled(self.threat, radius)
         found = (attack or self.attack)(self.system, self.x, self.y, threat, self.rng("attack"))
         x_adv = threat.project(found.x_adv.to(self.x.dtype), self.x)
@@ -75,32 +75,32 @@ class Case:
 
     @cached_property
     def found(self) -> Ran:
-        """What the case's attack finds at eps."""
+        """The result of the case's attack at eps."""
         return self.run()
 
     @cached_property
     def clean(self) -> Tensor:
-        """[B]: the errors on the clean images."""
+        """[B]: the task errors on the clean images."""
         return self.error(self.x)
 
     @cached_property
     def whole(self) -> bool:
-        """Whether errors are 0 or 1, as a classifier's are: then one image more is a step of 1 / B."""
+        """Whether errors are 0 or 1, as in classification: then one image changes the mean error by 1 / B."""
         return self.system.task.target == "label"
 
     @property
     def slack(self) -> float:
-        """By how much two mean errors may differ with nothing wrong: one image of a classifier's, or 0.02."""
+        """The tolerated difference of two mean errors: one image in classification, else 0.02."""
         return 1.0 / len(self.x) + 1e-6 if self.whole else 0.02
 
 
-def judged(value: float, warn: float, fail: float, reason: str) -> Finding:
-    """Pass up to `warn`, warn up to `fail`, and fail above it."""
+def by_threshold(value: float, warn: float, fail: float, reason: str) -> Finding:
+    """Pass up to `warn`, warn up to `fail`, fail above it."""
     return Finding("pass" if value <= warn else "warn" if value <= fail else "fail", reason)
 
 
 def differ(one: Any, other: Any) -> float:
-    """The greatest difference of two outputs, as a share of their greatest value; infinite where their shapes are unlike."""
+    """The maximal difference of two outputs, relative to the first one's largest value; infinite if their shapes differ."""
     ones, others = tensors(one), tensors(other)
     if [t.shape for t in ones] != [t.shape for t in others]:
         return float("inf")

@@ -1,4 +1,4 @@
-"""Questions to the model alone: does it answer twice the same, for each image by itself, and with logits?"""
+"""Checks of the model: is it deterministic, is each image processed independently, and are the outputs logits?"""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from hardsight.specs.catalog import register
 
 @register
 def repeats(most: float = 1e-4) -> Check:
-    """Same twice: the model gives one image the same output each time; if it draws random numbers, an attack without `eot` fails here."""
+    """Same twice: the model gives the same output for the same image; a random model fails unless the attack uses `eot`."""
 
     def check(case: Case) -> Finding:
         gap = differ(case.output(case.x), case.output(case.x))
         if gap <= most:
-            return Finding("pass", "two readings of the same images agree")
-        walks = [search for search, _ in searches(case.attack, case.system.task.target) if search.gradients]
-        draws = min((getattr(search, "draws", 1) for search in walks), default=1)
+            return Finding("pass", "two forward passes of the same images agree")
+        with_gradient = [search for search, _ in searches(case.attack, case.system.task.target) if search.gradients]
+        draws = min((getattr(search, "draws", 1) for search in with_gradient), default=1)
         if draws > 1:
             return Finding(
                 "warn",
-                f"the model is random: two readings differ by {gap:.1%}; the attack follows the mean of {draws}, a verdict is of one",
+                f"the model is random: two forward passes differ by {gap:.1%}; the attack follows the mean of {draws} "
+                "draws, the evaluation uses one",
             )
         return Finding(
             "fail",
-            f"two readings of the same images differ by {gap:.1%}: the model is random; attack its mean, as in attack(eot(pgd(), draws=10))",
+            f"two forward passes of the same images differ by {gap:.1%}: the model is random; attack its mean, as in "
+            "attack(eot(pgd(), draws=10))",
         )
 
     return check
@@ -36,12 +38,12 @@ def repeats(most: float = 1e-4) -> Check:
 
 @register
 def alone(most: float = 1e-3) -> Check:
-    """Image by itself: an image's output doesn't depend on the others of its batch, or on their order."""
+    """Image by itself: an image's output doesn't depend on the other images of its batch, or on their order."""
 
     def check(case: Case) -> Finding:
         count = len(case.x)
         if count < 2:
-            return Finding("none", "one image alone cannot tell")
+            return Finding("none", "needs at least two images")
         whole = case.output(case.x)
         back = torch.arange(count - 1, -1, -1, device=case.x.device)
         gaps = [differ(whole, tree.take(case.output(case.x[back]), back))]
@@ -52,7 +54,7 @@ def alone(most: float = 1e-3) -> Check:
             return Finding("pass", "outputs are the same in other batches and orders")
         return Finding(
             "fail",
-            f"an image's output changes by {max(gaps):.1%} with the other images of its batch: is batch norm in training mode?",
+            f"an image's output changes by {max(gaps):.1%} with the other images of its batch: is batch norm in train mode?",
         )
 
     return check
@@ -60,16 +62,16 @@ def alone(most: float = 1e-3) -> Check:
 
 @register
 def logits() -> Check:
-    """Logits: the output isn't a softmax already; a second softmax in the loss flattens its gradients."""
+    """Logits: the output isn't a softmax already; a second softmax in the loss shrinks its gradients."""
 
     def check(case: Case) -> Finding:
         output = case.output(case.x)
         if not isinstance(output, Tensor) or case.system.task.target not in ("label", "mask"):
-            return Finding("none", "this task's output has no classes")
+            return Finding("none", "this task's output is not class logits")
         sums = output.float().sum(1)
         if float(output.min()) >= -1e-6 and float((sums - 1).abs().max()) < 1e-3:
             return Finding(
-                "fail", "the outputs are probabilities (they add up to 1); give the attack logits, from before the softmax"
+                "fail", "the outputs are probabilities (they sum to 1); give the attack the logits, before the softmax"
             )
         return Finding("pass", "the outputs are not probabilities")
 

@@ -1,4 +1,4 @@
-"""Questions to the gradient: is there one, is it a number, and does the loss go where it points?"""
+"""Checks of the gradient: is it nonzero, is it finite, and does it predict the change of the loss?"""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 from hardsight.attacks.attack import Single
 from hardsight.attacks.search.compose import stay
 from hardsight.losses.objective import loss_and_grad, still
-from hardsight.measure.checks.base import Case, Check, Finding, judged, tensors
+from hardsight.measure.checks.base import Case, Check, Finding, by_threshold, tensors
 from hardsight.specs.catalog import register
 
 SMALL = 1 / 255 / 32
-"""A change of all pixels that any smooth model answers to, and no rounding to 8 bits survives."""
+"""A change of all pixels that changes the output of any smooth model, but is lost by rounding to 8 bits."""
 
 
 @register
 def gradients(warn: float = 0.0, fail: float = 0.1) -> Check:
     """Gradients: neither zero nor NaN, at the clean images and at random points around them.
 
-    An image that has fallen may be without one, since some losses let go of it; and at the clean image a loss that compares with
-    it has none. warn, fail: the share of the other readings that may be without one.
+    Zero gradients are not counted at misclassified images, where some losses are constant; nor at the clean images for a
+    loss that compares with them. warn, fail: the largest share of zero gradients among the others.
     """
 
     def check(case: Case) -> Finding:
@@ -32,53 +32,53 @@ def gradients(warn: float = 0.0, fail: float = 0.1) -> Check:
             for x in (near,) if attack.aim.clean else (case.x, near):
                 reading = loss_and_grad(objective, x)[0]
                 assert reading.slope is not None
-                fallen = case.error(x) >= 1
+                wrong = case.error(x) >= 1
                 broken += int((~torch.isfinite(reading.slope)).sum())
-                zero += int(((reading.slope == 0) & ~fallen).sum())
-                count += int((~fallen | (reading.slope != 0)).sum())
-            moves = bool(zero) and bool(differences_of(case, directions=2)[0].any())
+                zero += int(((reading.slope == 0) & ~wrong).sum())
+                count += int((~wrong | (reading.slope != 0)).sum())
+            changes = bool(zero) and bool(differences_of(case, directions=2)[0].any())
         if not count:
-            return Finding("none", "every image has fallen before it is attacked, where a loss may let go of it")
+            return Finding("none", "every image is misclassified before the attack, where the loss may have zero gradient")
         if broken:
-            return Finding("fail", f"loss or gradient is not a number at {broken} of {count} readings")
-        told = f"the gradient is zero at {zero} of {count} readings"
+            return Finding("fail", f"loss or gradient is not finite in {broken} of {count} forward passes")
+        reason = f"the gradient is zero in {zero} of {count} forward passes"
         if zero:
-            told += (
-                ", though the loss changes around them: something on the way lets no gradient through"
-                if moves
-                else ", and the loss does not change either: it is flat there (saturated, or rounded away)"
+            reason += (
+                ", although the loss changes around these points: some operation blocks the gradient"
+                if changes
+                else ", and the loss does not change either: it is constant there (saturated, or rounded)"
             )
-        return judged(zero / count, warn, fail, told)
+        return by_threshold(zero / count, warn, fail, reason)
 
     return check
 
 
 @register
 def differences(warn: float = 0.3, fail: float = 0.6) -> Check:
-    """Slope is true: what the gradient foretells agrees with finite differences, along smooth and rough directions.
+    """Slope is true: the gradient agrees with finite differences along smooth and rough directions.
 
-    warn, fail: for the median image, |foretold - measured| over |foretold| + |measured|.
+    warn, fail: thresholds on |predicted - measured| / (|predicted| + |measured|) of the median image.
     """
 
     def check(case: Case) -> Finding:
         with still(case.system.encoder, case.system.head):
-            measured, foretold = differences_of(case)
-        size = (measured.abs() + foretold.abs()).sum(1)
-        seen = size > 0
-        if not bool(seen.any()):
+            measured, predicted = differences_of(case)
+        size = (measured.abs() + predicted.abs()).sum(1)
+        nonzero = size > 0
+        if not bool(nonzero.any()):
             return Finding("none", "the loss does not change within 1/255, so there is no slope to compare")
-        gap = float(((measured - foretold).abs().sum(1) / size.clamp_min(1e-30))[seen].median())
-        told = f"finite differences and the gradient differ by {gap:.0%}"
+        gap = float(((measured - predicted).abs().sum(1) / size.clamp_min(1e-30))[nonzero].median())
+        reason = f"finite differences and the gradient differ by {gap:.0%}"
         if gap > warn:
-            told += ": part of the model gives no gradient, or a false one"
-        return judged(gap, warn, fail, told)
+            reason += ": part of the model gives no gradient, or a wrong one"
+        return by_threshold(gap, warn, fail, reason)
 
     return check
 
 
 @register
 def plateaus() -> Check:
-    """No plateaus: the output answers to changes far below one grey level; one that doesn't is rounded on the way."""
+    """No plateaus: the output changes with pixel changes far below one grey level; otherwise something is quantised."""
 
     def check(case: Case) -> Finding:
         direction = torch.randn(case.x.shape, generator=case.rng("plateaus")).sign().to(case.x.device)
@@ -88,40 +88,41 @@ def plateaus() -> Check:
         )
         same = (before == after).all(1).float().mean()
         if float(same) == 0:
-            return Finding("pass", "the outputs answer to changes of 1/32 of a grey level")
+            return Finding("pass", "the outputs change with pixel changes of 1/32 of a grey level")
         return Finding(
             "fail" if float(same) > 0.1 else "warn",
-            f"on {float(same):.0%} of the images the output does not change at all when each pixel moves by 1/32 of a grey level: "
-            "the input or a layer is quantised, and gradients cannot see across its steps",
+            f"on {float(same):.0%} of the images the output does not change if each pixel changes by 1/32 of a grey level: "
+            "the input or a layer is quantised, and gradients do not show its steps",
         )
 
     return check
 
 
 def differences_of(case: Case, directions: int = 4) -> tuple[Tensor, Tensor]:
-    """(measured, foretold), both [B, directions]: how the task's loss changes along directions, and what its gradient says.
+    """(measured, predicted), both [B, directions]: slopes of the task loss by finite differences and by its gradient.
 
-    Half of the directions are smooth (signs of blocks of 8x8 pixels), half rough (of each value). Three lengths are tried, from
-    a grey level down, and each image's best agreement counts: neither a kink nor float32's last digits shall decide.
+    Half of the directions are smooth (signs of blocks of 8x8 pixels), half rough (of each value). Three step lengths are
+    tried, from one grey level down, and each image's best agreement counts, so that neither a kink nor rounding in float32
+    decides.
     """
     x, objective = case.x, Single(stay()).objective(case.system, case.x, case.y)
     grad = loss_and_grad(objective, x)[1]
     rng = case.rng("differences")
     ways = [_signs(x, rng, blocks=8 if place % 2 == 0 else 1) for place in range(directions)]
-    foretold = torch.stack([(grad * way).flatten(1).sum(1) for way in ways], 1)
-    measured, gap = torch.zeros_like(foretold), torch.full((len(x),), torch.inf, device=x.device)
+    predicted = torch.stack([(grad * way).flatten(1).sum(1) for way in ways], 1)
+    measured, gap = torch.zeros_like(predicted), torch.full((len(x),), torch.inf, device=x.device)
     for length in (1 / 255, 1 / 255 / 4, 1 / 255 / 16):
         with torch.no_grad():
             changes = [objective(x + length * way).loss - objective(x - length * way).loss for way in ways]
         here = torch.stack(changes, 1).float() / (2 * length)
-        apart = (here - foretold).abs().sum(1) / (here.abs() + foretold.abs()).sum(1).clamp_min(1e-30)
+        apart = (here - predicted).abs().sum(1) / (here.abs() + predicted.abs()).sum(1).clamp_min(1e-30)
         nearer = (apart < gap) & (here != 0).any(1)
         measured, gap = torch.where(nearer[:, None], here, measured), torch.where(nearer, apart, gap)
-    return measured, foretold
+    return measured, predicted
 
 
 def _signs(x: Tensor, rng: torch.Generator, blocks: int) -> Tensor:
-    """Random signs like x, the same within each block of that many pixels a side."""
+    """Random signs of the shape of x, constant within blocks of blocks x blocks pixels."""
     height, width = x.shape[-2:]
     signs = torch.randn((*x.shape[:-2], -(-height // blocks), -(-width // blocks)), generator=rng).sign().to(x.device)
     return signs.repeat_interleave(blocks, -2).repeat_interleave(blocks, -1)[..., :height, :width]
