@@ -1,4 +1,4 @@
-"""An attack that is to arrive somewhere is judged by its arrival; one that is to lead away, by the harm."""
+"""An attack that should reach a target is evaluated by reaching it; an untargeted one by the task error."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def rng() -> torch.Generator:
 
 
 @pytest.mark.parametrize("search", ["pgd(40)", "apgd(40)"])
-def test_towards_a_map_each_pixel_that_arrives_counts(search: str) -> None:
-    """The wish is what the model makes of other images: harm alone would stop at any wrong class, and more eps reach less."""
+def test_towards_a_map_each_pixel_that_reaches_it_counts(search: str) -> None:
+    """The target is the output for other images: the task error would stop at any wrong class, and more eps reach less."""
     system, x = toy_system(build("segment", "Task")), toy_images(8)
-    y, wish = system.output(x).argmax(1), system.output(toy_images(8, seed=77)).argmax(1)
+    y, wanted = system.output(x).argmax(1), system.output(toy_images(8, seed=77)).argmax(1)
 
-    def arrived(x: Tensor) -> Tensor:
-        return (system.output(x).argmax(1) == wish).flatten(1).float().mean(1)
+    def reached(x: Tensor) -> Tensor:
+        return (system.output(x).argmax(1) == wanted).flatten(1).float().mean(1)
 
-    shares = [arrived(x).mean()]
+    shares = [reached(x).mean()]
     for eps in (16, 48):
-        attack = Single(build(search, "Search"), build("ce_to", "Loss"), aim=given(wish))
+        attack = Single(build(search, "Search"), build("ce_to", "Loss"), aim=given(wanted))
         found = attack(system, x, y, build(f"linf({eps}/255)", "Threat"), rng())
         assert found.error is not None
-        assert torch.allclose(found.error, arrived(found.x_adv), atol=1e-6)
-        assert (arrived(found.x_adv) >= arrived(found.x_best_loss) - 1e-6).all()
+        assert torch.allclose(found.error, reached(found.x_adv), atol=1e-6)
+        assert (reached(found.x_adv) >= reached(found.x_best_loss) - 1e-6).all()
         shares.append(found.error.mean())
     assert shares[0] + 0.2 < shares[1] < shares[2]
 
 
-def test_towards_a_class_leaves_when_it_is_there_and_not_before() -> None:
+def test_towards_a_class_leaves_when_it_is_reached_and_not_before() -> None:
     system, x = toy_system(build("classify", "Task")), toy_images(32)
     y = system.output(x).argmax(1)
     attack = build("attack(pgd(40, early_exit=True), loss=ce_to, aim=towards(2))", "Attack")
@@ -46,15 +46,15 @@ def test_towards_a_class_leaves_when_it_is_there_and_not_before() -> None:
     assert found.queries.float().mean() < 20
     rival = build("attack(pgd(40, early_exit=True), loss=ce_to, aim=rival(1))", "Attack")
     away = rival(system, x, y, build("linf(24/255)", "Threat"), rng())
-    assert torch.equal(away.error, system.task.error(system.output(away.x_adv), y))  # APGD-T's: any wrong class will do
+    assert torch.equal(away.error, system.task.error(system.output(away.x_adv), y))  # as for APGD-T: any wrong class counts
 
 
-def test_a_wish_of_the_loss_itself_is_not_held_against_the_truth() -> None:
-    """Where the truth is farther than what is told, the way farther first lessens the error."""
+def test_a_loss_with_its_own_target_is_not_compared_with_the_truth() -> None:
+    """Where the truth is farther than the prediction, moving farther decreases the error at first."""
     system, x = toy_system(build("depth", "Task")), toy_images(6)
     y, threat = system.output(x).detach() * 1.3, build("linf(24/255)", "Threat")
     alone = Single(build("apgd(40)", "Search"), depth_to("farther"))(system, x, y, threat, rng())
-    member = Single(build("apgd(40)", "Search"), depth_to("farther"), harm=True)(system, x, y, threat, rng())
+    member = Single(build("apgd(40)", "Search"), depth_to("farther"), by_error=True)(system, x, y, threat, rng())
     assert torch.equal(alone.x_adv, alone.x_best_loss)
     assert (system.output(alone.x_adv).mean((1, 2)) > system.output(member.x_adv).mean((1, 2))).all()
     assert (system.task.error(system.output(member.x_adv), y) >= system.task.error(system.output(alone.x_adv), y)).all()

@@ -1,4 +1,4 @@
-"""What an attack tells of models and losses that cannot be attacked as asked, and what NaN does to a batch: nothing."""
+"""What an attack reports about models and losses that cannot be attacked as requested; NaN does not affect a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNT = 6
 
 
 def changed(task: str, back: Any) -> System:
-    """The toy system with something done to its output."""
+    """The toy system with a function applied to its output."""
     whole = toy_system(build(task, "Task"))
 
     class Changed(System):
@@ -46,9 +46,9 @@ def changed(task: str, back: Any) -> System:
 )
 def test_a_wrong_shape_is_named_with_the_right_one(task: str, back: Any, shapes: tuple[str, ...]) -> None:
     system = changed(task, back)
-    with pytest.raises(ShapeError) as told:
+    with pytest.raises(ShapeError) as error:
         build("pgd(2)", "Attack")(system, toy_images(COUNT), toy_target(system.task, COUNT), build("linf(0.1)", "Threat"))
-    assert all(shape in str(told.value) for shape in shapes)
+    assert all(shape in str(error.value) for shape in shapes)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_wrong_shape_is_named_with_the_right_one(task: str, back: Any, shapes:
 )
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_nan_stops_its_image_and_no_other(search: str, bad: float) -> None:
-    """A model that is not a number on bright images: they are counted, and the others' results are as without them."""
+    """A model that is not finite on bright images: these are counted, and the other results are the same as without them."""
 
     def back(out: Tensor, x: Tensor) -> Tensor:
         bright = x.flatten(1).mean(1) > 0.6
@@ -72,14 +72,14 @@ def test_nan_stops_its_image_and_no_other(search: str, bad: float) -> None:
     assert found.halted.tolist() == [place == 2 for place in range(COUNT)]
     assert torch.isfinite(found.x_adv).all()
     rest = torch.tensor([0, 1, 3, 4, 5])
-    if not search.startswith("square"):  # whose windows follow the batch
+    if not search.startswith("square"):  # its windows depend on the batch
         alone = attack.search(
             attack.objective(system, x[rest], y[rest]), x[rest], threat, torch.Generator().manual_seed(1), start[rest]
         )
         assert torch.allclose(found.x_adv[rest], alone.x_adv, atol=1e-6)
     rows, _ = evaluate(system, attack, threat, x, y, ["i"] * COUNT, torch.Generator().manual_seed(0))
     assert rows["halted"].sum() == 1
-    assert rows["error"][2] == 1  # what it answers there is no answer
+    assert rows["error"][2] == 1  # an output that is not finite is an error
 
 
 def test_a_zero_gradient_is_counted() -> None:
@@ -103,9 +103,9 @@ def test_coupled_losses_are_refused_by_name() -> None:
 
 
 def test_unsigned_losses_are_refused_by_fab() -> None:
-    with pytest.raises(SpecError, match=r"fab walks.*ce is not"):
+    with pytest.raises(SpecError, match=r"fab searches.*ce is not"):
         build("attack(fab, loss=ce)", "Attack")
-    with pytest.raises(SpecError, match="restarts walks"):
+    with pytest.raises(SpecError, match="restarts searches"):
         build("attack(restarts(fab(start=halfway), 2), loss=ce)", "Attack")
 
 
@@ -124,7 +124,7 @@ def test_a_warm_start_begins_where_the_first_attack_ended() -> None:
 
 
 @pytest.mark.parametrize("chosen", [[], [2], [0, 1, 3], [0, 1, 2, 3]])
-def test_images_are_chosen_whole_and_what_is_left_out_does_not_matter(chosen: list[int]) -> None:
+def test_images_are_chosen_whole_and_the_others_do_not_matter(chosen: list[int]) -> None:
     mask = torch.zeros(4, dtype=torch.bool)
     mask[chosen] = True
     yes, no = toy_images(4), 1 - toy_images(4)
@@ -138,22 +138,22 @@ def test_images_are_chosen_whole_and_what_is_left_out_does_not_matter(chosen: li
 
 
 @pytest.mark.parametrize(
-    ("attack", "task", "back", "told"),
+    ("attack", "task", "back", "parts"),
     [
         ("embed(3)", "depth", lambda out, x: out[:, None], ("[6, 1, 16, 16]", "[6, 16, 16]")),
         ("embed(3)", "classify", lambda out, x: out[:, :, None], ("[6, 5, 1]", "[6, K]")),
-        ("embed(3)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
-        ("pgd(3)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
-        ("clean", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
-        ("autoattack(steps=5, queries=5)", "classify", lambda out, x: out[:, :2], ("tells 2 classes apart", "is class ")),
+        ("embed(3)", "classify", lambda out, x: out[:, :2], ("distinguishes 2 classes", "is class ")),
+        ("pgd(3)", "classify", lambda out, x: out[:, :2], ("distinguishes 2 classes", "is class ")),
+        ("clean", "classify", lambda out, x: out[:, :2], ("distinguishes 2 classes", "is class ")),
+        ("autoattack(steps=5, queries=5)", "classify", lambda out, x: out[:, :2], ("distinguishes 2 classes", "is class ")),
     ],
 )
-def test_a_wrong_shape_is_named_whatever_the_attack_reads(attack: str, task: str, back: Any, told: tuple[str, ...]) -> None:
+def test_a_wrong_shape_is_named_for_any_attack(attack: str, task: str, back: Any, parts: tuple[str, ...]) -> None:
     system, x = changed(task, back), toy_images(COUNT)
     y, threat = toy_target(system.task, COUNT), build("linf(0.1)", "Threat")
     with pytest.raises(ShapeError) as error:
         evaluate(system, build(attack, "Attack"), threat, x, y, ["i"] * COUNT, torch.Generator().manual_seed(0))
-    assert all(part in str(error.value) for part in told)
+    assert all(part in str(error.value) for part in parts)
 
 
 @pytest.mark.parametrize("loss", ["segpgd_ce", "depth_rmse"])

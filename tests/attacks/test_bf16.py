@@ -1,4 +1,4 @@
-"""A search in bf16: what it makes of the weights, that it leaves them as they were, and the networks that cannot bear it."""
+"""A search in bf16: how it stores the weights, that it restores them, and networks that do not support it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardsight.attacks.bf16 import Attention, cheap, folded, in_bf16
-from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Card, Encoder
 from hardsight.specs.catalog import build
 from hardsight.tasks.base import System
 from tests.conftest import ToyBody, toy_images, toy_system
@@ -24,13 +24,13 @@ def system_of(body: nn.Module) -> System:
 
 
 class Stubborn(ToyBody):
-    """Views its map as only a tensor with channels first can be, or multiplies with a weight by hand."""
+    """Views its feature map as only a channels-first tensor allows, or multiplies with a weight directly."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how = how
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         found = self.two(torch.tanh(self.one(pixels)))
         if self.how == "views":
             pooled = found.view(len(found), -1).unflatten(1, (12, -1)).mean(2)
@@ -38,7 +38,7 @@ class Stubborn(ToyBody):
             with torch.autocast("cpu", enabled=False):
                 pooled = torch.einsum("bdhw,ed->be", found.float(), self.two.weight[:, :, 0, 0].new_ones(12, 12))
                 pooled = pooled + F.conv2d(torch.ones(len(found), 8, 1, 1), self.two.weight).flatten(1)
-        return Seen(pooled, (found,) * len(layers), None)
+        return BodyOutput(pooled, (found,) * len(layers), None)
 
 
 def weights(system: System) -> list[Tensor]:
@@ -46,7 +46,7 @@ def weights(system: System) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_weights_are_cheap_within_and_the_very_same_after(fails: bool) -> None:
+def test_weights_are_cheap_inside_and_restored_after(fails: bool) -> None:
     system, x = toy_system(build("segment", "Task")), toy_images(2)
     before, places = [one.clone() for one in weights(system)], [one.data_ptr() for one in weights(system)]
     grads = [p.requires_grad for p in system.encoder.parameters()]
@@ -66,7 +66,7 @@ def test_weights_are_cheap_within_and_the_very_same_after(fails: bool) -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_what_it_reads_is_what_autocast_reads() -> None:
+def test_outputs_are_those_of_autocast() -> None:
     system, x = toy_system(build("segment", "Task")), toy_images(3)
     with torch.autocast("cpu", torch.bfloat16):
         plain = system.output(x)
@@ -78,7 +78,7 @@ def test_what_it_reads_is_what_autocast_reads() -> None:
 
 
 @pytest.mark.parametrize(("kernel", "side"), [(4, 16), (5, 16), ((2, 4), 17)])
-def test_patches_are_a_product_that_answers_as_the_convolution(kernel: Any, side: int) -> None:
+def test_patches_are_a_product_equal_to_the_convolution(kernel: Any, side: int) -> None:
     conv = nn.Conv2d(3, 6, kernel, kernel).requires_grad_(False)
     x = toy_images(2, side).requires_grad_()
     found = {}
@@ -103,7 +103,7 @@ def test_a_convolution_of_other_windows_stays_one(changes: dict[str, int]) -> No
 
 
 class Same(nn.Conv2d):
-    """A convolution that pads as it needs."""
+    """A convolution that pads its input as needed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4)))
@@ -122,7 +122,7 @@ def test_patches_of_one_image_or_none_and_by_name(shape: tuple[int, ...]) -> Non
         assert conv(input=torch.rand(shape)).shape == (*shape[:-3], 6, 2, 2)
 
 
-def test_a_gradient_lies_as_the_pixels_do() -> None:
+def test_a_gradient_is_contiguous_like_the_pixels() -> None:
     conv, x = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False), toy_images(2).requires_grad_()
     with cheap(conv), torch.autocast("cpu", torch.bfloat16):
         (grad,) = torch.autograd.grad(conv(x / 2).float().sum(), x)
@@ -134,7 +134,7 @@ def test_a_gradient_lies_as_the_pixels_do() -> None:
 
 
 @pytest.mark.parametrize("how", ["views", "by hand"])
-def test_a_network_that_cannot_bear_it_runs_under_autocast_alone(how: str) -> None:
+def test_a_network_that_does_not_support_it_runs_under_autocast_alone(how: str) -> None:
     system, x = system_of(Stubborn(how)), toy_images(2)
     with in_bf16(system, x):
         assert system.encoder.body.one.weight.dtype == torch.float32  # type: ignore[union-attr]
@@ -142,7 +142,7 @@ def test_a_network_that_cannot_bear_it_runs_under_autocast_alone(how: str) -> No
 
 
 @pytest.mark.parametrize("short", [8, 9])
-def test_attention_answers_as_float32s_whichever_way_it_goes(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_equals_float32s_in_both_forms(short: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hardsight.attacks.bf16.SHORT", short)
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, 9, 4, generator=rng).bfloat16().requires_grad_() for _ in range(3))
@@ -179,7 +179,7 @@ def test_attention_with_a_mask_is_float32s_and_gives_bf16() -> None:
 @pytest.mark.parametrize("attends", [False, True])
 def test_calls_are_watched_only_where_there_is_attention(attends: bool) -> None:
     class Body(ToyBody):
-        def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+        def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
             seen = super().forward(pixels, layers)
             pooled = seen.pooled[:, None]
             return seen._replace(
@@ -191,7 +191,7 @@ def test_calls_are_watched_only_where_there_is_attention(attends: bool) -> None:
 
 
 class Normed(ToyBody):
-    """Convolutions with batch norm behind them; `also`: the first one's own answer is read besides."""
+    """Convolutions followed by batch norms; `also`: the output of the first one is also used without its norm."""
 
     def __init__(self, also: bool = False, bias: bool = True) -> None:
         super().__init__()
@@ -203,16 +203,16 @@ class Normed(ToyBody):
         if not bias:
             self.one.bias = None
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         first = self.one(pixels)
         second = self.norms[1](self.two(torch.tanh(self.norms[0](first))))
         if self.also:
             second = second + first.mean((1, 2, 3), keepdim=True)
-        return Seen(second.mean((2, 3)), (second,) * len(layers), None)
+        return BodyOutput(second.mean((2, 3)), (second,) * len(layers), None)
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_batch_norms_are_folded_into_convolutions_and_all_is_as_before_after_it(bias: bool) -> None:
+def test_batch_norms_are_folded_into_convolutions_and_restored_after(bias: bool) -> None:
     system, x = system_of(Normed(bias=bias)), toy_images(3)
     body: Any = system.encoder.body
     before, wanted = {name: one.clone() for name, one in system.encoder.state_dict().items()}, system.output(x)
@@ -229,14 +229,14 @@ def test_batch_norms_are_folded_into_convolutions_and_all_is_as_before_after_it(
     assert torch.equal(system.output(x), wanted)
 
 
-def test_a_convolution_that_is_read_besides_its_norm_keeps_it() -> None:
+def test_a_convolution_that_is_also_used_without_its_norm_keeps_it() -> None:
     system, x = system_of(Normed(also=True)), toy_images(3)
     wanted = system.output(x)
     with folded(system, x[:1]):
         assert torch.equal(system.output(x), wanted)
 
 
-def test_a_search_in_bf16_reads_what_the_normed_network_says() -> None:
+def test_a_search_in_bf16_gets_the_outputs_of_the_normed_network() -> None:
     system, x = system_of(Normed()), toy_images(3)
     with in_bf16(system, x):
         cheap = system.output(x)

@@ -1,4 +1,4 @@
-"""Common corruptions and random noise: each by itself, beside outside implementations, and as attacks in a benchmark."""
+"""Common corruptions and random noise: alone, against reference implementations, and as attacks in a benchmark."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from tests.conftest import toy_images, toy_system, toy_target
 
 ALL = names()
 STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
-"""Those that draw nothing."""
+"""Those without random numbers."""
 UNORDERED = {"glass_blur", "elastic_transform", "snow", "frost"}
-"""Those whose published numbers are no order of mean squared change: 4 rounds of copying after 3 stronger blurs, and the like."""
+"""Those whose published parameters are not ordered by mean squared change: 4 rounds of copying after 3 of more blur, etc."""
 SIZES = [(32, 32), (64, 64), (48, 80), (224, 224), (9, 5)]
 
 
-def made(name: str, severity: int = 3) -> Corruption:
+def corruption(name: str, severity: int = 3) -> Corruption:
     return build(f"{name}({severity})", "Corruption")
 
 
@@ -61,7 +61,7 @@ def bytes_of(image: Tensor) -> np.ndarray:
     return (image * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def test_there_are_15() -> None:
+def test_15_corruptions_are_registered() -> None:
     assert len(ALL) == 15
 
 
@@ -71,21 +71,21 @@ def test_images_stay_images(name: str, size: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *size, generator=seeded())
     kept = x.clone()
     for severity in (1, 5):
-        found = made(name, severity)(x, seeded())
+        found = corruption(name, severity)(x, seeded())
         assert found.shape == x.shape
         assert found.dtype == x.dtype
         assert found.min() >= 0
         assert found.max() <= 1
         assert not torch.equal(found, x) or min(size) < 32
     assert torch.equal(x, kept)
-    assert made(name)(x.double(), seeded()).dtype == torch.float64
-    assert made(name)(x[:0], seeded()).shape == x[:0].shape
+    assert corruption(name)(x.double(), seeded()).dtype == torch.float64
+    assert corruption(name)(x[:0], seeded()).shape == x[:0].shape
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_seed_decides(name: str) -> None:
     x = toy_images(2, 32)
-    one, two, other = (made(name)(x, seeded(seed)) for seed in (1, 1, 2))
+    one, two, other = (corruption(name)(x, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert torch.equal(one, other) == (name in STILL)
 
@@ -93,12 +93,12 @@ def test_the_seed_decides(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_an_image_is_corrupted_alike_in_any_batch(name: str) -> None:
     x = toy_images(5, 32)
-    whole = made(name)(x, seeded())
-    part = made(name)(x[[3, 1]], seeded())
+    whole = corruption(name)(x, seeded())
+    part = corruption(name)(x[[3, 1]], seeded())
     assert torch.allclose(part, whole[[3, 1]], atol=2e-6)
-    if name not in STILL:  # other images have other draws
+    if name not in STILL:  # other images have other random numbers
         grey = torch.full((2, 3, 32, 32), 0.5) + torch.tensor([0.0, 0.01]).view(2, 1, 1, 1) * x[:2]
-        change = made(name)(grey, seeded()) - grey
+        change = corruption(name)(grey, seeded()) - grey
         assert (change[0] - change[1]).abs().max() > 0.02 or name in ("glass_blur", "motion_blur", "elastic_transform")
 
 
@@ -106,16 +106,16 @@ def test_an_image_is_corrupted_alike_in_any_batch(name: str) -> None:
 def test_clips_are_corrupted_frame_by_frame(name: str) -> None:
     frames = toy_images(6, 32)
     clips = frames.unflatten(0, (2, 3)).transpose(1, 2)
-    found = made(name)(clips, seeded())
+    found = corruption(name)(clips, seeded())
     assert found.shape == clips.shape
-    assert torch.allclose(found.transpose(1, 2).flatten(0, 1), made(name)(frames, seeded()), atol=2e-6)
+    assert torch.allclose(found.transpose(1, 2).flatten(0, 1), corruption(name)(frames, seeded()), atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [32, 48, 64, 224])
-def test_severity_is_felt(name: str, size: int) -> None:
+def test_severity_changes_the_images(name: str, size: int) -> None:
     x = scenes(size, 3 if size == 224 else 8)
-    moved = [float((made(name, severity)(x, seeded()) - x).square().mean()) for severity in (1, 2, 3, 4, 5)]
+    moved = [float((corruption(name, severity)(x, seeded()) - x).square().mean()) for severity in (1, 2, 3, 4, 5)]
     if name in UNORDERED:
         assert min(moved) > 1e-3, moved
         assert name != "snow" or moved[0] < moved[2] < moved[4]
@@ -131,30 +131,30 @@ def test_other_severities_are_refused(severity: int) -> None:
             build(spec, "Attack")
 
 
-def test_what_is_no_corruption_is_told() -> None:
+def test_what_is_no_corruption_is_refused() -> None:
     with pytest.raises(SpecError, match="did you mean 'fog'"):
         build("corrupt(fogg)", "Attack")
     with pytest.raises(SpecError, match="a corruption is wanted"):
         build("corrupt(pgd)", "Attack")
     with pytest.raises(DataError, match="pixels lie"):
-        made("fog")(255 * toy_images(1, 32))
+        corruption("fog")(255 * toy_images(1, 32))
 
 
 def test_noise_has_the_published_size() -> None:
     grey = torch.full((4, 3, 224, 224), 0.5) + 1e-3 * torch.arange(4).view(4, 1, 1, 1)
-    assert float((made("gaussian_noise", 1)(grey, seeded()) - grey).std()) == pytest.approx(0.08, rel=0.02)
-    assert float(made("shot_noise", 1)(grey, seeded()).var()) == pytest.approx(0.5 / 60, rel=0.03)
-    struck = made("impulse_noise", 5)(grey, seeded())
+    assert float((corruption("gaussian_noise", 1)(grey, seeded()) - grey).std()) == pytest.approx(0.08, rel=0.02)
+    assert float(corruption("shot_noise", 1)(grey, seeded()).var()) == pytest.approx(0.5 / 60, rel=0.03)
+    struck = corruption("impulse_noise", 5)(grey, seeded())
     assert float((struck == 1).float().mean()) == pytest.approx(0.135, rel=0.03)
     assert float((struck == 0).float().mean()) == pytest.approx(0.135, rel=0.03)
     small = grey[..., :32, :32]
-    assert float((made("gaussian_noise", 5)(small, seeded()) - small).std()) == pytest.approx(0.10, rel=0.03)
+    assert float((corruption("gaussian_noise", 5)(small, seeded()) - small).std()) == pytest.approx(0.10, rel=0.03)
 
 
 def test_brightness_is_value_in_hsv() -> None:
     x = toy_images(1, 8)
     x[0, :, 0, 0] = 0
-    found = made("brightness")(x)
+    found = corruption("brightness")(x)
     for row, column in np.ndindex(8, 8):
         hue, saturation, value = colorsys.rgb_to_hsv(*x[0, :, row, column].tolist())
         wanted = colorsys.hsv_to_rgb(hue, saturation, min(1, value + 0.15))
@@ -163,7 +163,7 @@ def test_brightness_is_value_in_hsv() -> None:
 
 def test_contrast_keeps_the_mean() -> None:
     x = toy_images(3, 64)
-    found = made("contrast", 2)(x)
+    found = corruption("contrast", 2)(x)
     assert torch.allclose(found.mean((2, 3)), x.mean((2, 3)), atol=1e-6)
     assert torch.allclose(found.std((2, 3)), 0.3 * x.std((2, 3)), rtol=1e-4)
 
@@ -171,7 +171,7 @@ def test_contrast_keeps_the_mean() -> None:
 @pytest.mark.parametrize(("size", "severity", "share"), [(224, 5, 0.25), (224, 4, 0.3), (32, 1, 0.95), (64, 4, 0.6)])
 def test_pixelate_is_pillows(size: int, severity: int, share: float) -> None:
     x = scenes(size, 2)
-    found = made("pixelate", severity)(x)
+    found = corruption("pixelate", severity)(x)
     for image, ours in zip(x, found, strict=True):
         small = Image.fromarray(bytes_of(image)).resize((int(size * share), int(size * share)), Image.Resampling.BOX)
         theirs = np.asarray(small.resize((size, size), Image.Resampling.BOX), float)
@@ -188,9 +188,11 @@ def test_jpeg_is_pillows(quality: int, sizes: tuple[int, int]) -> None:
         Image.fromarray(bytes_of(image)).save(file, "JPEG", quality=quality)
         theirs = np.asarray(Image.open(file), float)
         off.append(np.abs(255 * ours.permute(1, 2, 0).numpy() - theirs))
-    harm = float((255 * (found - x)).abs().mean())
-    print(f"quality {quality}, {sizes}: off by {np.mean(off):.3f} of 255, at most {np.max(off):.0f}; JPEG moves {harm:.2f}")
-    assert np.mean(off) < min(0.6, 0.12 * harm)
+    change = float((255 * (found - x)).abs().mean())
+    print(
+        f"quality {quality}, {sizes}: off by {np.mean(off):.3f} of 255, at most {np.max(off):.0f}; JPEG changes {change:.2f}"
+    )
+    assert np.mean(off) < min(0.6, 0.12 * change)
 
 
 @pytest.mark.parametrize(("border", "truncate"), [("nearest", 4), ("reflect", 3), ("mirror", 4)])
@@ -239,7 +241,7 @@ def test_a_disk_at_another_size_is_no_point() -> None:
     assert float(disk(5.7, 0.3, 7).sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_motion_reads_along_the_angle() -> None:
+def test_motion_blurs_along_the_angle() -> None:
     x, angles = toy_images(3, 24), torch.tensor([0.0, -45.0, 30.0])
     found = filters.motion(x, 4, 3.0, angles)
     weights = np.exp(-0.5 * (np.arange(9) / 3) ** 2)
@@ -253,7 +255,7 @@ def test_motion_reads_along_the_angle() -> None:
 
 
 def test_glass_copies_from_the_last_pixel_to_the_first() -> None:
-    """The released code's loop on an image of place numbers: NumPy's views make its swap a copy."""
+    """The released code's loop on an image of pixel indices: NumPy's views turn its swap into a copy."""
     x, reach = toy_images(2, 12)[..., :10], 2
     ours = _shuffle(x, reach, Dice(x, seeded()))
     down, right = Dice(x, seeded()).integers(-reach, reach, 2, 12, 10).unbind(1)
@@ -285,12 +287,12 @@ def test_corruptions_and_noise_are_attacks_on_every_task(text: str) -> None:
     assert natural.passes == 1
     one, _ = evaluate(system, natural, build(natural.threat, "Threat"), x, target, ["i"] * 5, seeded(1))
     two, _ = evaluate(system, natural, build(natural.threat, "Threat"), x, target, ["i"] * 5, seeded(2), "bf16")
-    assert np.array_equal(one["size"], two["size"])  # the same images whatever the cell's generator
+    assert np.array_equal(one["size"], two["size"])  # the same images for any generator of the cell
     assert one["size"].min() > 0.05
     assert (one["queries"] == 1).all()
     threat = build("linf(8/255)", "Threat")
     rows, _ = evaluate(system, build("noise(draws=3)", "Attack"), threat, x, target, ["i"] * 5, seeded())
-    assert np.allclose(rows["size"], 8 / 255, rtol=2e-3)  # the box cuts a little off
+    assert np.allclose(rows["size"], 8 / 255, rtol=2e-3)  # the pixel range clips a little
     assert (rows["queries"] == 3).all()
 
 
@@ -298,13 +300,13 @@ def test_corruptions_and_noise_are_attacks_on_every_task(text: str) -> None:
 def test_precision_changes_no_image(name: str) -> None:
     x = toy_images(2, 32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = made(name)(x, seeded())
-    assert torch.equal(found, made(name)(x, seeded()))
+        found = corruption(name)(x, seeded())
+    assert torch.equal(found, corruption(name)(x, seeded()))
 
 
 def test_a_corruption_within_a_ball_is_refused() -> None:
     task = build("classify", "Task")
-    with pytest.raises(SpecError, match="fog 3 moves images further than Linf"):
+    with pytest.raises(SpecError, match="fog 3 changes images by more than Linf"):
         build("corrupt(fog)", "Attack")(toy_system(task), toy_images(2), toy_target(task, 2), build("linf(8/255)", "Threat"))
 
 
@@ -313,11 +315,11 @@ def test_more_draws_of_noise_do_no_less_and_an_attack_does_more() -> None:
     system, x = toy_system(task), toy_images(32)
     target, threat = system.output(x).argmax(1), build("linf(24/255)", "Threat")
     specs = ("noise", "noise(draws=8)", "classpgd")
-    fallen = [float(build(spec, "Attack")(system, x, target, threat, seeded()).error.mean()) for spec in specs]
-    assert fallen[0] <= fallen[1] < fallen[2], fallen
+    errors = [float(build(spec, "Attack")(system, x, target, threat, seeded()).error.mean()) for spec in specs]
+    assert errors[0] <= errors[1] < errors[2], errors
 
 
-def test_bench_shows_natural_beside_adversarial(tmp_path: Path) -> None:
+def test_bench_shows_natural_next_to_adversarial(tmp_path: Path) -> None:
     recipe = Recipe(
         encoders=("tiny",),
         tasks=("segment",),
@@ -343,7 +345,7 @@ def test_bench_shows_natural_beside_adversarial(tmp_path: Path) -> None:
     stored = Bench(planned, Store(tmp_path / "store"), "cpu").run()
     assert all(cell.done for cell in stored)
     other = Bench(plan(replace(recipe, chunk=8)), Store(tmp_path / "other"), "cpu").run()
-    assert np.array_equal(stored[1].rows()["size"], other[1].rows()["size"])  # whatever the chunk
+    assert np.array_equal(stored[1].rows()["size"], other[1].rows()["size"])  # for any chunk size
     table = grid(stored)
     print([(column.title, column.norm, column.eps_text) for column in table.shown])
     assert [column.title for column in table.shown][:3] == ["clean", "fog 5", "gaussian_noise 3"]
@@ -383,20 +385,20 @@ def test_all_corruptions_are_planned_one_by_one_and_their_mean_is_shown(tmp_path
     assert "mean over 15 corruptions" in text and "natural" not in text and "Any size" not in text
     assert "Linf 4/255 · n = 12 images" in text
     page = html(table)
-    assert "Beside the attacks: 15 common corruptions, which no adversary chose." in page
+    assert "In addition to the attacks: 15 common corruptions (not adversarial)." in page
     lines = [line for line in csv(table).splitlines() if ",classify,made,fog 2," in line]
-    assert len(lines) == 3  # accuracy, top-5 accuracy, and what is left of the clean one
+    assert len(lines) == 3  # accuracy, top-5 accuracy, and the share of the clean one
 
 
-def test_a_few_corruptions_are_shown_beside_their_mean() -> None:
-    """Of one there is no mean; of four each is shown."""
+def test_a_few_corruptions_are_shown_with_their_mean() -> None:
+    """No mean is shown for a single one; of four, each is shown."""
     cells = [Stored(name, place) for place, name in enumerate(("fog", "snow", "frost", "contrast"))]
     assert [c.title for c in grid(cells[:1]).shown] == ["fog 3"]
     assert [c.title for c in grid(cells).shown] == ["contrast 3", "fog 3", "frost 3", "snow 3", "mean corruption"]
 
 
 class Stored:
-    """A finished cell of eight images, of which the first `hits` are right."""
+    """A finished cell of eight images, of which the first `hits` are classified correctly."""
 
     done: ClassVar = {}
 
@@ -417,7 +419,7 @@ class Stored:
 
 
 def test_the_interval_of_a_mean_is_over_images_not_over_cells() -> None:
-    """The same images fall in all cells, or others in each: only in the second case do more cells tell more."""
+    """The same images fail in all cells, or different ones in each: only then do more cells add information."""
     metric = of("classify")
     rng = np.random.default_rng(0)
 
@@ -445,13 +447,13 @@ def test_the_worst_corruption_of_each_image_is_one_call() -> None:
     single = [build(spec, "Attack")(system, x, y, build("rms", "Threat")).error for spec in every.each]
     assert torch.equal(found.error, torch.stack(single).amax(0))
     assert every.passes == 15 and (found.queries == 15).all()
-    with pytest.raises(SpecError, match="a severity at least"):
+    with pytest.raises(SpecError, match="at least one severity"):
         build("corruptions([])", "Attack")
 
 
-def test_speed_is_told() -> None:
+def test_speed_is_printed() -> None:
     x = scenes(64, 100)
     for name in ALL:
         started = time.perf_counter()
-        made(name)(x, seeded())
+        corruption(name)(x, seeded())
         print(f"{name} {time.perf_counter() - started:.3f} s")

@@ -1,4 +1,4 @@
-"""Threats of a shape: what they reach on a linear loss in closed form, nearest points by brute force, and what they refuse."""
+"""Threats of a shape: what they reach on a linear loss in closed form, closest points by brute force, and refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def windows(w: Tensor, side: int) -> Tensor:
-    """[B]: the greatest sum of |w| over a square, the same in every frame."""
+    """[B]: the largest sum of |w| over a square, the same in every frame."""
     flat = w.abs().flatten(1, -3).sum(1)
     places = range(flat.shape[-1] - side + 1)
     return torch.stack([flat[:, i : i + side, j : j + side].sum((1, 2)) for i in places for j in places]).amax(0)
@@ -68,7 +68,7 @@ def test_linear_loss_is_solved(search: str, spec: str, shape: tuple[int, ...], o
     threat = build(spec, "Threat")
     found = build(search, "Search")(objective, x, threat, torch.Generator().manual_seed(0))
     share = (found.loss - objective(x).loss) / optimum(w)
-    random = search == "pgd(60)" and getattr(threat, "sparse", False)  # it keeps some of the places that it began at
+    random = search == "pgd(60)" and getattr(threat, "sparse", False)  # it keeps some of the places where it started
     assert (share >= (0.9 if random else 0.97)).all(), share
     assert (share <= 1 + 1e-4).all(), share
 
@@ -77,7 +77,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     return (one - other).flatten(1).norm(dim=1)
 
 
-def test_l0_projection_is_the_nearest_point() -> None:
+def test_l0_projection_is_the_closest_point() -> None:
     x, threat = toy_images(5, 3), build("l0(2)", "Threat")
     there = x + drawn(x.shape)
     best = torch.full((5,), torch.inf)
@@ -89,7 +89,7 @@ def test_l0_projection_is_the_nearest_point() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 6, 5), (4, 3, 2, 6, 5)])
-def test_patch_projection_is_the_nearest_point(shape: tuple[int, ...]) -> None:
+def test_patch_projection_is_the_closest_point(shape: tuple[int, ...]) -> None:
     x, threat = torch.rand(shape, generator=torch.Generator().manual_seed(1)), build("patch(2)", "Threat")
     there = x + drawn(x.shape)
     best = torch.full((4,), torch.inf)
@@ -101,7 +101,7 @@ def test_patch_projection_is_the_nearest_point(shape: tuple[int, ...]) -> None:
     assert torch.allclose(distance(threat.project(there, x), there), best, atol=1e-5)
 
 
-def test_union_projection_is_the_nearest_of_its_parts() -> None:
+def test_union_projection_is_the_closest_of_its_parts() -> None:
     x, parts = toy_images(6), ["linf(0.05)", "l2(0.7)", "l0(9)"]
     for scale in (0.02, 0.1, 1.0):
         there = x + scale * drawn(x.shape)
@@ -110,8 +110,8 @@ def test_union_projection_is_the_nearest_of_its_parts() -> None:
         assert torch.allclose(distance(found, there), each.amin(0), atol=1e-6)
 
 
-def test_a_patch_lies_at_its_place_at_every_size() -> None:
-    """Squares at one place lie within one another, so that the size of a change is the side that just holds it."""
+def test_a_patch_is_at_its_place_at_every_size() -> None:
+    """Squares at one place are nested, so that the size of a change is the side of the smallest square that holds it."""
     for place in [(0.0, 0.0), (0.5, 0.5), (1.0, 0.3), (0.1, 0.9)]:
         x, smaller = torch.full((1, 3, 7, 9), 0.5), torch.zeros(1, 3, 7, 9, dtype=torch.bool)
         for side in range(1, 10):
@@ -124,8 +124,8 @@ def test_a_patch_lies_at_its_place_at_every_size() -> None:
         assert changed.all()
 
 
-def test_sizes_tell_what_no_radius_allows() -> None:
-    """The verdict's check can fail: a change at the wrong place, or of the wrong form, has no size that would do."""
+def test_sizes_are_infinite_for_what_no_radius_allows() -> None:
+    """The check of results can fail: a change at the wrong place, or of the wrong form, has no size that would be enough."""
     delta = torch.zeros(1, 3, 8, 8)
     delta[..., 7, 7] = 1e-3
     assert build("masked(linf(0.1), (0, 0, 0.5, 1))", "Threat").size(delta).isinf().all()
@@ -141,7 +141,7 @@ def test_sizes_tell_what_no_radius_allows() -> None:
 
 
 def test_flicker_keeps_the_box_and_its_offset() -> None:
-    """Pixels that the box cuts off don't pull the offset towards 0, and a black frame is lightened at once."""
+    """Clipped pixels do not pull the offset towards 0, and a black frame is lightened at once."""
     x = torch.rand(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     x[0, :, 0], x[1, :, 1] = 1.0, 0.0
     threat = build("flicker(0.2)", "Threat")
@@ -155,8 +155,8 @@ def test_flicker_keeps_the_box_and_its_offset() -> None:
     assert torch.allclose(moved, wanted, atol=2e-3)
 
 
-def test_flicker_in_frames_that_are_mostly_cut_off() -> None:
-    """Nine pixels of ten hide most of the offset; and where those are black, no step sets out to darken them."""
+def test_flicker_in_frames_that_are_mostly_clipped() -> None:
+    """Nine pixels of ten hide most of the offset; and where those are black, no step tries to darken them."""
     x = torch.full((1, 3, 2, 10, 10), 0.99)
     x[..., 0, :] = 0.3
     threat = build("flicker(0.3)", "Threat")
@@ -200,10 +200,10 @@ def test_masks_of_ones_own() -> None:
         masked(linf(0.1), (0, 0, 0.01, 1)).project(there, x)
 
 
-def test_a_step_to_a_plane_stays_in_the_region() -> None:
+def test_a_step_to_a_hyperplane_stays_in_the_region() -> None:
     x, w, b = toy_images(4, 8), drawn((4, 3, 8, 8)), torch.zeros(4)
     threat = build("masked(l2(0.7), (0, 0, 0.5, 1))", "Threat")
-    step = threat.to_plane(x, w, b)
+    step = threat.to_hyperplane(x, w, b)
     assert not step[..., 4:, :].any()
     reach = ((x + step) * w).flatten(1).sum(1)
     assert torch.allclose(reach, b, atol=1e-4)
@@ -216,15 +216,15 @@ def test_a_step_to_a_plane_stays_in_the_region() -> None:
         found = build("fab(20)", "Search")(signed, toys, threat, None)
         assert found.error.mean() >= 0.8
         assert (threat.size(found.x_adv - toys) <= threat.eps * (1 + 1e-4)).all()
-    both = build("union([linf(0.1), l2(0.1)])", "Threat").to_plane(x, w, b)
-    each = [build(part, "Threat").to_plane(x, w, b) for part in ("linf(0.1)", "l2(0.1)")]
+    both = build("union([linf(0.1), l2(0.1)])", "Threat").to_hyperplane(x, w, b)
+    each = [build(part, "Threat").to_hyperplane(x, w, b) for part in ("linf(0.1)", "l2(0.1)")]
     assert all(any(torch.equal(both[i], step[i]) for step in each) for i in range(4))
     for spec, shape in [("l0(3)", IMAGES), ("patch(3)", IMAGES), ("flicker(0.1)", CLIPS), ("per_frame(l2(1))", CLIPS)]:
         with pytest.raises(SpecError, match="FAB"):
-            build(spec, "Threat").to_plane(torch.zeros(shape), torch.ones(shape), torch.zeros(3))
+            build(spec, "Threat").to_hyperplane(torch.zeros(shape), torch.ones(shape), torch.zeros(3))
 
 
-def test_names_tell_threats_apart() -> None:
+def test_names_distinguish_threats() -> None:
     specs = [
         "linf(8/255)",
         "masked(linf(8/255), (0, 0, 0.5, 1))",
@@ -243,13 +243,13 @@ def test_names_tell_threats_apart() -> None:
         assert build(show(minimal(spec)), "Threat").norm == build(spec, "Threat").norm
 
 
-def test_unions_are_flat_and_masks_go_to_their_parts() -> None:
+def test_unions_are_flattened_and_masks_go_to_their_parts() -> None:
     inner = build("masked(union([union([linf(0.1), l2(0.5)]), l1(5)]), (0, 0, 0.5, 1))", "Threat")
     assert [part.norm.split()[0] for part in inner.parts] == ["Linf", "L2", "L1"]
     assert all("in (0, 0, 0.5, 1)" in part.norm for part in inner.parts)
 
 
-def test_union_sizes_are_relative_and_mind_a_radius_of_zero() -> None:
+def test_union_sizes_are_relative_and_allow_a_radius_of_zero() -> None:
     threat = build("union([linf(0.1), l2(0)])", "Threat")
     delta = torch.zeros(3, 3, 8, 8)
     delta[1], delta[2] = 0.05, 0.2
@@ -269,7 +269,7 @@ IMAGE_THREATS = [
 
 @pytest.mark.parametrize("spec", IMAGE_THREATS)
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_verdicts_and_files_stay_within(spec: str, precision: str) -> None:
+def test_results_and_files_stay_within_the_threat(spec: str, precision: str) -> None:
     system = toy_system(build("classify", "Task"))
     x, threat = (toy_images(6) * 255).round() / 255, build(spec, "Threat")
     y = toy_target(system.task, 6)

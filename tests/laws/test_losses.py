@@ -1,4 +1,4 @@
-"""Laws of every loss in the catalog: one number an image, and each image's own; and what those on logits and features mean."""
+"""Laws of every loss in the catalog: one value per image, independent of the others; and losses on logits and features."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def depths(seed: int) -> Tensor:
 
 
 def cells() -> Tensor:
-    """Places of two levels of a 32x32 image, 8 and 16 pixels a cell: [20, 4]."""
+    """Places of two levels of a 32x32 image, with cells of 8 and 16 pixels: [20, 4]."""
     found = []
     for side in (8, 16):
         at = torch.arange(0, 32, side).float()
@@ -59,11 +59,11 @@ SAMPLES: dict[str, tuple[Any, Any, Any]] = {
     "embedding": (normal(8, 3, 3), normal(8, 3, 3, seed=1), normal(8, 3, 3, seed=2)),
     "boxes": (boxes(normal(20, 7), normal(20, 4), normal(20)), TRUTH, TRUTH[::-1]),
 }
-"""Of each kind of target: an output, what is, and what may be wanted instead."""
+"""For each kind of target: an output, the ground truth, and another target that a targeted loss may get."""
 
 
 def sample(loss: Loss, target: str) -> tuple[Any, Any]:
-    """An output and a target that the loss reads: a pair for a targeted one, another output for one that compares outputs."""
+    """An output and a target that the loss reads: a pair if targeted, another output if it compares outputs."""
     output, truth, wanted = SAMPLES[target]
     if getattr(loss, "clean", False):
         truth = output.flip(0)
@@ -84,7 +84,7 @@ def test_no_loss_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("name", "target"), cases())
-def test_one_number_an_image_and_no_image_minds_its_neighbours(name: str, target: str) -> None:
+def test_one_value_per_image_and_images_do_not_affect_each_other(name: str, target: str) -> None:
     loss = build(name, "Loss")
     output, truth = sample(loss, target)
     values = loss(output, truth, 0.5)
@@ -113,8 +113,8 @@ def test_gradients_are_finite_at_a_perfect_output(name: str, target: str) -> Non
 
 
 @pytest.mark.parametrize(("name", "target"), cases())
-def test_there_is_a_gradient(name: str, target: str) -> None:
-    """A loss that is cut off from the output would leave an attack standing, and say nothing."""
+def test_the_gradient_is_not_zero(name: str, target: str) -> None:
+    """With a loss that is cut off from the output, an attack would do nothing and report no error."""
     loss = build(name, "Loss")
     if target == "boxes":
         leaf = normal(20, 7).requires_grad_()
@@ -128,7 +128,7 @@ def test_there_is_a_gradient(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, _ in cases("mask") if not getattr(build(name, "Loss"), "clean", False)])
 def test_pixels_without_a_class_do_not_count(name: str) -> None:
-    """Where a label tells which pixels those are; what compares two outputs cannot know."""
+    """If a label shows which pixels those are; a loss that compares two outputs cannot know."""
     loss = build(name, "Loss")
     output, _ = sample(loss, "mask")
 
@@ -184,13 +184,13 @@ def test_ratios_of_logits_forget_their_scale(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "told"), [("dlr", 2, "use margin"), ("dlr_to", 3, "use gap_to"), ("dlr_to", 2, "use gap_to")]
+    ("name", "columns", "message"), [("dlr", 2, "use margin"), ("dlr_to", 3, "use gap_to"), ("dlr_to", 2, "use gap_to")]
 )
-def test_too_few_classes_are_told(name: str, columns: int, told: str) -> None:
+def test_too_few_classes_are_reported(name: str, columns: int, message: str) -> None:
     loss = build(name, "Loss")
     zeros = torch.zeros(2, dtype=torch.int64)
     target = (zeros, zeros + 1) if getattr(loss, "pair", False) else zeros
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         loss(torch.randn(2, columns), target)
     assert loss(torch.randn(2, columns + 1 if columns != 2 or name == "dlr" else 4), target).shape == (2,)
 
@@ -224,7 +224,7 @@ def test_divergence_is_torchs_and_zero_at_the_clean_output() -> None:
 
 @pytest.mark.parametrize(("near", "far"), [("near_l2", "far_l2"), ("near_cosine", "far_cosine")])
 @pytest.mark.parametrize("grid", [True, False])
-def test_near_is_the_other_way_from_far(near: str, far: str, grid: bool) -> None:
+def test_near_is_the_negative_of_far(near: str, far: str, grid: bool) -> None:
     output, own, other = (part if grid else part[:, :, 0, 0] for part in SAMPLES["embedding"])
     near_loss, far_loss = build(near, "Loss"), build(far, "Loss")
     assert torch.equal(near_loss(output, (own, other)), -far_loss(output, other))
@@ -247,7 +247,7 @@ def test_divergence_from_itself_needs_no_label() -> None:
     assert not attack.fits(build("depth", "Task"))
 
 
-def test_partner_draws_an_embedding_to_another_images() -> None:
+def test_partner_moves_an_embedding_towards_another_images() -> None:
     _, system, x, found = attacked("attack(pgd(20), loss=near_cosine, where=pooled, aim=partner)")
     wanted = system.pooled(x).roll(-1, 0)
     cosine = build("far_cosine", "Loss")
@@ -263,7 +263,7 @@ def test_a_layer_is_attacked_by_its_number(layer: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("attack(pgd, loss=kl)", "aim=itself"),
         ("attack(pgd, loss=kl, where=pooled, aim=itself)", "not an embedding"),
@@ -276,6 +276,6 @@ def test_a_layer_is_attacked_by_its_number(layer: int) -> None:
         ("attack(pgd, loss=ce, where=2)", "aim=itself"),
     ],
 )
-def test_losses_and_aims_that_do_not_meet(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_losses_and_aims_that_do_not_fit(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec, "Attack")

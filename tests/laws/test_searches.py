@@ -14,7 +14,7 @@ from hardsight.losses.objective import Objective, Reading, against, averaged, lo
 from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system, toy_target
 
-MADE = {
+SPEC_OF = {
     "best_of": "best_of([pgd(3), pgd(3, momentum=1)])",
     "restarts": "restarts(pgd(3), 2)",
     "eot": "eot(pgd(3), 2)",
@@ -22,7 +22,7 @@ MADE = {
     "fab": "fab(20)",
     "fmn": "fmn(20)",
 }
-SEARCHES = [MADE.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
+SEARCHES = [SPEC_OF.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
 EXTRA = [
     "pgd(4, early_exit=True)",
     "pgd(8, patience=2)",
@@ -39,7 +39,7 @@ def search(request: pytest.FixtureRequest) -> Search:
 
 
 def toy_objective(search: Search, count: int = 6) -> tuple[Objective, Tensor]:
-    """The task's loss, or the margin where the search asks for a signed loss."""
+    """The task's loss, or the margin if the search needs a signed loss."""
     system = toy_system(build("classify", "Task"))
     y = toy_target(system.task, count)
     loss = build("margin", "Loss") if getattr(search, "signed", False) else lambda o, t, p: system.task.loss(o, t)
@@ -78,7 +78,7 @@ def test_images_do_not_depend_on_one_another(search: Search) -> None:
     assert torch.equal(alone.queries, whole.queries[part])
 
 
-def test_readings_are_counted(search: Search) -> None:
+def test_forward_passes_are_counted(search: Search) -> None:
     objective, x = toy_objective(search)
     seen = 0
 
@@ -104,7 +104,7 @@ def test_coupled_objectives_are_not_indexed(search: Search) -> None:
 
 @pytest.mark.parametrize("spec", THREATS)
 def test_linear_model_is_solved(spec: str) -> None:
-    """On a linear loss away from the box the optimum is eps times the dual norm; PGD reaches nearly all of it."""
+    """On a linear loss, away from the edge of the box, the optimum is eps times the dual norm; PGD nearly reaches it."""
     threat = build(spec, "Threat")
     x = torch.full((3, 3, 8, 8), 0.5)
     w = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -114,14 +114,14 @@ def test_linear_model_is_solved(spec: str) -> None:
     if spec == "l1(5)":
         bound = 0.5 * w.flatten(1).abs().topk(10).values.sum(
             1
-        )  # the box lets each value move by 0.5, so ten of them share 5
-    factor = 0.6 if spec == "l1(5)" else 0.99  # PGD spreads an L1 budget thinner than it should: what APGD-L1 is for
+        )  # the pixel range lets each value move by 0.5, so ten of them share 5
+    factor = 0.6 if spec == "l1(5)" else 0.99  # PGD spreads an L1 budget over too many values: the reason for APGD-L1
     assert (gain >= factor * bound).all(), gain / bound
     assert (gain <= bound * (1 + 1e-5)).all(), gain / bound
 
 
-def test_weak_attack_is_told_from_a_strong_one() -> None:
-    """Negative control: behind a saturated loss PGD on cross-entropy finds nothing, though the model is as weak as before."""
+def test_weak_attack_is_distinguished_from_a_strong_one() -> None:
+    """Negative control: with a saturated loss, PGD on cross-entropy finds nothing, though the model is as weak as before."""
     system = toy_system(build("classify", "Task"))
     x = toy_images(64)
     y = system.output(x).argmax(1)
@@ -138,8 +138,8 @@ def test_weak_attack_is_told_from_a_strong_one() -> None:
     assert broken(hidden, margin) >= broken(system.output, ce) - 0.05
 
 
-def test_patience_lets_go_of_what_has_settled_and_of_nothing_else() -> None:
-    """A linear loss is solved when every pixel is at its bound, after 8 steps of a quarter from the worst of starts; then it rests."""
+def test_patience_drops_images_without_progress_and_no_others() -> None:
+    """A linear loss is at its maximum after 8 steps of a quarter from the worst start; after that it is constant."""
     x = torch.full((2, 3, 8, 8), 0.5)
     w = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     threat = build("linf(8/255)", "Threat")
@@ -151,14 +151,14 @@ def test_patience_lets_go_of_what_has_settled_and_of_nothing_else() -> None:
     assert torch.equal(short.x_adv, whole.x_adv)
     assert torch.equal(short.loss, whole.loss)
     assert whole.queries.tolist() == [41, 41]
-    assert short.queries.tolist() == [12, 12]  # 8 rises after the start, and 3 readings without one
+    assert short.queries.tolist() == [12, 12]  # 8 rises after the start, and 3 forward passes without one
     rising = Objective(lambda x, w, p: Reading((x * 0).flatten(1).sum(1) + 1.02 ** (40 * p)), w)
     assert build("pgd(40, patience=3)", "Search")(rising, x, threat).queries.tolist() == [41, 41]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_large_batch_goes_in_pieces_and_a_coupled_one_whole(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
-    """The pieces' numbers are the whole batch's; no piece is larger than it may be, but for what does not divide."""
+    """The pieces give the numbers of the whole batch; no piece is larger than allowed, except by a remainder."""
     objective, x = toy_objective(build("pgd", "Search"), 9)
     seen: list[int] = []
 
@@ -179,8 +179,8 @@ def test_a_large_batch_goes_in_pieces_and_a_coupled_one_whole(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("spec", "clip"), [("masked(l1(5), [0, 0, 1, 1])", False), ("per_frame(l1(5))", True)])
-def test_apgd_walks_a_confined_l1_as_l1(spec: str, clip: bool) -> None:
-    """A region that is the whole image, and the one frame of a clip, change nothing."""
+def test_apgd_treats_a_confined_l1_as_l1(spec: str, clip: bool) -> None:
+    """A region that is the whole image, and the only frame of a clip, change nothing."""
     objective, x = toy_objective(build("apgd", "Search"))
     read = replace(objective, read=lambda x, target, progress: objective.read(x[:, :, 0] if clip else x, target, progress))
     plain, same = (
@@ -203,7 +203,7 @@ def test_apgd_in_a_region_of_l1_gains_more_than_pgd() -> None:
 
 
 def test_draws_are_taken_one_after_another() -> None:
-    """The mean of several readings has their mean gradient, and one draw's graph at a time."""
+    """The mean of several forward passes has their mean gradient, and only one pass's graph is in memory at a time."""
     objective, x = toy_objective(build("pgd", "Search"), 4)
     alive, most = 0, 0
 

@@ -1,4 +1,4 @@
-"""Laws of every task in the catalog, and of an attacked system."""
+"""Laws of every task in the catalog, and of attacks on a system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 def perfect(task: Task, target: Any) -> Any:
     if task.name == "detect":
-        return told(target)
+        return predicting(target)
     if task.name == "depth":
         return torch.where(target > 0, target, 1.0)
     classes = len(CLASSES if task.name == "classify" else MASKS)
@@ -39,8 +39,8 @@ def perfect(task: Task, target: Any) -> Any:
     return 20 * (hot if hot.dim() == 2 else hot.movedim(-1, 1))
 
 
-def told(target: list[dict[str, Tensor]]) -> Places:
-    """What tells these boxes, each at a place of its own, and nothing else."""
+def predicting(target: list[dict[str, Tensor]]) -> Places:
+    """An output that predicts these boxes, each at its own place, and nothing else."""
     count = sum(len(one["labels"]) for one in target)
     classes, sides = torch.full((len(target), count, len(CLASSES)), -20.0), torch.ones(len(target), count, 4)
     place = 0
@@ -54,7 +54,7 @@ def told(target: list[dict[str, Tensor]]) -> Places:
 
 
 def broken_like(output: Any) -> Any:
-    """An output of that shape of which nothing is a number."""
+    """An output of that shape in which all values are NaN."""
     if isinstance(output, Places):
         return replace(output, classes=torch.full_like(output.classes, float("nan")))
     return torch.full_like(output, float("nan"))
@@ -116,7 +116,7 @@ def test_data_without_the_target_are_refused(task: Task) -> None:
 
 
 def test_padding_is_undone(task: Task) -> None:
-    """An image whose sides don't divide by the stride: the output has the image's own size."""
+    """An image whose sides are not multiples of the stride: the output has the image's own size."""
     system = toy_system(task)
     output = system.output(toy_images(2, 18))
     if task.name == "detect":
@@ -136,7 +136,7 @@ def attack_of(task: Task, text: str) -> Attack:
 
 @pytest.mark.parametrize("text", ATTACKS)
 @pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.6)", "l1(6)"])
-def test_attacks_do_harm_within_the_threat(task: Task, text: str, spec: str) -> None:
+def test_attacks_raise_the_loss_within_the_threat(task: Task, text: str, spec: str) -> None:
     system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
     if task.name == "classify" or task.name == "segment":
         target = system.output(x).argmax(1)
@@ -175,7 +175,7 @@ def test_results_do_not_depend_on_the_batch(task: Task) -> None:
     assert torch.allclose(whole, parts, atol=1e-6)
 
 
-def test_bf16_search_is_judged_in_float32(task: Task) -> None:
+def test_bf16_search_is_evaluated_in_float32(task: Task) -> None:
     system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
     threat = build("linf(8/255)", "Threat")
     rows, _ = evaluate(
@@ -199,7 +199,7 @@ def test_cascade_keeps_the_worst(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "told"),
+    ("x", "message"),
     [
         (torch.full((1, 3, 16, 16), 1.5), "pixels lie in"),
         (torch.full((1, 3, 16, 16), -2.0), "normalization"),
@@ -207,15 +207,15 @@ def test_cascade_keeps_the_worst(task: Task) -> None:
         (torch.zeros(3, 16, 16), "[B, 3, H, W]"),
     ],
 )
-def test_pixels_that_are_none(x: Tensor, told: str) -> None:
+def test_pixels_that_are_none(x: Tensor, message: str) -> None:
     system = toy_system(build("classify", "Task"))
     with pytest.raises(DataError) as caught:
         build("pgd(1)", "Attack")(system, x, torch.zeros(1, dtype=torch.int64), build("linf(0.1)", "Threat"))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("attack(pgd, where=pooled)", "aim=itself"),
         ("attack(pgd, where=dense, aim=itself)", "needs a loss"),
@@ -226,7 +226,7 @@ def test_pixels_that_are_none(x: Tensor, told: str) -> None:
         ("restarts(best_of([pgd(3, start='clean')]), 2)", "repeat"),
         ("pgd(3, keep='last', early_exit=True)", "exclude each other"),
         ("pgd(3, keep='last', patience=2)", "patience=2 exclude each other"),
-        ("pgd(patience=-1)", "never gives up"),
+        ("pgd(patience=-1)", "0 to switch it off"),
         ("best_of([1, 2])", "'searches' should be"),
         ("cascade(['x'])", "'members' should be"),
         ("probe(batch=1)", "at least 2"),
@@ -240,14 +240,14 @@ def test_pixels_that_are_none(x: Tensor, told: str) -> None:
         ("depth(bins=1)", "at least 2"),
     ],
 )
-def test_compositions_that_mean_nothing(spec: str, told: str) -> None:
+def test_compositions_that_mean_nothing(spec: str, message: str) -> None:
     with pytest.raises(SpecError) as caught:
         build(spec)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_saturated_or_broken_output_is_no_hit(task: Task) -> None:
-    """Ties fall as `error` says, and what is not finite is wrong."""
+    """Ties are decided as in `error`, and outputs that are not finite are wrong."""
     target = toy_target(task, COUNT)
     output = perfect(task, target)
     broken = broken_like(output)
@@ -261,7 +261,7 @@ def test_a_saturated_or_broken_output_is_no_hit(task: Task) -> None:
         assert not task.counts(broken, target)["hits"].any()
 
 
-def test_depth_attack_keeps_the_point_that_harms_the_headline_most() -> None:
+def test_depth_attack_keeps_the_point_of_highest_rmse() -> None:
     task = build("depth", "Task")
     system, target, x = toy_system(task), toy_target(task, COUNT), toy_images(COUNT)
     threat = build("linf(16/255)", "Threat")
@@ -275,41 +275,41 @@ def test_depth_attack_keeps_the_point_that_harms_the_headline_most() -> None:
     assert (rmse[0] >= rmse[1] - 1e-9).all()
 
 
-def test_images_that_fell_only_in_bf16_are_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that a coarse search takes for broken leaves it early; float32 then finds it standing: it gets its due."""
+def test_images_misclassified_only_in_bf16_are_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image misclassified in bf16 leaves the search early; if float32 finds it still correct, it is attacked again."""
     from hardsight.attacks.search.base import Best
     from hardsight.losses.objective import AttackResult
 
     system = toy_system(build("classify", "Task"))
     x = toy_images(COUNT)
     target, threat = system.output(x).argmax(1), build("linf(64/255)", "Threat")
-    honest, calls = build("classpgd(steps=20)", "Attack"), []
+    full, calls = build("classpgd(steps=20)", "Attack"), []
 
     class Hasty:
-        fits, passes = honest.fits, honest.passes
+        fits, passes = full.fits, full.passes
 
         def __call__(self, system, x, y, threat, rng=None) -> AttackResult:
             calls.append(len(x))
             if len(calls) > 1:
-                return honest(system, x, y, threat, rng)
-            return Best(x).result()._replace(error=torch.ones(len(x)))  # says that all have fallen, and moved none
+                return full(system, x, y, threat, rng)
+            return Best(x).result()._replace(error=torch.ones(len(x)))  # claims success on all images, and changes none
 
     rows, _ = evaluate(system, Hasty(), threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0), "bf16")  # type: ignore[arg-type]
-    alone, _ = evaluate(system, honest, threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0))
+    alone, _ = evaluate(system, full, threat, x, target, ["i"] * COUNT, torch.Generator().manual_seed(0))
     assert calls == [COUNT, COUNT]
     assert rows["error"].mean() == alone["error"].mean() > 0
 
 
-@pytest.mark.parametrize(("lost", "times"), [(0.004, 1), (0.02, 2)])
-def test_an_image_that_falls_but_for_a_few_pixels_is_not_attacked_again(lost: float, times: int) -> None:
-    """A mask's error is 1 when its last pixel falls: one that float32 reads otherwise is not worth a search, many are."""
+@pytest.mark.parametrize(("correct", "times"), [(0.004, 1), (0.02, 2)])
+def test_an_image_that_is_wrong_except_for_a_few_pixels_is_not_attacked_again(correct: float, times: int) -> None:
+    """A mask's error is 1 when its last pixel is wrong: one pixel right in float32 justifies no new search, many do."""
     from hardsight.attacks.search.base import Best
 
     task, calls = build("segment", "Task"), []
     system, x = toy_system(task), toy_images(1, 64)
     seen = system.output(x).argmax(1)
     target = (seen + 1) % 4
-    spared = torch.arange(64 * 64).view(1, 64, 64) < lost * 64 * 64
+    spared = torch.arange(64 * 64).view(1, 64, 64) < correct * 64 * 64
     target = torch.where(spared, seen, target)
 
     class Sure:
@@ -317,7 +317,7 @@ def test_an_image_that_falls_but_for_a_few_pixels_is_not_attacked_again(lost: fl
 
         def __call__(self, system, x, y, threat, rng=None):
             calls.append(len(x))
-            return Best(x).result()._replace(error=torch.ones(len(x)))  # all fell, it says, and moved nothing
+            return Best(x).result()._replace(error=torch.ones(len(x)))  # claims success on all images, and changes nothing
 
     rows, _ = evaluate(system, Sure(), build("linf(1/255)", "Threat"), x, target, ["i"], precision="bf16")  # type: ignore[arg-type]
     assert rows["error"][0] == pytest.approx(1 - float(spared.float().mean()))

@@ -1,6 +1,6 @@
-"""Laws of every threat in the catalog, on images and on clips: no test is edited when one is added.
+"""Laws of every threat in the catalog, on images and on clips: no test is edited when a threat is added.
 
-Only a threat whose factory takes more than a radius needs a line in MADE.
+Only a threat whose factory takes more than a radius needs a line in SPEC_OF.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hardsight.losses.objective import Objective, against
 from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system, toy_target
 
-MADE = {
+SPEC_OF = {
     "linf": "linf(8/255)",
     "l2": "l2(0.7)",
     "l1": "l1(9)",
@@ -39,12 +39,12 @@ EXTRA = [
     "per_frame(patch(2), 3)",
     "per_frame(masked(l2(0.5), (0, 0, 0.5, 1)), 1)",
 ]
-SPECS = [MADE.get(name, f"{name}(0.1)") for name, entry in entries().items() if entry.kind == "Threat"] + EXTRA
+SPECS = [SPEC_OF.get(name, f"{name}(0.1)") for name, entry in entries().items() if entry.kind == "Threat"] + EXTRA
 SHAPES = {"images": (6, 3, 8, 8), "clips": (4, 3, 5, 8, 8)}
 
 
 def fits(spec: str, kind: str) -> bool:
-    """Whether the threat is one to such images or clips; one that is not refuses them."""
+    """Whether the threat applies to such images or clips; if not, it refuses them."""
     grey = torch.full(SHAPES[kind], 0.5)
     try:
         build(spec, "Threat").project(grey, grey)
@@ -81,13 +81,13 @@ def threat(case: tuple[str, str]) -> Threat:
 @pytest.fixture
 def x(case: tuple[str, str]) -> Tensor:
     values = torch.rand(SHAPES[case[1]], generator=torch.Generator().manual_seed(0))
-    values[0], values[1] = values[0].round(), 0.0  # images on the edge of the box
+    values[0], values[1] = values[0].round(), 0.0  # images at the edge of the pixel range
     return values
 
 
 @pytest.fixture
 def grey(case: tuple[str, str]) -> Tensor:
-    """Images that the box is far from."""
+    """Images far from the edge of the pixel range."""
     return torch.full((*SHAPES[case[1]][:-2], 16, 16), 0.5)
 
 
@@ -128,13 +128,13 @@ def test_random_points_are_allowed_and_follow_the_seed(threat: Threat, x: Tensor
         assert not torch.equal(one, other)
 
 
-def test_surface_is_at_eps_where_the_box_is_far(threat: Threat, grey: Tensor) -> None:
+def test_surface_is_at_eps_far_from_the_edge_of_the_box(threat: Threat, grey: Tensor) -> None:
     size = threat.size(threat.surface(grey, torch.Generator().manual_seed(0)) - grey)
     assert torch.allclose(size, torch.full_like(size, threat.eps), rtol=1e-3)
 
 
 def test_steepest_climbs(threat: Threat, grey: Tensor) -> None:
-    """A step of size 1; of a sparse threat one that, once it is brought back, gains nearly all that the box leaves to gain."""
+    """A step of size 1; for a sparse threat one that, after projection, gains nearly all that the pixel range allows."""
     grad = drawn(grey, 4)
     step, most = threat.steepest(grad, grey), threat.dual(grad)
     gain = (grad * step).flatten(1).sum(1)
@@ -186,7 +186,7 @@ def test_images_do_not_depend_on_one_another(threat: Threat, x: Tensor) -> None:
 
 
 def toy_objective(kind: str) -> tuple[Objective, Tensor]:
-    """A small classifier's cross-entropy; a clip's logits are the mean over its frames."""
+    """A small classifier's cross-entropy; the logits of a clip are the mean over its frames."""
     system = toy_system(build("classify", "Task"))
     x = toy_images(6) if kind == "images" else toy_images(30).view(6, 5, 3, 16, 16).transpose(1, 2).contiguous()
 
@@ -217,7 +217,7 @@ def test_steepest_reaches_the_dual_norm(spec: str) -> None:
     assert torch.allclose(gain, threat.dual(grad), rtol=1e-4)
 
 
-def test_l1_projection_is_the_nearest_point() -> None:
+def test_l1_projection_is_the_closest_point() -> None:
     threat, x = build("l1(5)", "Threat"), toy_images(6, 8)
     there = x + drawn(x, 5)
     near = threat.project(there, x)
@@ -227,7 +227,7 @@ def test_l1_projection_is_the_nearest_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("linf(-0.1)", "at least 0"),
         ("linf(8)", "8/255"),
@@ -235,7 +235,7 @@ def test_l1_projection_is_the_nearest_point() -> None:
         ("l1(3, share=2)", "share"),
         ("l0(-1)", "counts pixels"),
         ("l0(0.5)", "'eps' should be int"),
-        ("patch(3, (0.5, 2))", "the middle"),
+        ("patch(3, (0.5, 2))", "the centre"),
         ("patch(-3)", "whole number"),
         ("flicker(8)", "8/255"),
         ("per_frame(l2(0.5), -1)", "counts frames"),
@@ -246,8 +246,8 @@ def test_l1_projection_is_the_nearest_point() -> None:
         ("union([])", "at least one threat"),
     ],
 )
-def test_threats_that_cannot_be_meant(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_threats_that_cannot_be_meant(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec, "Threat")
 
 
@@ -255,7 +255,7 @@ def test_threats_that_cannot_be_meant(spec: str, told: str) -> None:
 def test_a_few_images_at_a_time_are_the_same_images(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     threat, x = build(spec, "Threat"), toy_images(7)
     there, b = (x + 0.2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))), torch.linspace(-3, 3, 7)
-    verbs = [("project", (there, x)), ("to_plane", (x, there - x, b))]
+    verbs = [("project", (there, x)), ("to_hyperplane", (x, there - x, b))]
     if spec == "l1(5)":
         verbs.append(("largest", (there - x, torch.linspace(0, 1, 7))))
     for name, given in verbs:

@@ -1,4 +1,4 @@
-"""Criteria beside lightly's, in double precision and with their gradients; and the coding rate's two forms."""
+"""Criteria compared with lightly's, in double precision and with gradients; and the two forms of the coding rate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def leaves(count: int, dim: int = D, seed: int = 0) -> tuple[Tensor, ...]:
 
 
 def same(mine: Tensor, other: Tensor, inputs: tuple[Tensor, ...]) -> None:
-    """The two losses and their gradients agree to rounding."""
+    """The two losses and their gradients are equal to rounding."""
     assert float(mine.detach()) == pytest.approx(float(other.detach()), rel=1e-12)
     for one, two in zip(torch.autograd.grad(mine, inputs), torch.autograd.grad(other, inputs), strict=True):
         assert torch.allclose(one, two, rtol=1e-9, atol=1e-12 * float(two.abs().max()))
@@ -91,7 +91,7 @@ def test_swav(theirs: Any, queue: int) -> None:
 
 
 def test_dino_with_its_centre(theirs: Any) -> None:
-    """At a temperature that float32 holds exactly, as lightly rounds it to that."""
+    """At a temperature that float32 represents exactly, since lightly rounds it to float32."""
     online, target = leaves(4), tuple(z.detach() for z in leaves(2, seed=1))
     mine, other = Centred(D, 0.1, constant(0.0625)).double(), theirs.DINOLoss(D, student_temp=0.1).double()
     reading = mine.at(When(torch.Generator()))
@@ -102,8 +102,8 @@ def test_dino_with_its_centre(theirs: Any) -> None:
         assert torch.allclose(mine.centre, other.center.flatten(), atol=1e-12)
 
 
-def test_emp_ssl_but_for_the_sign_that_lightly_gives_the_coding_rate(theirs: Any) -> None:
-    """lightly 1.6.0 adds the coding rate, which training then lowers; the authors' code subtracts it (tsb0601/EMP-SSL, loss.py)."""
+def test_emp_ssl_except_for_the_sign_that_lightly_gives_the_coding_rate(theirs: Any) -> None:
+    """lightly 1.6.0 adds the coding rate, so training lowers it; the authors (tsb0601/EMP-SSL, loss.py) subtract it."""
     views = leaves(5)
     short = [F.normalize(z, dim=1) for z in views]
     rate = coding_rate(torch.stack(short), 0.2).mean()
@@ -122,21 +122,21 @@ def test_sinkhorn(theirs: Any) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
+    """Records the largest tensor that any operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.numel = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        tensors = [part for part in tree_leaves(made) if isinstance(part, Tensor)]
+        returned = func(*args, **(kwargs or {}))
+        tensors = [part for part in tree_leaves(returned) if isinstance(part, Tensor)]
         self.numel = max([self.numel, *(tensor.numel() for tensor in tensors)])
-        return made
+        return returned
 
 
 def test_the_coding_rate_equals_its_large_form_and_never_builds_it() -> None:
-    """D = 1024, B = 128, with the gradient. What that saves in seconds, `benchmarks/training.py coding` prints."""
+    """D = 1024, B = 128, with the gradient. What that saves in seconds, `benchmarks/performance/training.py coding` prints."""
     z = F.normalize(torch.randn(128, 1024, dtype=torch.float64), dim=1).requires_grad_()
     large = torch.logdet(torch.eye(1024, dtype=torch.float64) + 1024 / (128 * 0.2) * z.T @ z) / 2
     with Largest() as seen:

@@ -1,4 +1,4 @@
-"""Losses of masks and of depth against their formulas, pixel by pixel; metrics against scikit-learn and torchmetrics."""
+"""Losses for masks and depth compared with their formulas, pixel by pixel; metrics with scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def test_margin_of_pixels_is_the_formula(logits: torch.Tensor, mask: torch.Tenso
     assert np.allclose(build(spec, "Loss")(logits, mask).numpy(), expected, atol=1e-9)
 
 
-def test_a_pixel_lost_by_more_than_the_confidence_is_let_go() -> None:
-    z = torch.tensor([[5.0, 1.0], [0.0, 0.0]]).view(1, 2, 1, 2).requires_grad_(True)  # lost by 5, and by 1
+def test_a_pixel_misclassified_by_more_than_the_confidence_has_no_gradient() -> None:
+    z = torch.tensor([[5.0, 1.0], [0.0, 0.0]]).view(1, 2, 1, 2).requires_grad_(True)  # misclassified by 5, and by 1
     build("pixel_margin(2)", "Loss")(z, torch.ones(1, 1, 2, dtype=torch.int64)).sum().backward()
     assert z.grad is not None
     assert not z.grad[..., 0].any()
@@ -137,7 +137,7 @@ def test_a_pixel_lost_by_more_than_the_confidence_is_let_go() -> None:
 
 @pytest.fixture
 def depths() -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs and truths in metres, float64, with holes that are symmetric in neither direction."""
+    """Outputs and targets in metres, float64, with holes that are symmetric in neither direction."""
     rng = torch.Generator().manual_seed(3)
     output, truth = (0.5 + 9 * torch.rand(3, 4, 5, generator=rng, dtype=torch.float64) for _ in range(2))
     truth[torch.rand(3, 4, 5, generator=rng) < 0.25] = 0
@@ -145,7 +145,7 @@ def depths() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def depth_by_hand(output: torch.Tensor, truth: torch.Tensor, formula) -> list[float]:
-    """The mean of formula(d, truth, i, j) over the pixels for which it answers a number."""
+    """The mean of formula(d, truth, i, j) over the pixels for which it returns a number."""
     found = []
     for d, t in zip(output.tolist(), truth.tolist(), strict=True):
         values = [formula(d[i][j], t, i, j) for i in range(4) for j in range(5) if t[i][j] > 0]
@@ -154,11 +154,11 @@ def depth_by_hand(output: torch.Tensor, truth: torch.Tensor, formula) -> list[fl
     return found
 
 
-def to_the_wish(wish):
-    """Less the relative gap to what `wish` answers, where that is measured."""
+def relative_to(wanted_at):
+    """Minus the relative error to what `wanted_at` returns, where that is measured."""
 
     def formula(d: float, t: list[list[float]], i: int, j: int) -> float | None:
-        wanted = wish(t, i, j)
+        wanted = wanted_at(t, i, j)
         return -abs(d - wanted) / wanted if wanted > 0 else None
 
     return formula
@@ -166,10 +166,10 @@ def to_the_wish(wish):
 
 DEPTHS = {
     "depth_absrel": lambda d, t, i, j: abs(d - t[i][j]) / t[i][j],
-    "depth_to(nearer, 2.0)": to_the_wish(lambda t, i, j: t[i][j] / 2),
-    "depth_to(farther, 1.1)": to_the_wish(lambda t, i, j: t[i][j] * 1.1),
-    "depth_to(flip_horizontal)": to_the_wish(lambda t, i, j: t[i][4 - j]),
-    "depth_to(flip_vertical)": to_the_wish(lambda t, i, j: t[3 - i][j]),
+    "depth_to(nearer, 2.0)": relative_to(lambda t, i, j: t[i][j] / 2),
+    "depth_to(farther, 1.1)": relative_to(lambda t, i, j: t[i][j] * 1.1),
+    "depth_to(flip_horizontal)": relative_to(lambda t, i, j: t[i][4 - j]),
+    "depth_to(flip_vertical)": relative_to(lambda t, i, j: t[3 - i][j]),
 }
 
 
@@ -186,7 +186,7 @@ def test_rmse_as_a_loss_is_the_figure(depths: tuple[torch.Tensor, torch.Tensor])
 
 
 def test_mirroring_moves_the_holes() -> None:
-    """Of a row of four with a hole at its left end, the two pixels in the middle have a wish; the ends have none."""
+    """In a row of four with a hole at its left end, the two pixels in the middle have a target; the ends have none."""
     truth, output = torch.tensor([[[0.0, 2.0, 4.0, 8.0]]]), torch.ones(1, 1, 4, requires_grad=True)
     value = build("depth_to(flip_horizontal)", "Loss")(output, truth)
     assert value.item() == pytest.approx(-(3 / 4 + 1 / 2) / 2)
@@ -209,14 +209,14 @@ def test_what_is_not_measured_does_not_count(name: str, depths: tuple[torch.Tens
     assert other.grad[truth > 0].any()
 
 
-def test_wishes_that_mean_nothing_are_refused() -> None:
+def test_targets_that_mean_nothing_are_refused() -> None:
     for spec in ("depth_to(nearer, 1.0)", "depth_to(factor=0.5)"):
         with pytest.raises(SpecError, match="above 1"):
             build(spec)
 
 
 @pytest.mark.parametrize(("change", "sign"), [("nearer", -1), ("farther", 1)])
-def test_depth_goes_where_the_attacker_wants_it(change: str, sign: int) -> None:
+def test_depth_moves_towards_the_target(change: str, sign: int) -> None:
     task, threat = build("depth", "Task"), build("linf(16/255)", "Threat")
     system, x = toy_system(task), toy_images(6)
     truth = system.output(x).detach()
@@ -233,7 +233,7 @@ def test_depth_goes_where_the_attacker_wants_it(change: str, sign: int) -> None:
         assert (loss(system.output(there.x_best_loss), truth) > loss(system.output(x), truth)).all()
 
 
-def test_a_segmenter_is_led_to_a_class_and_to_a_map() -> None:
+def test_a_segmenter_is_moved_towards_a_class_and_a_map() -> None:
     task, threat = build("segment", "Task"), build("linf(24/255)", "Threat")
     system, x = toy_system(task), toy_images(6)
     mask = system.output(x).argmax(1)
@@ -246,6 +246,6 @@ def test_a_segmenter_is_led_to_a_class_and_to_a_map() -> None:
 
     found = build(f"attack(pgd(40), loss=ce_to, aim=towards({wanted}))", "Attack")(system, x, mask, threat, rng)
     assert share(found.x_best_loss, wanted) > 2 * share(x, wanted)
-    wish = mask.roll(1, 0).where(mask.roll(1, 0) != 255, 0)
-    mapped = Single(build("pgd(40)", "Search"), build("ce_to", "Loss"), aim=given(wish))(system, x, mask, threat, rng)
-    assert share(mapped.x_best_loss, wish) > share(x, wish) + 0.1
+    target_map = mask.roll(1, 0).where(mask.roll(1, 0) != 255, 0)
+    mapped = Single(build("pgd(40)", "Search"), build("ce_to", "Loss"), aim=given(target_map))(system, x, mask, threat, rng)
+    assert share(mapped.x_best_loss, target_map) > share(x, target_map) + 0.1

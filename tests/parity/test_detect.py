@@ -1,4 +1,4 @@
-"""Detection beside torchvision's FCOS (assignment, losses, detections) and torchmetrics' mAP, and beside COCO's definition."""
+"""Detection compared with torchvision's FCOS (assignment, losses, detections), torchmetrics' mAP and COCO's definition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.models.detection.fcos import FCOS
 from torchvision.ops import sigmoid_focal_loss
 
 from hardsight.losses.boxes import fcos
-from hardsight.losses.places import Places, Truth, duties
+from hardsight.losses.places import Places, Truth, assign
 from hardsight.metrics import of
 from hardsight.metrics.detect import _figures, _matched, row
 from hardsight.tasks.detect import decode
@@ -58,7 +58,7 @@ def test_losses_are_torchvisions_of_one_image(theirs: FCOS, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     ours, target = places(rng), truth(rng)
     weights = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centre"}
-    assert [int((duties(ours, target).labels >= 0).sum(1)[image]) > 0 for image in range(IMAGES)] == [
+    assert [int((assign(ours, target).labels >= 0).sum(1)[image]) > 0 for image in range(IMAGES)] == [
         True,
         True,
         True,
@@ -112,7 +112,7 @@ def test_detections_are_torchvisions(theirs: FCOS, seed: int, spread: float) -> 
 
 
 def detections(rng: torch.Generator, target: Truth, size: int = SIZE) -> Truth:
-    """True boxes moved about, some of another class, some twice, and some that are nowhere; one image has none."""
+    """True boxes shifted, some of another class, some twice, and some where there is no object; one image has none."""
     found = []
     for image, one in enumerate(target):
         boxes, labels = one["boxes"].repeat(2, 1), one["labels"].repeat(2)
@@ -138,10 +138,10 @@ def rows(found: Truth, target: Truth) -> dict[str, np.ndarray]:
 def test_figures_are_torchmetrics(seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     target = truth(rng, 12)
-    if seed == 5:  # class ids with gaps: only two of them are ever true
+    if seed == 5:  # class ids with gaps: only two classes occur
         target = [{**one, "labels": one["labels"] // 3 * 3} for one in target]
     found = detections(rng, target)
-    # Its own thresholds are float32, so that a recall of 0.3 is not at 0.3; pycocotools' are these.
+    # Its default thresholds are float32, so that a recall of 0.3 is not at 0.3; these are pycocotools'.
     steps = {"iou_thresholds": np.linspace(0.5, 0.95, 10).tolist(), "rec_thresholds": RECALLS.tolist()}
     measure = MeanAveragePrecision(backend="faster_coco_eval", **steps)  # type: ignore[arg-type]
     measure.update(found, target)
@@ -153,7 +153,7 @@ def test_figures_are_torchmetrics(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_figures_are_what_coco_defines(seed: int) -> None:
-    """Held against average precision written from its definition, which shares no line with any evaluator."""
+    """Compared with average precision written from its definition, which shares no line with any evaluator."""
     rng = torch.Generator().manual_seed(seed)
     target = truth(rng, 8)
     found = detections(rng, target)
@@ -169,7 +169,7 @@ def by_definition(found: Truth, target: Truth, threshold: float) -> float:
         total = sum(int((one["labels"] == label).sum()) for one in target)
         if not total:
             continue
-        told = []
+        matched = []
         for guess, true in zip(found, target, strict=True):
             boxes, free = guess["boxes"][guess["labels"] == label].double(), [True] * len(true["labels"])
             scores = guess["scores"][guess["labels"] == label]
@@ -182,10 +182,10 @@ def by_definition(found: Truth, target: Truth, threshold: float) -> float:
                             best, chosen = share, other
                 if chosen is not None:
                     free[chosen] = False
-                told.append((float(scores[place]), chosen is not None))
-        told.sort(key=lambda pair: -pair[0])
-        hits = np.cumsum([hit for _, hit in told])
-        precision, recall = hits / np.arange(1, len(told) + 1), hits / total
+                matched.append((float(scores[place]), chosen is not None))
+        matched.sort(key=lambda pair: -pair[0])
+        hits = np.cumsum([hit for _, hit in matched])
+        precision, recall = hits / np.arange(1, len(matched) + 1), hits / total
         values.append(np.mean([max(precision[recall >= level], default=0.0) for level in RECALLS]))
     return float(np.mean(values))
 

@@ -1,4 +1,4 @@
-"""FAB beside AutoAttack's own code: the same points all the way to rounding, and nothing found that lies farther."""
+"""FAB compared with AutoAttack's own code: the same points at every step to rounding, and nothing found farther away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMS = {"Linf": "linf(8/255)", "L2": "l2(0.4)", "L1": "l1(8)"}
 
 
 class Watched(torch.nn.Module):
-    """The net, and every batch it was shown."""
+    """The network, and every batch that it was given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ def wrong(output: Tensor, y: Tensor) -> Tensor:
 def ours(
     net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, k: int, threat: str, spec: str = f"fab({STEPS})"
 ) -> AttackResult:
-    rival = Net().eval()(x).sort(dim=1).indices[:, -1 - k]
-    objective = against(net, build("gap_to", "Loss"), wrong, (y, rival), y)
+    other = Net().eval()(x).sort(dim=1).indices[:, -1 - k]
+    objective = against(net, build("gap_to", "Loss"), wrong, (y, other), y)
     return build(spec, "Search")(objective, x, build(threat, "Threat"))
 
 
@@ -60,7 +60,7 @@ def y(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("k", [1, 3])
-def test_walks_where_autoattack_walks(x: Tensor, y: Tensor, norm: str, k: int) -> None:
+def test_takes_the_same_steps_as_autoattack(x: Tensor, y: Tensor, norm: str, k: int) -> None:
     here, there, threat = Watched(), Watched(), build(NORMS[norm], "Threat")
     found = ours(here, x, y, k, NORMS[norm])
     attack = theirs(there, norm, threat.eps)
@@ -68,37 +68,37 @@ def test_walks_where_autoattack_walks(x: Tensor, y: Tensor, norm: str, k: int) -
     adv = attack.attack_single_run(x, y, is_targeted=True)
     path = list(
         zip(here.shown[:-1], there.shown[2:], strict=True)
-    )  # theirs looks at x twice before, ours at the end once more
+    )  # theirs evaluates x twice before, ours once more at the end
     assert len(path) == 2 * STEPS
     assert max(float((one - other).abs().amax()) for one, other in path) < 2e-3
     assert max(float((one - other).abs().flatten(1).amax(1).median()) for one, other in path) < 5e-6
 
-    nearest, best = x.clone(), torch.full((COUNT,), torch.inf)  # of the points that theirs looks at: every other one
+    closest, best = x.clone(), torch.full((COUNT,), torch.inf)  # of the points that theirs evaluates: every other one
     for point, _ in path[1::2]:
         size = threat.size(point - x)
         nearer = (Net().eval()(point).argmax(1) != y) & (size < best)
-        nearest[nearer], best[nearer] = point[nearer], size[nearer]
+        closest[nearer], best[nearer] = point[nearer], size[nearer]
     assert torch.isfinite(best).float().mean() > 0.5
     assert torch.allclose(best, torch.where(best.isfinite(), threat.size(adv - x), torch.inf), rtol=1e-4)
     assert (threat.size(found.x_best_loss - x)[best.isfinite()] <= best[best.isfinite()]).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_falls_wherever_autoattack_falls(x: Tensor, y: Tensor, norm: str) -> None:
-    """All targets together: FAB-T. Ours also counts points that were pulled back and have still fallen."""
+def test_succeeds_wherever_autoattack_succeeds(x: Tensor, y: Tensor, norm: str) -> None:
+    """All targets together: FAB-T. Ours also counts points that are still misclassified after they were pulled back."""
     net, threat = Net().eval(), build(NORMS[norm], "Threat")
     attack = theirs(net, norm, threat.eps)
     attack.n_target_classes = 3
     adv = attack.perturb(x, y)
-    fallen = torch.stack([ours(net, x, y, k, NORMS[norm]).error for k in (1, 2, 3)]).amax(0) >= 1  # type: ignore[misc]
+    successful = torch.stack([ours(net, x, y, k, NORMS[norm]).error for k in (1, 2, 3)]).amax(0) >= 1  # type: ignore[misc]
     broken = net(adv).argmax(1) != y
     assert broken.any()
-    assert fallen[broken].all()
-    assert (fallen & ~broken).sum() <= 1
+    assert successful[broken].all()
+    assert (successful & ~broken).sum() <= 1
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_leaving_early_changes_no_verdict(x: Tensor, y: Tensor, norm: str) -> None:
+def test_leaving_early_changes_no_error(x: Tensor, y: Tensor, norm: str) -> None:
     net = Net().eval()
     whole = ours(net, x, y, 1, NORMS[norm])
     short = ours(net, x, y, 1, NORMS[norm], f"fab({STEPS}, early_exit=True)")
@@ -109,24 +109,24 @@ def test_leaving_early_changes_no_verdict(x: Tensor, y: Tensor, norm: str) -> No
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.3])
-def test_steps_to_a_plane_equal_autoattacks(norm: str, share: float) -> None:
+def test_steps_to_a_hyperplane_equal_autoattacks(norm: str, share: float) -> None:
     rng = torch.Generator().manual_seed(0)
     x, w = torch.rand(16, 300, generator=rng), torch.randn(16, 300, generator=rng)
     b = (w * x).sum(1) + share * w.abs().sum(1) * torch.randn(16, generator=rng).sign() * 0.5
-    step = build(NORMS[norm], "Threat").to_plane(x, w, b)
+    step = build(NORMS[norm], "Threat").to_hyperplane(x, w, b)
     other = getattr(fab_projections, f"projection_{norm.lower()}")(x.clone(), w, b)
     assert step.abs().amax() > 1e-4
     assert (step - other).abs().max() < 2e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_linear_boundary_is_met_where_it_lies(norm: str) -> None:
-    """In the middle of the box the nearest point of a plane is its distance over the dual norm away."""
+def test_linear_boundary_is_found_at_its_distance(norm: str) -> None:
+    """In the middle of the pixel range, the closest point of a hyperplane is its distance over the dual norm away."""
     threat = build(NORMS[norm], "Threat")
     x, w = torch.full((4, 3, 8, 8), 0.5), torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     away = 0.1 * threat.dual(w)
     objective = Objective(
-        lambda x, t, p: Reading(((x - 0.5) * t[0]).flatten(1).sum(1) - t[1]), (w, away), signed=True, name="a plane"
+        lambda x, t, p: Reading(((x - 0.5) * t[0]).flatten(1).sum(1) - t[1]), (w, away), signed=True, name="a hyperplane"
     )
     found = build("fab(30)", "Search")(objective, x, threat)
     size = threat.size(found.x_best_loss - x)
@@ -135,17 +135,17 @@ def test_linear_boundary_is_met_where_it_lies(norm: str) -> None:
     assert torch.equal((found.x_adv == x).flatten(1).all(1), size > threat.eps)
 
 
-def test_what_is_beyond_eps_is_not_handed_back(x: Tensor, y: Tensor) -> None:
+def test_what_is_beyond_eps_is_not_returned(x: Tensor, y: Tensor) -> None:
     found = ours(Net().eval(), x, y, 1, "linf(0.5/255)")
     near = found.x_best_loss
-    standing = found.error < 1  # type: ignore[operator]
-    assert standing.any()
-    assert torch.equal(found.x_adv[standing], x[standing])
+    robust = found.error < 1  # type: ignore[operator]
+    assert robust.any()
+    assert torch.equal(found.x_adv[robust], x[robust])
     assert (wrong(Net().eval()(near), y) == 1).all()
-    assert ((near - x).abs().flatten(1).amax(1)[standing] > 0.5 / 255).all()
+    assert ((near - x).abs().flatten(1).amax(1)[robust] > 0.5 / 255).all()
 
 
-def test_images_wrong_from_the_start_cost_little(x: Tensor, y: Tensor) -> None:
+def test_images_misclassified_from_the_start_cost_little(x: Tensor, y: Tensor) -> None:
     other = torch.where(torch.arange(COUNT) % 2 == 0, (y + 1) % 5, y)
     objective = against(Net().eval(), build("margin", "Loss"), wrong, other)
     found = build(f"fab({STEPS})", "Search")(objective, x, build("linf(8/255)", "Threat"))

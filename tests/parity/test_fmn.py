@@ -1,4 +1,4 @@
-"""FMN beside foolbox: the same points all the way, once foolbox's L2 projection, which does nothing, is put right."""
+"""FMN compared with foolbox: the same points at every step, once foolbox's L2 projection, which does nothing, is fixed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def theirs(net: torch.nn.Module, x: Tensor, y: Tensor, norm: str) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_walks_where_foolbox_walks(monkeypatch: pytest.MonkeyPatch, x: Tensor, y: Tensor, norm: str) -> None:
+def test_takes_the_same_steps_as_foolbox(monkeypatch: pytest.MonkeyPatch, x: Tensor, y: Tensor, norm: str) -> None:
     monkeypatch.setattr(L2FMNAttack, "project", onto_the_ball)
     here, there, threat = Watched(), Watched(), build(NORMS[norm], "Threat")
     adv = theirs(there, x, y, norm)
@@ -59,12 +59,12 @@ def test_walks_where_foolbox_walks(monkeypatch: pytest.MonkeyPatch, x: Tensor, y
     path = zip(here.shown[:-1], there.shown[-STEPS:], strict=True)
     apart = torch.stack([(one - other).abs().flatten(1).amax(1) for one, other in path]).amax(0)
     assert apart.median() < 5e-6
-    assert (apart < 2e-5).float().mean() >= 0.8  # at the boundary itself rounding decides who has fallen
+    assert (apart < 2e-5).float().mean() >= 0.8  # at the boundary itself, rounding decides which images are misclassified
     assert torch.allclose(threat.size(found.x_best_loss - x), threat.size(adv - x), rtol=1e-4, atol=1e-6)
 
 
 def test_foolbox_in_l2_does_not_project(x: Tensor, y: Tensor) -> None:
-    """The reason for putting it right: as it stands, its points lie several times as far away."""
+    """The reason for the fix: without it, its points are several times as far away."""
     far = (theirs(Net(), x, y, "L2") - x).flatten(1).norm(dim=1)
     found = ours(Net().eval(), x, y, "l2(0.4)", f"fmn({STEPS})").x_best_loss
     assert (wrong(Net().eval()(found), y) == 1).all()
@@ -74,7 +74,7 @@ def test_foolbox_in_l2_does_not_project(x: Tensor, y: Tensor) -> None:
 
 
 def test_reaches_beyond_a_nearly_linear_boundary(x: Tensor, y: Tensor) -> None:
-    """What `beyond` is for: with the paper's 0 the points creep up to the boundary and never cross it."""
+    """What `beyond` is for: with the paper's 0, the points approach the boundary and never cross it."""
     shares = [
         float(wrong(Net().eval()(ours(Net().eval(), x, y, "l2(0.4)", spec).x_best_loss), y).mean())
         for spec in (f"fmn({STEPS}, beyond=0.0)", f"fmn({STEPS})")
@@ -84,7 +84,7 @@ def test_reaches_beyond_a_nearly_linear_boundary(x: Tensor, y: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("spec", "slack"), [("linf(8/255)", 1.02), ("l2(0.4)", 1.02), ("l1(8)", 1.6)])
-def test_finds_as_near_as_fab(x: Tensor, y: Tensor, spec: str, slack: float) -> None:
+def test_finds_points_as_close_as_fab(x: Tensor, y: Tensor, spec: str, slack: float) -> None:
     threat, net = build(spec, "Threat"), Net().eval()
     near = [threat.size(ours(net, x, y, spec, search).x_best_loss - x) for search in ("fmn(100)", "fab(100)")]
     assert near[0].median() <= slack * near[1].median()
@@ -92,12 +92,12 @@ def test_finds_as_near_as_fab(x: Tensor, y: Tensor, spec: str, slack: float) -> 
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_linear_boundary_is_met_where_it_lies(norm: str) -> None:
+def test_linear_boundary_is_found_at_its_distance(norm: str) -> None:
     threat = build(NORMS[norm], "Threat")
     x, w = torch.full((4, 3, 8, 8), 0.5), torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     away = 0.1 * threat.dual(w)
     objective = Objective(
-        lambda x, t, p: Reading(((x - 0.5) * t[0]).flatten(1).sum(1) - t[1]), (w, away), signed=True, name="a plane"
+        lambda x, t, p: Reading(((x - 0.5) * t[0]).flatten(1).sum(1) - t[1]), (w, away), signed=True, name="a hyperplane"
     )
     size = threat.size(build("fmn(200)", "Search")(objective, x, threat).x_best_loss - x)
     assert (size >= 0.1 * (1 - 1e-4)).all()
@@ -105,7 +105,7 @@ def test_linear_boundary_is_met_where_it_lies(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_leaving_early_changes_no_verdict(x: Tensor, y: Tensor, norm: str) -> None:
+def test_leaving_early_changes_no_error(x: Tensor, y: Tensor, norm: str) -> None:
     net = Net().eval()
     whole = ours(net, x, y, NORMS[norm], f"fmn({STEPS})")
     short = ours(net, x, y, NORMS[norm], f"fmn({STEPS}, early_exit=True)")
@@ -113,9 +113,9 @@ def test_leaving_early_changes_no_verdict(x: Tensor, y: Tensor, norm: str) -> No
     assert whole.error.any() and short.queries.sum() < whole.queries.sum()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("loss", "threat", "told"), [("ce", "linf(8/255)", "ce is not"), ("margin", "l0(5)", "not of L0")])
-def test_what_it_cannot_walk_is_refused(x: Tensor, y: Tensor, loss: str, threat: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+@pytest.mark.parametrize(("loss", "threat", "message"), [("ce", "linf(8/255)", "ce is not"), ("margin", "l0(5)", "not L0")])
+def test_what_it_does_not_support_is_refused(x: Tensor, y: Tensor, loss: str, threat: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build("fmn(3)", "Search")(against(Net().eval(), build(loss, "Loss"), wrong, y), x, build(threat, "Threat"))
     with pytest.raises(SpecError, match="gamma"):
         build("fmn(3, gamma=1.0)", "Search")

@@ -1,4 +1,4 @@
-"""PGD beside torchattacks and foolbox: from the same start, the same images to rounding."""
+"""PGD compared with torchattacks and foolbox: from the same start, the same images to rounding."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_momentum_equals_torchattacks(net: Net, x: torch.Tensor) -> None:
 def test_random_start_equals_torchattacks(net: Net, x: torch.Tensor) -> None:
     y = net(x).argmax(1)
     torch.manual_seed(11)
-    start = (x + torch.empty_like(x).uniform_(-8 / 255, 8 / 255)).clamp(0, 1)  # how torchattacks draws its start
+    start = (x + torch.empty_like(x).uniform_(-8 / 255, 8 / 255)).clamp(0, 1)  # the random start of torchattacks
     torch.manual_seed(11)
     theirs = torchattacks.PGD(net, eps=8 / 255, alpha=2 / 255, steps=STEPS, random_start=True)(x, y)
     assert (ours(net, x, y, f"pgd({STEPS}, keep='last')", "linf(8/255)", start) - theirs).abs().max() < 1e-6

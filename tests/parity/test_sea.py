@@ -1,7 +1,7 @@
-"""SEA's losses against the formulas, written out pixel by pixel; and what a loss gains by being tracked by another.
+"""SEA's losses compared with the formulas, written out pixel by pixel; and the effect of tracking a loss by another.
 
-Against the code released with the preprint and with the paper (which is not here: it has no licence) the gradients of all of
-them, and of the preprint's balanced cross-entropy, `segpgd_ce`, were equal to 4e-18 in float64.
+Compared with the code released with the preprint and with the paper (not included here, since it has no licence), the
+gradients of all of them, and of the preprint's balanced cross-entropy, `segpgd_ce`, were equal to 4e-18 in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def logits() -> Tensor:
 
 @pytest.fixture
 def mask(logits: Tensor) -> Tensor:
-    """About half the pixels right, some without a class, and an image in which a class occurs once."""
+    """About half of the pixels right, some without a class, and an image in which one class occurs once."""
     rng = torch.Generator().manual_seed(1)
     drawn = torch.randint(0, K, (3, SIZE, SIZE), generator=rng)
     chosen = torch.where(torch.rand(3, SIZE, SIZE, generator=rng) < 0.5, logits.argmax(1), drawn)
@@ -58,7 +58,7 @@ def weighted(z: list[float], y: int, right: bool, image: list[int]) -> float:
 
 
 def balanced(z: list[float], y: int, right: bool, image: list[int]) -> float:
-    """The mean over classes of means over their pixels, as the share that one pixel has in it, times the pixels there are."""
+    """The mean over classes of means over their pixels, written as the weight of one pixel times the number of pixels."""
     return len(image) / len(set(image)) / image.count(y) * masked_ce(z, y, right, image)
 
 
@@ -87,16 +87,16 @@ FORMULAS = {
 
 
 def by_hand(logits: Tensor, mask: Tensor, formula: Callable, held: Tensor | None = None) -> list[float]:
-    """The mean of a formula over each image's pixels with a class; held: the logits that say which pixels are right."""
+    """The mean of a formula over each image's pixels with a class; held: the logits that decide which pixels are right."""
     found = []
-    for scores, classes, judge in zip(logits, mask, logits if held is None else held, strict=True):
+    for scores, classes, reference in zip(logits, mask, logits if held is None else held, strict=True):
         image = [int(label) for label in classes.flatten() if label != IGNORE]
         total = 0.0
         for i in range(SIZE):
             for j in range(SIZE):
                 y = int(classes[i, j])
                 if y != IGNORE:
-                    right = max(range(K), key=lambda k, at=judge[:, i, j]: float(at[k])) == y
+                    right = max(range(K), key=lambda k, at=reference[:, i, j]: float(at[k])) == y
                     total += formula([float(score) for score in scores[:, i, j]], y, right, image)
         found.append(total / len(image))
     return found
@@ -133,7 +133,7 @@ def test_the_preprints_balanced_cross_entropy_is_segpgds(logits: Tensor, mask: T
 
 
 def pixel(*scores: float) -> Tensor:
-    """One pixel's logits, as [1, K, 1, 1], float32, asking for a gradient."""
+    """One pixel's logits, as [1, K, 1, 1], float32, with requires_grad."""
     return torch.tensor(scores).view(1, -1, 1, 1).requires_grad_(True)
 
 
@@ -142,14 +142,14 @@ def slope_at(spec: str, z: Tensor, label: int) -> Tensor:
 
 
 @pytest.mark.parametrize("spec", ["sea_masked_ce", "sea_balanced", "sea_spherical", "sea_js"])
-def test_lost_pixels_are_let_go(spec: str) -> None:
-    lost, right = pixel(30.0, -30.0, 0.0), pixel(0.3, 0.5, 0.0)
-    assert slope_at(spec, lost, 1).abs().max() < 1e-6
-    assert slope_at("ce", lost, 1).abs().max() > 0.9
+def test_misclassified_pixels_have_no_gradient(spec: str) -> None:
+    wrong, right = pixel(30.0, -30.0, 0.0), pixel(0.3, 0.5, 0.0)
+    assert slope_at(spec, wrong, 1).abs().max() < 1e-6
+    assert slope_at("ce", wrong, 1).abs().max() > 0.9
     assert slope_at(spec, right, 1).abs().max() > 0.05
 
 
-def test_the_divergence_stands_where_the_softmax_underflows() -> None:
+def test_the_divergence_is_finite_where_the_softmax_underflows() -> None:
     """The sum over classes, as released, is 0 times minus infinity here."""
     for label in (0, 1):
         z = pixel(200.0, 0.0, 0.0)
@@ -161,14 +161,14 @@ def test_the_divergence_stands_where_the_softmax_underflows() -> None:
     assert torch.isnan(torch.nn.functional.kl_div(middle.log(), share, reduction="sum"))
 
 
-def test_spherical_keeps_its_slope_where_a_model_is_sure() -> None:
-    sure = pixel(200.0, 1.0, 0.0)
-    assert slope_at("sea_masked_ce", sure, 0).abs().max() == 0
-    assert slope_at("sea_spherical", sure, 0).abs().max() > 1e-6
+def test_spherical_keeps_its_gradient_where_a_model_is_confident() -> None:
+    confident = pixel(200.0, 1.0, 0.0)
+    assert slope_at("sea_masked_ce", confident, 0).abs().max() == 0
+    assert slope_at("sea_spherical", confident, 0).abs().max() > 1e-6
 
 
 def test_half_precision_counts_pixels_right() -> None:
-    """bfloat16 has no 257: the weights are counted in float32 whatever the logits are."""
+    """bfloat16 cannot represent 257: the weights are counted in float32 for logits of any dtype."""
     logits = torch.zeros(1, 2, 40, 40)
     logits[:, 0] = 1.0
     mask = torch.zeros(1, 40, 40, dtype=torch.int64)
@@ -195,7 +195,7 @@ def test_tracked_has_one_losss_value_and_the_others_gradient(logits: Tensor, mas
     assert build("tracked", "Loss").targets == ("mask",)
 
 
-def test_tracked_losses_must_read_the_same() -> None:
+def test_tracked_losses_must_read_the_same_target() -> None:
     with pytest.raises(SpecError, match="no target in common"):
         build("tracked(sea_js, by=depth_loss)")
     with pytest.raises(SpecError, match="no aim in common"):
@@ -206,8 +206,8 @@ def test_tracked_losses_must_read_the_same() -> None:
     assert fits(both, "label")
 
 
-def test_apgd_is_stronger_where_it_watches_what_does_not_fall() -> None:
-    """Losing pixels lowers the masked loss, so untracked APGD goes back to points that had lost fewer."""
+def test_apgd_is_stronger_if_its_loss_does_not_decrease_with_success() -> None:
+    """Misclassified pixels lower the masked loss, so untracked APGD returns to points with fewer of them."""
     task = build("segment", "Task")
     system, x = toy_system(task), toy_images(12)
     target, threat = system.output(x).argmax(1), build("linf(16/255)", "Threat")

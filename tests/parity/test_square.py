@@ -1,4 +1,4 @@
-"""Square beside AutoAttack's own code: bit by bit in Linf and L2; in L1 to rounding, as long as rounding decides nothing."""
+"""Square compared with AutoAttack's own code: equal bit by bit in Linf and L2; in L1 up to rounding, in short runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def wrong(output: Tensor, y: Tensor) -> Tensor:
 def both(
     norm: str, spec: str, changes: int, rescale: bool = False, size: int = 16
 ) -> tuple[AttackResult, Tensor, Tensor, Tensor]:
-    """What ours found, theirs' points, theirs' counts of queries, and the images."""
+    """The result of ours, the points of theirs, the query counts of theirs, and the images."""
     net, x = Net().eval().requires_grad_(False), toy_images(COUNT, size)
     y, threat = net(x).argmax(1), build(spec, "Threat")
     attack = SquareAttack(net, norm=norm, n_queries=changes, eps=threat.eps, p_init=0.8, resc_schedule=rescale)
@@ -45,12 +45,14 @@ def test_equals_autoattack_bit_by_bit(norm: str, spec: str, rescale: bool) -> No
     assert torch.equal(found.queries, queries.long())
     assert found.queries.max() == 251
     if spec in ("linf(6/255)", "l2(0.4)"):
-        assert found.queries.min() < 251  # images left, and the others still went the same way
+        assert found.queries.min() < 251  # images left, and the others still took the same steps
 
 
 def test_l1_equals_autoattack_to_rounding() -> None:
-    """Their projection is float32 to eps (1 - 1e-6), ours is exact; after a while a window that holds nothing but rounding is
-    scaled up by both, so that single images part ways."""
+    """Their projection is float32 to eps (1 - 1e-6), ours is exact: single images diverge after some time.
+
+    A window that contains only rounding errors is then scaled up by both.
+    """
     found, points, queries, _ = both("L1", "l1(5)", 12)
     assert (found.x_adv - points).abs().flatten(1).amax(1).median() < 1e-5
     assert torch.equal(found.queries, queries.long())
@@ -65,7 +67,7 @@ def test_l1_equals_autoattack_to_rounding() -> None:
 @pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.5)", "l1(5)"])
 @pytest.mark.parametrize("shape", [(14, 14), (9, 23), (40, 12), (3, 3), (1, 5)])
 def test_images_of_any_size(spec: str, shape: tuple[int, int]) -> None:
-    """AutoAttack's code breaks on most of these."""
+    """AutoAttack's code fails on most of these."""
     x, threat = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0)), build(spec, "Threat")
     w = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(1))
     objective = Objective(lambda x, w, p: Reading((x * w).flatten(1).sum(1)), w)
@@ -94,7 +96,7 @@ def test_clips_are_images_with_more_channels(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.5)", "l1(5)"])
 def test_errors_that_never_reach_one_use_every_query(spec: str) -> None:
-    """Dense tasks: an error is a share of pixels. What raises the loss is kept, though the error falls."""
+    """Dense tasks: the error is a share of pixels. What raises the loss is kept, even if the error decreases."""
     x, threat = toy_images(3), build(spec, "Threat")
     w = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -110,8 +112,8 @@ def test_errors_that_never_reach_one_use_every_query(spec: str) -> None:
     assert (found.error > 0.5 - 0.4 * torch.tanh(greatest / 50)).all()  # type: ignore[operator]
 
 
-def test_finds_what_a_hidden_gradient_hides() -> None:
-    """Negative control: behind rounded logits PGD has no gradient to follow, and Square needs none."""
+def test_succeeds_without_a_gradient() -> None:
+    """Negative control: with rounded logits PGD has no gradient to follow, and Square needs none."""
     net, x = Net().eval().requires_grad_(False), toy_images(32)
     y, threat = net(x).argmax(1), build("linf(6/255)", "Threat")
     rounded = lambda x: (net(x) * 200).round() / 200  # noqa: E731
@@ -123,7 +125,7 @@ def test_finds_what_a_hidden_gradient_hides() -> None:
     assert found.error.sum() >= 4  # type: ignore[union-attr]
 
 
-def test_a_point_that_cannot_be_read_is_never_kept() -> None:
+def test_a_point_that_is_not_finite_is_never_kept() -> None:
     x, threat = toy_images(2), build("linf(8/255)", "Threat")
     seen = []
 
@@ -137,10 +139,10 @@ def test_a_point_that_cannot_be_read_is_never_kept() -> None:
     assert torch.allclose(found.loss, found.x_adv.flatten(1).sum(1))
 
 
-@pytest.mark.parametrize(("spec", "told"), [("l0(5)", "L0"), ("masked(l2(0.5), (0, 0, 1, 0.5))", "L2 in")])
-def test_unknown_geometries_are_refused_by_name(spec: str, told: str) -> None:
+@pytest.mark.parametrize(("spec", "message"), [("l0(5)", "L0"), ("masked(l2(0.5), (0, 0, 1, 0.5))", "L2 in")])
+def test_unknown_geometries_are_refused_by_name(spec: str, message: str) -> None:
     x = toy_images(1)
-    with pytest.raises(SpecError, match=told):
+    with pytest.raises(SpecError, match=message):
         build("square(3)", "Search")(Objective(lambda x, t, p: Reading(x.flatten(1).sum(1))), x, build(spec, "Threat"))
     with pytest.raises(SpecError, match="at least 1"):
         build("square(0)", "Search")

@@ -1,5 +1,5 @@
-"""Attacks: a search, in a threat, raising a loss, with an aim; and what is put together from these.
+"""Attacks: a search, a threat model, a loss and an aim, and compositions of these.
 
-In: a system, images and targets. Out: an `AttackResult`. A search goes to `search/`, a threat to `threats/`, a corruption to
-`corruptions/`, a named attack to `presets.py`, a suite of attacks to `suites.py`.
+Input: a system, images and targets. Output: an `AttackResult`. Searches are in `search/`, threats in `threats/`, corruptions
+in `corruptions/`, named attacks in `presets.py`, suites of attacks in `suites.py`.
 """

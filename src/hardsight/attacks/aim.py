@@ -1,4 +1,4 @@
-"""What an attack's loss compares with: the label, the model's own clean reading, another class, another image's embedding."""
+"""What an attack's loss compares with: the label, the model's own clean output, another class, another image's embedding."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ Read = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class Aim:
-    """Makes the target of a loss from (read, images x [B, ...], labels y).
+    """Makes the target of a loss from (read, images x [B, ...], labels y); `read` computes what the loss reads.
 
-    passes: how many forward passes that takes. label: whether it needs y. pair: whether the target is (what is, what is
-    wanted), which targeted losses read. clean: whether it is what the model itself makes of clean images. reach: whether the
-    attack is to arrive at what is wanted, and not only away from what is: a search then keeps the point that is nearest to it.
+    passes: number of forward passes needed. label: whether y is needed. pair: whether the target is a pair (current,
+    wanted), as targeted losses expect. clean: whether the target is the model's own output or embedding of the clean images.
+    reach: whether the attack succeeds only when it reaches the wanted target, not as soon as it leaves the true one; the
+    search then keeps the point closest to that target.
     """
 
     make: Callable[[Read, Tensor, Any], Any]
@@ -35,30 +36,32 @@ class Aim:
 
     def __call__(self, read: Read, x: Tensor, y: Any) -> Any:
         if self.label and y is None:
-            raise SpecError("this attack needs the images' labels; without them use one with aim=itself, such as embed")
+            raise SpecError("this attack needs labels; without labels, use an attack with aim=itself, such as embed")
         with torch.no_grad():
             return tree.each(self.make(read, x, y), Tensor.detach)
 
 
 @register
 def label() -> Aim:
-    """Away from the right label, mask or depth."""
+    """Away from the true label, mask or depth map (untargeted)."""
     return Aim(lambda read, x, y: y)
 
 
 @register
 def itself() -> Aim:
-    """Away from what the model itself makes of the clean image, its embedding or its output: no label is needed."""
+    """Away from the model's own clean embedding or output (untargeted; no label is needed)."""
     return Aim(lambda read, x, y: read(x), passes=1, label=False, clean=True)
 
 
 @register
 def partner(shift: int = 1) -> Aim:
-    """Towards the clean embedding of another image: of the one `shift` places on in the batch, so the batch is part of it."""
+    """Towards the clean embedding of another image: the one `shift` positions later, so the batch affects the result."""
 
     def make(read: Read, x: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         if shift % len(x) == 0:
-            raise SpecError(f"partner(shift={shift}) in a batch of {len(x)} makes each image its own partner")
+            raise SpecError(
+                f"partner(shift={shift}) in a batch of {len(x)} makes each image its own partner; choose another shift"
+            )
         own = read(x)
         return own, own.roll(-shift, 0)
 
@@ -67,21 +70,21 @@ def partner(shift: int = 1) -> Aim:
 
 @register
 def rival(k: int = 1) -> Aim:
-    """The k-th likeliest class of the clean output that is not the right one, image by image or pixel by pixel.
+    """The k-th most likely wrong class of the clean output, per image or per pixel.
 
-    Source: Croce and Hein, ICML 2020 (the targets of APGD-T and FAB-T). differs: theirs takes place k + 1 of all classes,
-    which is the same wherever the clean output is right; they attack no other image.
+    Source: Croce and Hein, ICML 2020 (the target classes of APGD-T and FAB-T). differs: theirs takes the class of rank k + 1
+    among all classes, which is the same class wherever the clean output is correct; they attack no other images.
     """
     if k < 1:
-        raise SpecError(f"rival: k is {k}; the first rival is rival(1)")
+        raise SpecError(f"rival: k is {k}, but it must be at least 1; rival(1) is the most likely wrong class")
 
     def make(read: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = read(x)
         if logits.shape[1] <= k:
-            raise SpecError(f"rival({k}) needs more than {k} classes, and the model's output has {logits.shape[1]}")
+            raise SpecError(f"rival({k}) needs more than {k} classes, but the model's output has {logits.shape[1]}")
         right = torch.where(y == IGNORE, 0, y) if logits.dim() > 2 else y
         others = logits.scatter(1, right[:, None], -torch.inf)
-        order = others.sort(dim=1).indices  # ascending, so that ties fall as in autoattack
+        order = others.sort(dim=1).indices  # ascending, so that ties are broken as in AutoAttack
         chosen = order[:, -k]
         return y, torch.where(y == IGNORE, IGNORE, chosen) if logits.dim() > 2 else chosen
 
@@ -90,12 +93,12 @@ def rival(k: int = 1) -> Aim:
 
 @register
 def towards(wanted: int) -> Aim:
-    """Towards one class, everywhere: images labelled so, or every pixel that has a class; done when it is there."""
+    """Towards one class, for all images or for every pixel that has a class; succeeds when the output is that class."""
     return given(wanted)
 
 
 def given(wanted: Any) -> Aim:
-    """Towards a target of your own: a class, labels [B], or a map [H, W] or [B, H, W]; done when the output is that."""
+    """Towards a target given in Python: a class, labels [B] or a map [H, W] or [B, H, W]; succeeds if the output is that."""
 
     def make(read: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         other = torch.as_tensor(wanted, device=y.device, dtype=y.dtype).expand_as(y)

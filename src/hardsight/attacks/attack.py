@@ -1,8 +1,8 @@
-"""An attack is four independent things: a search, a threat, a loss and an aim. Here three are joined; the threat comes last.
+"""An attack has four independent parts: search, threat, loss and aim. Three are combined here; the threat is passed later.
 
-attack(pgd(steps=50), loss=cospgd_ce)                             any search with any loss, at the task's output
-attack(pgd(), loss=far_l2, where="embedding", aim=itself)         label-free, in the embedding
-attack(apgd(100), loss=dlr_to, aim=rival(3))                      targeted: at the third likeliest wrong class
+attack(pgd(steps=50), loss=cospgd_ce)                             any search with any loss, on the task's output
+attack(pgd(), loss=far_l2, where="embedding", aim=itself)         label-free, on the embedding
+attack(apgd(100), loss=dlr_to, aim=rival(3))                      targeted at the third most likely wrong class
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ Where = Literal["output", "pooled", "dense", "embedding"] | int
 
 
 class Attack(Protocol):
-    """What is run against a system: one search, or several in turn.
+    """What is run against a system: one search, or several in sequence.
 
-    passes: how many forward passes an image is in at most (those of a search but the last carry a backward pass too).
+    passes: maximum number of forward passes per image (all but the last one of a search also have a backward pass).
     """
 
     @property
     def passes(self) -> int: ...
 
     def fits(self, task: Task) -> bool:
-        """Whether its losses can be raised at this task."""
+        """Whether its losses can be used for this task."""
         ...
 
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights and gradients stay as they were."""
+        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights, gradients are unchanged."""
         ...
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What an attack may be prepared with, beside the images it will attack.
+    """What an attack can use for its preparation, in addition to the images that it will attack.
 
-    train: (images, batch, epoch) -> batches (x, y) of that many training images, shuffled anew in every epoch. other: the
-    system of another encoder, by its spec, at the same task.
+    train: (images, batch, epoch) -> batches (x, y) of that many training images, reshuffled in every epoch. other: returns
+    the system of another encoder, given by its spec, for the same task.
     """
 
     system: System
@@ -67,19 +67,19 @@ class Lab:
 
 
 def prepared(attack: Attack, lab: Lab) -> Attack:
-    """The attack, ready to be run: what it must know beforehand is found now."""
+    """The attack, ready to run: anything that it must compute beforehand is computed now."""
     prepare = getattr(attack, "prepare", None)
     return attack if prepare is None else prepare(lab)
 
 
 def on(attack: Any, target: str) -> Attack:
-    """What runs on that target ("label", "mask", ...), of a suite that has an attack for each; else the attack itself."""
+    """The attack on that target ("label", "mask", ...) of a suite that has one for each; for any other attack, itself."""
     members = getattr(attack, "members", None)
     return members.get(target, attack) if isinstance(members, dict) else attack
 
 
 def searches(attack: Any, target: str) -> Iterator[tuple[Search, int]]:
-    """Every search within an attack on that target ("label", "mask", ...), and how often it is run at most."""
+    """Every search within an attack on that target ("label", "mask", ...), with the maximum number of times that it runs."""
     attack = on(attack, target)
     if (search := getattr(attack, "search", None)) is not None:
         yield search, getattr(attack, "count", 1)
@@ -90,7 +90,7 @@ def searches(attack: Any, target: str) -> Iterator[tuple[Search, int]]:
 
 
 def refusal(attack: Attack, threat: Threat, target: str) -> str:
-    """Why the attack cannot be run in that threat, in the words of the search that can't; empty where it can."""
+    """Why the attack cannot run in that threat, as the error message of the search that cannot; empty if it can."""
     for part in getattr(threat, "parts", (threat,)):
         for search, _ in searches(attack, target):
             try:
@@ -102,32 +102,32 @@ def refusal(attack: Attack, threat: Threat, target: str) -> str:
 
 
 def seeks_nearest(attack: Attack, threat: Threat, task: Task) -> bool:
-    """Whether what it finds tells how small a perturbation fells an image: one FMN or FAB in one ball, run to its end."""
+    """Whether the attack finds minimal perturbations: one FMN or FAB in a single ball, without early exit."""
     if not isinstance(attack, Single) or attack.where != "output" or getattr(threat, "parts", ()):
         return False
-    return task.target == "label" and getattr(attack.search, "nearest", False)
+    return task.target == "label" and getattr(attack.search, "minimal", False)
 
 
 @dataclass(frozen=True)
 class Single:
-    """A search, the loss it raises, where that loss reads the system, and what it compares with.
+    """A search, the loss that it maximizes, where that loss reads the system, and the aim that it compares with.
 
     loss: None is the task's own training loss. where: the task's output, or the encoder's pooled or dense features;
-    "embedding" is whichever of the two the task reads, and a number is the map of that layer (-1: the last). harm: whether a
-    loss that leads somewhere of its own accord (depth_to) is judged by the harm done to the truth, as a suite's member is.
+    "embedding" is the one of the two that the task uses, and a number is the feature map of that layer (-1: the last).
+    by_error: whether a loss with its own target (depth_to) is evaluated by the task error, as for a member of a suite.
     """
 
     search: Search
     loss: Loss | None = None
     where: Where = "output"
     aim: Aim = field(default_factory=label)
-    harm: bool = False
+    by_error: bool = False
 
     def __post_init__(self) -> None:
         where, aim, loss = self.where, self.aim, self.loss
         if where != "output":
             if not aim.clean:
-                raise SpecError(f"an embedding has no label to compare with: attack(..., where={where!r}, aim=itself)")
+                raise SpecError(f"an embedding has no label to compare with; use attack(..., where={where!r}, aim=itself)")
             if loss is None:
                 raise SpecError(
                     f"an attack on the embedding needs a loss, such as far_l2: attack(..., loss=far_l2, where={where!r})"
@@ -138,26 +138,27 @@ class Single:
                 )
         elif aim.clean != getattr(loss, "clean", False):
             raise SpecError(
-                "aim=itself and aim=partner compare what a model makes of images, so they need where='embedding', 'pooled' or "
-                "'dense'; at the output there is aim=itself with loss=kl"
+                "aim=itself and aim=partner compare embeddings, so they need where='embedding', 'pooled' or 'dense'; "
+                "on the output, use aim=itself with loss=kl"
                 if aim.clean
-                else f"{name_of(loss)} compares with the model's own clean output: attack(..., loss={name_of(loss)}, aim=itself)"
+                else f"{name_of(loss)} compares with the model's own clean output; use it with aim=itself"
             )
         if aim.pair != getattr(loss, "pair", False):
             raise SpecError(
-                f"{name_of(loss)} is targeted, so it needs aim={'partner' if aim.clean else 'rival(k) or aim=towards(class)'}"
+                f"{name_of(loss)} is targeted and needs aim={'partner' if aim.clean else 'rival(k) or aim=towards(class)'}"
                 if not aim.pair
-                else f"{name_of(loss)} only leads away; a targeted aim needs a loss that leads somewhere, such as "
+                else f"{name_of(loss)} is untargeted, but this aim is targeted and needs a targeted loss, such as "
                 f"{'near_l2' if aim.clean else 'ce_to or dlr_to'}"
             )
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
             raise SpecError(
-                f"{name_of(self.search)} walks to the decision boundary, where its loss must be 0, and {name_of(loss) if loss else 'the task loss'} is not; "
-                f"say attack({name_of(self.search)}, loss=margin), or gap_to with aim=rival(k)"
+                f"{name_of(self.search)} searches for the decision boundary, where its loss must be 0, and "
+                f"{name_of(loss) if loss else 'the task loss'} is not; "
+                f"use attack({name_of(self.search)}, loss=margin), or gap_to with aim=rival(k)"
             )
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):
-            raise SpecError("at the clean image the distance to itself has no gradient; let the search start 'inside'")
+            raise SpecError("the distance to the clean output has no gradient at the clean image; use start='inside'")
 
     @property
     def passes(self) -> int:
@@ -176,13 +177,13 @@ class Single:
         return system.pooled if where == "pooled" else system.dense
 
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
-        """What the search raises on images x with targets y; y may be None where the aim needs no label."""
+        """What the search maximizes on images x with targets y; y may be None if the aim needs no label."""
         measured = getattr(system.task, "measured", None)
         y = y if y is None or measured is None else measured(y)
         read = self.reading(system, y)
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
         target = self.aim(read, x, y)
-        if self.where != "output" or not self.aim.label or (getattr(loss, "wish", False) and not self.harm):
+        if self.where != "output" or not self.aim.label or (getattr(loss, "own_target", False) and not self.by_error):
             return against(read, loss, None, target, y)
         if self.aim.reach:
             return against(read, loss, lambda output, wanted: 1 - system.task.error(output, wanted), target, target[1])
@@ -197,17 +198,17 @@ class Single:
         rng: torch.Generator | None = None,
         start: Tensor | None = None,
     ) -> AttackResult:
-        """start: where to begin, in place of the search's own start."""
+        """start: where to start, instead of the search's own start."""
         check_pixels(x)
         if not self.fits(system.task):
-            raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, which {system.task.name} has")
+            raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
         with still(system.encoder, system.head):
             return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
 
 
 @dataclass(frozen=True)
 class Warm:
-    """Two attacks in turn on all images: the second begins at what the first found."""
+    """Two attacks in sequence on all images: the second starts from the result of the first."""
 
     first: Attack
     second: Single
@@ -234,9 +235,9 @@ class Warm:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Attacks in turn, each on the images that still stand (error below 1 at the task's output); the best point of all.
+    """Attacks in sequence, each on the images still robust (error below 1 at the task's output); keeps the best points.
 
-    keep: whether the result has each member's own points too, for a data set's worst case.
+    keep: whether the result also contains each member's own points, for the worst case over a data set.
     """
 
     members: tuple[Attack, ...]
@@ -248,8 +249,8 @@ class Cascade:
         for member in self.members:
             if getattr(getattr(member, "loss", None), "coupled", False):
                 raise SpecError(
-                    f"{name_of(member.loss)} couples the images of a batch, so it cannot be one of a cascade, "  # type: ignore[attr-defined]
-                    "whose members see the images that still stand; run it alone"
+                    f"{name_of(member.loss)} couples the images of a batch, so it cannot be in a cascade, "  # type: ignore[attr-defined]
+                    "whose members only attack the images that are still robust; run it alone"
                 )
 
     @property
@@ -275,28 +276,28 @@ class Cascade:
                 if not len(places):
                     if not self.keep:
                         break
-                    members.append((f"{place} {_written(member)}", best.x_adv))
+                    members.append((f"{place} {_label(member)}", best.x_adv))
                     continue
                 part = tree.take(y, places)
                 found = member(system, x[places], part, threat, rng)
                 with torch.no_grad():
                     output = system.output(found.x_adv)
-                    judged = found._replace(
+                    evaluated = found._replace(
                         loss=system.task.loss(output, part), error=system.task.error(output, part), queries=found.queries + 1
                     )
-                best.add(judged, places)
+                best.add(evaluated, places)
                 if self.keep:
                     points = best.x_adv.clone()
                     points[places] = found.x_adv.to(points.dtype)
-                    members.append((f"{place} {_written(member)}", points))
+                    members.append((f"{place} {_label(member)}", points))
         return best.result()._replace(members=tuple(members))
 
 
 def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
-    """The output as it is; `ShapeError`, with both shapes, where it can't answer images x of a batch that has targets y."""
+    """The output, unchanged; raises `ShapeError`, with both shapes, if it does not fit images x with targets y."""
     if task.target == "boxes" and not (isinstance(output, Places) and len(output) == len(x)):
-        told = getattr(output, "classes", output)
-        what = f"{type(output).__name__} {list(told.shape)}" if isinstance(told, Tensor) else type(output).__name__
+        tensor = getattr(output, "classes", output)
+        what = f"{type(output).__name__} {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(output).__name__
         raise ShapeError(
             f"{task.name}: the model returns {what} for images {list(x.shape)}; it should return Places of classes [{len(x)}, P, K]"
         )
@@ -314,18 +315,18 @@ def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
         )
     if task.target == "label" and len(y) and int(y.max()) >= output.shape[1]:
         raise ShapeError(
-            f"{task.name}: the model tells {output.shape[1]} classes apart, and a target is class {int(y.max())}"
+            f"{task.name}: the model distinguishes {output.shape[1]} classes, but a target is class {int(y.max())}"
         )
     return output
 
 
 def name_of(thing: Any) -> str:
-    """The name it was registered under, or what Python calls it."""
+    """The name it was registered under, or its Python name."""
     return getattr(getattr(thing, "spec", None), "name", None) or getattr(thing, "__name__", type(thing).__name__)
 
 
-def _written(member: Attack) -> str:
-    """What tells a suite's member from the others: its loss, or its own name, and its search where that sees no gradient."""
+def _label(member: Attack) -> str:
+    """What distinguishes a suite's member from the others: its loss or its own name, and its search if it has one."""
     loss, search = getattr(member, "loss", None), getattr(member, "search", None)
     spec = getattr(loss or member, "spec", None)
     text = show(minimal(spec)) if spec is not None else name_of(loss or member)
@@ -348,27 +349,30 @@ def attack(
     where: Literal["output", "pooled", "dense", "embedding"] | int = "output",
     aim: Aim = label(),
 ) -> Attack:
-    """Any search with any loss; the task's own loss at its output unless said otherwise.
+    """Any search with any loss; by default the task's own loss on its output.
 
-    where: what the loss reads; "embedding" is the features the task reads, and a number is the map of that layer.
+    where: what the loss reads; "embedding" is the features that the task uses, and a number is the feature map of that
+    layer.
     """
     return Single(search, loss, where, aim)
 
 
 @register
 def warm(first: Attack, second: Attack) -> Attack:
-    """The second attack, begun where the first has led: warm(embed, segpgd) lets a label-free attack find the way in."""
+    """The second attack, started from the result of the first: warm(embed, segpgd) starts with a label-free attack."""
     if not isinstance(second, Single):
-        raise SpecError(f"warm hands a start to one search, and {name_of(second)} is several; name attack(search, loss=...)")
+        raise SpecError(
+            f"warm passes a start to one search, but {name_of(second)} has several; use attack(search, loss=...)"
+        )
     if any(call.name == "restarts" for call in calls_in(getattr(second.search, "spec", None))):
-        raise SpecError("warm hands all restarts one start, so that they repeat the first; let the first attack restart")
+        raise SpecError("warm passes one start to all restarts, so they would all be equal; restart the first attack")
     return Warm(first, second)
 
 
 @register
 def cascade(members: tuple[Attack, ...], keep: bool = False) -> Attack:
-    """Attacks in turn, each on the images that still stand, and the best point of all.
+    """Attacks in sequence, each on the images that are still robust; keeps the best point of all.
 
-    keep: also store each member's own outcome, so that a data set's worst case (mIoU) can be put together from them.
+    keep: also store each member's own results, so that the worst case over a data set (mIoU) can be computed from them.
     """
     return Cascade(members, keep)

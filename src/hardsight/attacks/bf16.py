@@ -1,8 +1,9 @@
-"""A search in bf16: autocast, with the weights in their cheapest form while it lasts.
+"""A search in bf16: autocast, with the weights stored in their fastest form during the search.
 
-Autocast keeps the casts of weights that are trained, and casts frozen ones anew in every pass; so they are cast once. Convolutions
-on a CPU are faster with channels last, bf16 ones above all, and one whose weight lies so answers so; a patch embedding is faster
-as a product. A batch norm right behind a convolution is a part of it, since its statistics do not change.
+Autocast caches the casts of trainable weights but casts frozen ones again in every pass, so here they are cast once. On a
+CPU, convolutions are faster in channels-last format, above all in bf16, and a channels-last weight gives a channels-last
+output; a patch embedding is faster as a matrix product. A batch norm directly after a convolution is folded into it, since
+its statistics do not change.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from hardsight.losses.objective import still
 from hardsight.tasks.base import System
 
 CAST = (nn.Linear, nn.modules.conv._ConvNd)
-"""What autocast runs in bf16, so that a weight in bf16 changes no number."""
+"""Layers that autocast runs in bf16, so that storing their weights in bf16 changes no number."""
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 SHORT = 1024
-"""Tokens up to which attention's matrix may be held whole; beyond, the kernel that never holds it is worth its time."""
+"""Number of tokens up to which the whole attention matrix is stored; above, the kernel that never stores it is faster."""
 
 
 class Attention(TorchFunctionMode):
-    """Attention inside of bf16 on a CPU, whose own bf16 kernel is the slowest way, with its gradient almost three times.
+    """Attention in bf16 on a CPU, without PyTorch's bf16 kernel, the slowest option: with gradient almost 3 times slower.
 
-    Up to `SHORT` tokens it is two bf16 products and a softmax; with more, or anything but a plain softmax, the float32 kernel.
-    It sees `F.scaled_dot_product_attention`, as timm and transformers call it, and not what is inside of nn.MultiheadAttention.
-    seen: whether there was any; it sees every call, which costs a small network a twentieth, so others go without.
+    Up to `SHORT` tokens it is two bf16 products and a softmax; with more tokens, or anything other than a plain softmax, the
+    float32 kernel. It intercepts `F.scaled_dot_product_attention`, as timm and transformers call it, but not the inside of
+    nn.MultiheadAttention. seen: whether attention was called; intercepting all calls costs a small network 5%, so networks
+    without attention run without it.
     """
 
     seen = False
@@ -64,22 +66,22 @@ class Attention(TorchFunctionMode):
 
 @contextmanager
 def in_bf16(system: System, x: Tensor) -> Iterator[None]:
-    """bf16 within for images x [B, 3, H, W]; afterwards every weight is what it was, to the bit.
+    """bf16 inside the context for images x [B, 3, H, W]; afterwards every weight is restored bit by bit.
 
-    A network that cannot have its weights so (it reads them itself, or views its maps as if they lay channels first) is told by
-    one image, and runs under autocast alone.
+    One image tests whether the network works with such weights. If not (it uses them directly, or views its feature maps as
+    if they were channels-first), it runs under autocast alone.
     """
     attention = Attention()
     with folded(system, x[:1]), torch.autocast(x.device.type, torch.bfloat16):
-        if _bears(system, x[:1], attention):
+        if _supports(system, x[:1], attention):
             with cheap(system.encoder, system.head), attention if attention.seen else nullcontext():
                 yield
         else:
             yield
 
 
-def _bears(system: System, x: Tensor, attention: Attention) -> bool:
-    """Whether these images pass, and their gradient too; a CPU's attention is watched for."""
+def _supports(system: System, x: Tensor, attention: Attention) -> bool:
+    """Whether a forward and backward pass of these images works; on a CPU, it also records whether attention is called."""
     watch = attention if x.device.type == "cpu" else nullcontext()
     try:
         with cheap(system.encoder, system.head), watch, still(system.encoder, system.head), torch.enable_grad():
@@ -95,9 +97,9 @@ def _bears(system: System, x: Tensor, attention: Attention) -> bool:
 
 @contextmanager
 def cheap(*modules: nn.Module) -> Iterator[None]:
-    """Weights that autocast would cast are bf16 within; on a CPU convolutions' channels lie last, and patches go by products."""
+    """Inside, weights that autocast would cast are bf16; on a CPU, convolutions are channels-last, patches are products."""
     before: dict[nn.Parameter, Tensor] = {}
-    embeds: list[nn.Conv2d] = []
+    embeddings: list[nn.Conv2d] = []
     hooks = []
     try:
         for part in (part for module in modules for part in module.modules()):
@@ -105,26 +107,26 @@ def cheap(*modules: nn.Module) -> Iterator[None]:
                 for weight in part.parameters(recurse=False):
                     if weight.dtype == torch.float32 and weight not in before:
                         before[weight] = weight.data
-                        lies = weight.dim() == 4 and weight.device.type == "cpu"
-                        form = torch.channels_last if lies else torch.preserve_format
+                        conv = weight.dim() == 4 and weight.device.type == "cpu"
+                        form = torch.channels_last if conv else torch.preserve_format
                         weight.data = weight.data.to(torch.bfloat16, memory_format=form)
             if isinstance(part, nn.Conv2d) and part.in_channels == 3:
-                hooks.append(part.register_forward_pre_hook(_as_given))
-                if _embeds(part):
-                    embeds.append(part)
+                hooks.append(part.register_forward_pre_hook(_keep_contiguous))
+                if _is_patch_embedding(part):
+                    embeddings.append(part)
                     part.forward = partial(_patches, part)  # type: ignore[method-assign]
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for part in embeds:
+        for part in embeddings:
             vars(part).pop("forward", None)
         for weight, values in before.items():
             weight.data = values
 
 
-def _embeds(conv: nn.Conv2d) -> bool:
-    """Whether it cuts pixels into patches that do not overlap, on a CPU, and is nothing but a convolution."""
+def _is_patch_embedding(conv: nn.Conv2d) -> bool:
+    """Whether it is a plain convolution on a CPU that cuts pixels into patches without overlap."""
     return (
         type(conv) is nn.Conv2d
         and conv.weight.device.type == "cpu"
@@ -136,14 +138,14 @@ def _embeds(conv: nn.Conv2d) -> bool:
     )
 
 
-def _as_given(conv: nn.Module, given: tuple[Any, ...]) -> None:
-    """Lets the pixels' gradient lie as they do, and not with channels last: what comes after goes through pixels in order."""
+def _keep_contiguous(conv: nn.Module, given: tuple[Any, ...]) -> None:
+    """Keeps the pixels' gradient contiguous instead of channels-last, since later operations read the pixels in order."""
     if given and isinstance(given[0], Tensor) and given[0].requires_grad and given[0].is_contiguous():
         given[0].register_hook(torch.Tensor.contiguous)
 
 
-def _patches(conv: nn.Conv2d, input: Tensor) -> Tensor:  # the name it has in nn.Conv2d, by which it may be given
-    """That convolution of images [B, 3, H, W] as a product, a quarter of its time with the gradient; its channels lie last."""
+def _patches(conv: nn.Conv2d, input: Tensor) -> Tensor:  # named as in nn.Conv2d, since callers may pass it by keyword
+    """That convolution of images [B, 3, H, W] as a product, with gradient in a quarter of the time; channels-last output."""
     x = input
     if x.dim() != 4 or not len(x):
         return nn.Conv2d.forward(conv, x)
@@ -155,20 +157,20 @@ def _patches(conv: nn.Conv2d, input: Tensor) -> Tensor:  # the name it has in nn
 
 @contextmanager
 def folded(system: System, x: Tensor) -> Iterator[None]:
-    """Batch norms that read nothing but a convolution are within its weights; none, where the system would answer otherwise."""
+    """Inside, batch norms that only read a convolution are folded into it; none if that changes the system's output."""
     with torch.no_grad(), still(system.encoder, system.head):
         pairs = _pairs(system, x)
         if pairs:
-            answer = _answers(system, x)
+            expected = _outputs(system, x)
             with _fused(pairs):
-                same = all(_near(one, other) for one, other in zip(_answers(system, x), answer, strict=True))
+                same = all(_close(one, other) for one, other in zip(_outputs(system, x), expected, strict=True))
             pairs = pairs if same else []
     with _fused(pairs):
         yield
 
 
 def _pairs(system: System, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms behind them, each called once for images x."""
+    """Convolutions and the batch norms directly after them, each called exactly once for images x."""
     parts = [part for module in (system.encoder, system.head) for part in module.modules()]
     norms = [
         part
@@ -177,19 +179,19 @@ def _pairs(system: System, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     ]
     if not norms:
         return []
-    made: list[tuple[Any, Any]] = []
-    read: list[tuple[Any, Any]] = []
-    hooks = [norm.register_forward_pre_hook(lambda part, given: read.append((part, given[0]))) for norm in norms]
+    outputs: list[tuple[Any, Any]] = []
+    inputs: list[tuple[Any, Any]] = []
+    hooks = [norm.register_forward_pre_hook(lambda part, given: inputs.append((part, given[0]))) for norm in norms]
     for part in parts:
         if isinstance(part, nn.Conv2d) and part._parameters.get("weight") is not None:
-            hooks.append(part.register_forward_hook(lambda part, given, found: made.append((part, found))))
+            hooks.append(part.register_forward_hook(lambda part, given, found: outputs.append((part, found))))
     try:
         system.output(x)
     finally:
         for hook in hooks:
             hook.remove()
-    calls = Counter([part for part, _ in made] + [part for part, _ in read])
-    pairs = [(conv, norm) for norm, given in read for conv, found in made if found is given]
+    calls = Counter([part for part, _ in outputs] + [part for part, _ in inputs])
+    pairs = [(conv, norm) for norm, given in inputs for conv, found in outputs if found is given]
     return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
 
 
@@ -212,14 +214,14 @@ def _fused(pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> Iterator[None]:
             vars(norm).pop("forward", None)
 
 
-def _answers(system: System, x: Tensor) -> list[Tensor]:
-    """Every tensor that the system makes of images x."""
+def _outputs(system: System, x: Tensor) -> list[Tensor]:
+    """Every tensor that the system computes for images x."""
     found: list[Tensor] = []
     tree.each((system.pooled(x), system.output(x)), lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
     return found
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or not one.is_floating_point() or not one.numel():
         return one.shape == other.shape and torch.equal(one, other)
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

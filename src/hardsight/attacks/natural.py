@@ -1,6 +1,6 @@
-"""What happens without an adversary, to stand beside what one does: common corruptions, and random noise of the same size.
+"""Image changes without an adversary, to compare attacks with: common corruptions, and random noise of the same size.
 
-Neither looks at the model. A corruption is bounded by no eps, so it brings its own threat, under which every image is allowed.
+Neither uses the model. A corruption is not bounded by eps, so it brings its own threat, in which every image is allowed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from hardsight.tasks.base import System, Task
 
 @dataclass(frozen=True)
 class Corrupt:
-    """A common corruption in an attack's place.
+    """A common corruption in place of an attack.
 
-    title: what tables call it. threat: the spec of the threat it brings, one cell instead of one an eps. natural: it is no
-    adversary, so there is nothing to audit.
+    title: its name in tables. threat: the spec of the threat that it brings, for one cell instead of one per eps. natural:
+    it is not an adversary, so there is nothing to audit.
     """
 
     corruption: Corruption
@@ -47,12 +47,12 @@ class Corrupt:
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        """rng has no part in it: an image has one corrupted version, as in a data set, whatever encoder or batch it is for."""
+        """rng is not used: an image has one corrupted version, as in a data set, for every encoder and batch."""
         check_pixels(x)
         x_adv = self.corruption(x, generator("natural"))
         if bool((threat.size(x_adv - x) > threat.eps * (1 + 1e-4)).any()):
             raise SpecError(
-                f"{self.title} moves images further than {threat.norm} {threat.eps:.4g}; it needs the threat {self.threat}"
+                f"{self.title} changes images by more than {threat.norm} {threat.eps:.4g}; it needs the threat {self.threat}"
             )
         best = Best(x_adv)
         with still(system.encoder, system.head), torch.no_grad():
@@ -62,7 +62,7 @@ class Corrupt:
 
 @dataclass(frozen=True)
 class Every:
-    """Corruptions that are planned as a cell each, by the specs in `each`; run at once, the worst of them for each image."""
+    """Corruptions that are planned as one cell each, by the specs in `each`; run together, the worst one per image."""
 
     each: tuple[str, ...]
     members: tuple[Corrupt, ...]
@@ -87,7 +87,7 @@ class Every:
 
 
 def points(draws: int) -> Search:
-    """Random points at distance eps; the best of them, and the clean image is none of them."""
+    """Random points at distance eps; returns the best of them, without the clean image."""
 
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
@@ -109,24 +109,24 @@ def points(draws: int) -> Search:
 def corrupt(name: str, severity: int = 3) -> Attack:
     """Corruption: one of the 15 common ones at severity 1 to 5, `corrupt(fog, 3)` (Hendrycks and Dietterich, ICLR 2019).
 
-    Images change and targets don't: elastic_transform and zoom_blur move pixels away from their mask or depth. Of a clip,
-    every frame is corrupted by itself.
+    Images change and targets do not: elastic_transform and zoom_blur move pixels away from their mask or depth. In a clip,
+    each frame is corrupted separately.
     """
     return Corrupt(build(Call(name, (("severity", severity),)), "Corruption"), f"{name} {severity}")
 
 
 @register
 def corruptions(severities: tuple[int, ...] = (1, 2, 3, 4, 5)) -> Attack:
-    """corruptions: all 15 common ones at these severities, a cell each; a report shows their mean."""
+    """corruptions: all 15 common ones at these severities, one cell each; a report shows their mean."""
     if not severities:
-        raise SpecError("corruptions needs a severity at least: corruptions([3])")
+        raise SpecError("corruptions needs at least one severity: corruptions([3])")
     each = tuple(f"corrupt({name}, {severity})" for name in names() for severity in severities)
     return Every(each, tuple(build(spec, "Attack") for spec in each))
 
 
 @register
 def noise(draws: int = 1) -> Attack:
-    """noise: a random point at distance eps, the baseline at equal norm; the worst of `draws`."""
+    """noise: a random point at distance eps, the baseline of equal norm; the worst of `draws` points."""
     if draws < 1:
-        raise SpecError(f"noise: draws is {draws}, but at least 1 point is needed")
+        raise SpecError(f"noise: draws is {draws}, but it must be at least 1")
     return Single(points(draws))

@@ -1,4 +1,4 @@
-"""Named attacks, each one line of composition, with the settings of paper 002 for defaults: 20 steps of eps/4, random start."""
+"""Named attacks, each a one-line composition, with the default settings of paper 002: 20 steps of eps/4, random start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hardsight.specs.catalog import register
 
 @register
 def clean() -> Attack:
-    """clean: no attack, the images as they are."""
+    """clean: no attack, the images unchanged."""
     return Single(stay())
 
 
@@ -30,26 +30,26 @@ def fgsm() -> Attack:
 
 @register
 def embed(steps: int = 20, step: float = 0.25, distance: Literal["l2", "cosine"] = "l2") -> Attack:
-    """EmbedAttack: moves the embedding away from where it was, without a label (paper 002); pooled or dense, as the task reads."""
+    """EmbedAttack: moves the embedding away from the clean one, without labels (paper 002); pooled or dense by task."""
     loss = far_l2() if distance == "l2" else far_cosine()
     return Single(pgd(steps, step), loss, where="embedding", aim=itself())
 
 
 @register
 def classpgd(steps: int = 20, step: float = 0.25, patience: int = 0) -> Attack:
-    """PGD: on the classifier's cross-entropy; images that have fallen leave the batch, with `patience` those that have settled too."""
+    """PGD: on the classifier's cross-entropy; misclassified images leave the batch, with `patience` also stagnant ones."""
     return Single(pgd(steps, step, early_exit=True, patience=patience), ce())
 
 
 @register
 def segpgd(steps: int = 20, step: float = 0.25) -> Attack:
-    """SegPGD: on the segmenter's pixels (Gu et al., ECCV 2022)."""
+    """SegPGD: on every pixel of a segmentation model (Gu et al., ECCV 2022)."""
     return Single(pgd(steps, step), segpgd_ce())
 
 
 @register
 def cospgd(steps: int = 20, step: float = 0.25) -> Attack:
-    """CosPGD: on the segmenter's pixels (Agnihotri et al., ICML 2024)."""
+    """CosPGD: on every pixel of a segmentation model (Agnihotri et al., ICML 2024)."""
     return Single(pgd(steps, step), cospgd_ce())
 
 
@@ -61,7 +61,7 @@ def depthpgd(steps: int = 20, step: float = 0.25) -> Attack:
 
 @register
 def detpgd(steps: int = 20, step: float = 0.25) -> Attack:
-    """DetPGD: PGD on the detector's training loss, on classes, boxes and centre-ness at once."""
+    """DetPGD: PGD on the detector's training loss, on classes, boxes and centre-ness together."""
     return Single(pgd(steps, step), detection())
 
 

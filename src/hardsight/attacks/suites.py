@@ -1,8 +1,8 @@
-"""Ensembles to report robustness by: complementary attacks in turn, the cheap ones first, each on the images that still stand.
+"""Ensembles to report robustness with: complementary attacks in sequence, cheap ones first, each on the images still robust.
 
 autoattack         classification: APGD-CE, APGD-T, FAB-T, Square (Croce and Hein, ICML 2020), or its plus and rand versions
 sea                segmentation: four losses under APGD in shrinking balls (Croce, Singh and Hein, ECCV 2024)
-dense_autoattack   ours, for segmentation, depth and detection: complementary losses under APGD in shrinking balls, and a black box
+dense_autoattack   ours, for segmentation, depth and detection: losses under APGD in shrinking balls, and a black-box attack
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from hardsight.tasks.base import System, Task
 
 
 @dataclass(frozen=True)
-class EachRival:
-    """A targeted search at the likeliest wrong classes of each image in turn, first to last, on the images that still stand.
+class EachTarget:
+    """A targeted search for each image's most likely wrong classes in order, on the images that are still robust.
 
-    One clean pass tells every rival.
+    One clean forward pass determines all target classes.
     """
 
     search: Search
@@ -77,7 +77,7 @@ class EachRival:
 
 @dataclass(frozen=True)
 class ByTarget:
-    """An attack for each kind of target: one name for what harms labels, masks and depth maps most."""
+    """One attack per kind of target: a single name for the strongest attack on labels, masks, depth maps and boxes."""
 
     members: dict[str, Attack]
 
@@ -114,42 +114,43 @@ def wide_in_l1(steps: int) -> Search:
 def autoattack(
     version: Literal["standard", "plus", "rand"] = "standard", steps: int = 100, queries: int = 5000, targets: int = 9
 ) -> Attack:
-    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square in turn, on the images that still stand.
+    """AutoAttack: APGD-CE, APGD-T, FAB-T and Square in sequence, each on the images that are still robust.
 
-    plus: also APGD-DLR and restarts of APGD. rand: APGD-CE and APGD-DLR on the mean of 20 readings, for models that draw
-    random numbers. steps: of APGD and FAB. queries: of Square. targets: rivals that the targeted members try.
+    plus: adds APGD-DLR and restarts of APGD. rand: APGD-CE and APGD-DLR on the mean of 20 forward passes, for models with
+    random outputs. steps: of APGD and FAB. queries: of Square. targets: number of wrong classes that the targeted members
+    try.
 
-    Source: Croce and Hein, ICML 2020; for L1, ICML 2021. differs: misclassified images are not attacked, as there; plus leaves
-    out untargeted FAB (FAB-T at every rival covers it); models of fewer than 4 classes are attacked too, by the gap of
-    logits; with fewer classes than targets there are as many rivals as there are.
+    Source: Croce and Hein, ICML 2020; for L1, ICML 2021. As there, misclassified images are not attacked. differs: plus
+    leaves out untargeted FAB (FAB-T on every wrong class covers it); models with fewer than 4 classes are attacked too, by
+    the difference of logits; with fewer wrong classes than `targets`, all of them are tried.
     """
     if steps < 1 or queries < 1 or targets < 1:
-        raise SpecError(f"autoattack: steps {steps}, queries {queries} and targets {targets} are at least 1")
-    look, walk, ratio = Single(stay()), wide_in_l1(steps), or_else(dlr(), RANKED, margin())
-    to_rivals = EachRival(walk, or_else(dlr_to(), RANKED_TO, gap_to()), targets)
-    to_edges = EachRival(fab(steps, early_exit=True), gap_to(), targets)
-    blind = Single(square(queries + 1), margin())  # theirs does not count the first point
+        raise SpecError(f"autoattack: steps {steps}, queries {queries} and targets {targets} must be at least 1")
+    clean, search, ratio = Single(stay()), wide_in_l1(steps), or_else(dlr(), RANKED, margin())
+    apgd_t = EachTarget(search, or_else(dlr_to(), RANKED_TO, gap_to()), targets)
+    fab_t = EachTarget(fab(steps, early_exit=True), gap_to(), targets)
+    black_box = Single(square(queries + 1), margin())  # AutoAttack does not count the first point
     members: tuple[Attack, ...]
     if version == "rand":
-        members = (look, Single(eot(walk, 20), ce()), Single(eot(walk, 20), ratio))
+        members = (clean, Single(eot(search, 20), ce()), Single(eot(search, 20), ratio))
     elif version == "plus":
-        members = (look, Single(restarts(walk, 5), ce()), Single(restarts(walk, 5), ratio), to_edges, blind, to_rivals)
+        members = (clean, Single(restarts(search, 5), ce()), Single(restarts(search, 5), ratio), fab_t, black_box, apgd_t)
     else:
-        members = (look, Single(walk, ce()), to_rivals, to_edges, blind)
+        members = (clean, Single(search, ce()), apgd_t, fab_t, black_box)
     return Cascade(members)
 
 
 @register
 def sea(version: Literal["all", "eccv", "preprint"] = "all", steps: int = 300) -> Attack:
-    """SEA: complementary losses under APGD in balls of 2, 1.5 and 1 eps; their worst case for each image, and for the set's mIoU.
+    """SEA: complementary losses under APGD in balls of 2, 1.5 and 1 eps; worst case per image, and for the mIoU of the set.
 
-    version: eccv is the paper's (class-balanced, masked and Jensen-Shannon), preprint its first version's (masked, SegPGD's,
-    Jensen-Shannon, spherical), all the four different kinds among them. steps: of each loss.
+    version: eccv has the losses of the paper (class-balanced, masked and Jensen-Shannon), preprint those of its first
+    version (masked, SegPGD's, Jensen-Shannon, spherical), all the four different kinds among them. steps: of each loss.
 
-    Source: Croce, Singh and Hein, ECCV 2024, and arXiv 2306.12941v1; released code of both. differs: the worst case over the set is
-    derived from the stored counts (`metrics.worst`); of points with the same error theirs hands on the last.
+    Source: Croce, Singh and Hein, ECCV 2024, and arXiv 2306.12941v1; released code of both. differs: the worst case over the
+    set is derived from the stored counts (`metrics.worst`); among points with the same error, theirs passes on the last.
     """
-    walk = _shrunk(steps)
+    search = _shrunk(steps)
     masked, balanced, js = tracked(sea_masked_ce()), tracked(sea_balanced()), tracked(sea_js())
     spherical = tracked(sea_spherical(), by=sea_spherical(masked=False))
     losses = {
@@ -157,23 +158,25 @@ def sea(version: Literal["all", "eccv", "preprint"] = "all", steps: int = 300) -
         "eccv": (balanced, masked, js),
         "preprint": (masked, tracked(segpgd_ce()), js, spherical),
     }
-    return Cascade(tuple(Single(walk, loss) for loss in losses[version]), keep=True)
+    return Cascade(tuple(Single(search, loss) for loss in losses[version]), keep=True)
 
 
 @register
 def dense_autoattack(steps: int = 100, queries: int = 200) -> Attack:
-    """DenseAutoAttack: complementary losses under APGD in shrinking balls, then a black box; worst case by image and by set.
+    """DenseAutoAttack: complementary losses under APGD in shrinking balls, then a black-box attack; worst per image and set.
 
-    steps: of each loss, in balls of 2, 1.5 and 1 eps. queries: of Square, which tells where gradients mislead.
+    steps: of each loss, in balls of 2, 1.5 and 1 eps. queries: of Square, which reveals misleading gradients.
     """
-    walk, blind = _shrunk(steps), square(queries, rescale=True)
+    search, black_box = _shrunk(steps), square(queries, rescale=True)
     mask = (tracked(cospgd_ce()), tracked(sea_balanced()), sea_js(), pixel_margin(5.0))
     depth = (depth_rmse(), depth_loss(), scale_invariant(), depth_to("farther"), depth_to("nearer"))
     boxes = (detection(), detection(boxes=0.0, centre=0.0), tracked(dag(), by=detection()))
     members = {
-        "boxes": Cascade((*(Single(walk, loss) for loss in boxes), Single(blind, detection())), keep=True),
-        "mask": Cascade((*(Single(walk, loss) for loss in mask), Single(blind, pixel_margin())), keep=True),
-        "depth": Cascade((*(Single(walk, loss, harm=True) for loss in depth), Single(blind, depth_rmse())), keep=True),
+        "boxes": Cascade((*(Single(search, loss) for loss in boxes), Single(black_box, detection())), keep=True),
+        "mask": Cascade((*(Single(search, loss) for loss in mask), Single(black_box, pixel_margin())), keep=True),
+        "depth": Cascade(
+            (*(Single(search, loss, by_error=True) for loss in depth), Single(black_box, depth_rmse())), keep=True
+        ),
         "label": autoattack(steps=steps, queries=queries),
     }
     return ByTarget(members)  # type: ignore[return-value]

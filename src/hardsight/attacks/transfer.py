@@ -1,6 +1,7 @@
-"""Attacks found on another encoder at the same task, and judged on this one.
+"""Transfer attacks: found on a surrogate encoder at the same task, and evaluated on the attacked encoder.
 
-They are prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does it before a cell is measured.
+They must be prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does this before it measures a
+cell.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hardsight.tasks.base import System, Task
 
 @dataclass(frozen=True)
 class Transfer:
-    """An attack found on another encoder at the same task, and judged on this one."""
+    """An attack found on a surrogate (source) encoder at the same task, and evaluated on this one."""
 
     attack: Attack
     source: str
@@ -43,7 +44,7 @@ class Transfer:
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
         if self.other is None:
-            raise SpecError(f"transfer needs {self.source} with a head at the same task first: prepared(transfer(...), lab)")
+            raise SpecError(f"transfer first needs {self.source} with a head at the same task: prepared(transfer(...), lab)")
         found = self.attack(self.other, x, y, threat, rng)
         best = Best(x)
         with still(system.encoder, system.head), torch.no_grad():
@@ -54,7 +55,7 @@ class Transfer:
 
 @register
 def transfer(attack: Attack, source: str) -> Attack:
-    """Transfer: the attack is found on another encoder (source='timm:resnet18') with a head of its own, and judged on this one."""
+    """Transfer: found on a surrogate encoder (source='timm:resnet18') with its own head, and evaluated on this encoder."""
     if name_of(attack) == "transfer":
-        raise SpecError("transfer of a transfer is the inner one's alone; name one source")
+        raise SpecError("transfer of a transfer would only use the inner source; use one transfer")
     return Transfer(attack, source)

@@ -1,6 +1,7 @@
-"""Universal perturbations: one for a whole data set, found on training images.
+"""Universal perturbations: one perturbation for a whole data set, found on training images.
 
-They are prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does it before a cell is measured.
+They must be prepared first: `prepared(attack, lab)` is an attack like any other, and `bench` does this before it measures a
+cell.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Universal:
         return self.single.fits(task)
 
     def prepare(self, lab: Lab) -> Fixed:
-        """Climbs the batches' mean loss by one projected step a batch, on one perturbation that all images share."""
+        """Maximizes the batches' mean loss with one projected step per batch, on one perturbation that all images share."""
         delta: Tensor | None = None
         with still(lab.system.encoder, lab.system.head):
             for epoch in range(self.epochs):
@@ -52,22 +53,22 @@ class Universal:
                     x_adv = lab.threat.project(x + delta, x)
                     grad = loss_and_grad(self.single.objective(lab.system, x, y), x_adv)[1].sum(0, keepdim=True)
                     moved = delta + self.step * lab.threat.eps * lab.threat.steepest(grad)
-                    # from black where a value goes up, from white where it goes down: each has the whole way before it
+                    # projected from black where a value rises, from white where it falls, so that nothing is clipped
                     edge = (moved < 0).to(moved.dtype)
                     delta = lab.threat.project(edge + moved, edge) - edge
         if delta is None:
-            raise SpecError("universal needs training images, and this data set has none")
+            raise SpecError("universal needs training images, but this data set has none")
         return Fixed(delta, self.single)
 
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        raise SpecError("a universal perturbation is found on training images first: prepared(universal(), lab)")
+        raise SpecError("a universal perturbation must first be found on training images: prepared(universal(), lab)")
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """One perturbation [1, ...], given to every image as far as its threat and the pixel box allow."""
+    """One perturbation [1, ...], added to every image as far as the threat and the pixel range allow."""
 
     delta: Tensor
     single: Single
@@ -97,15 +98,15 @@ def universal(
     step: float = 0.1,
     batch: int = 32,
 ) -> Attack:
-    """Universal: one perturbation for all images, found on training images by projected steps of the batches' mean loss.
+    """Universal: one perturbation for all images, found on training images by projected steps on the batches' mean loss.
 
-    images: training images it is found on. step: a step's length as a share of eps. batch: images a step looks at.
+    images: number of training images used. step: step size as a share of eps. batch: number of images per step.
 
-    Source: Moosavi-Dezfooli et al., CVPR 2017 (the threat); Shafahi et al., AAAI 2020, algorithm 2 (the search).
-    differs: their loss is clipped so that no image rules the mean; ours is the one that is named.
+    Source: Moosavi-Dezfooli et al., CVPR 2017 (the threat); Shafahi et al., AAAI 2020, algorithm 2 (the search). differs:
+    their loss is clipped so that no image dominates the mean; ours is the loss that is given.
     """
     if images < 1 or epochs < 1 or step <= 0 or batch < 1:
         raise SpecError(
-            f"universal: images {images}, epochs {epochs} and batch {batch} are at least 1, and step {step:g} above 0"
+            f"universal: images {images}, epochs {epochs} and batch {batch} must be at least 1, and step {step:g} above 0"
         )
     return Universal(images, epochs, step, batch, Single(stay(), loss, where, aim))

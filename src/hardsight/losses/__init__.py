@@ -1,1 +1,1 @@
-"""What an attack raises: (output, target, progress) -> [B], greater is worse for the model; one family a file."""
+"""What an attack maximizes: (output, target, progress) -> [B], higher is worse for the model; one family per file."""

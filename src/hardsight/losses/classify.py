@@ -1,6 +1,6 @@
 """Losses on logits: of images [B, K] with labels [B], and of pixels [B, K, H, W] with masks [B, H, W].
 
-Those that end in `_to` are targeted: their target is a pair, (label, the other class), and they want that other class.
+Losses whose name ends in `_to` are targeted: their target is a pair (label, target class), and they raise that target class.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.core.errors import SpecError
-from hardsight.losses.base import IGNORE, Loss, aimed, from_clean, mean_where, only_for, signed
+from hardsight.losses.base import IGNORE, Loss, from_clean, mean_where, only_for, signed, targeted
 from hardsight.specs.catalog import register
 
 RANKED, RANKED_TO = 3, 4
-"""Classes that `dlr` and `dlr_to` need: so many logits they rank."""
+"""Minimum number of classes for `dlr` and `dlr_to`: the number of logits that they rank."""
 Pair = tuple[Tensor, Tensor]
-"""(label, other): both [B], or both [B, H, W]."""
+"""(label, target class): both [B], or both [B, H, W]."""
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """[B]: of each image; of pixels, the mean over those with a class."""
+    """[B]: per image; for masks, the mean over the pixels that have a class."""
     if logits.dim() == 2:
         return F.cross_entropy(logits, target, reduction="none")
     return mean_where(F.cross_entropy(logits, target, reduction="none", ignore_index=IGNORE), target != IGNORE)
@@ -34,8 +34,8 @@ def ce() -> Loss:
 
 @register
 def ce_to() -> Loss:
-    """Targeted cross-entropy: that of the other class, with its sign turned; for masks over the pixels that have a class."""
-    return aimed(only_for(lambda output, target, progress=1.0: -cross_entropy(output, target[1]), "label", "mask"))
+    """Targeted cross-entropy: the negative cross-entropy of the target class; for masks over pixels that have a class."""
+    return targeted(only_for(lambda output, target, progress=1.0: -cross_entropy(output, target[1]), "label", "mask"))
 
 
 @register
@@ -48,15 +48,15 @@ def kl() -> Loss:
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         clean, now = target.log_softmax(1), output.log_softmax(1)
-        away = F.kl_div(now, clean, reduction="none", log_target=True).sum(1)
-        return away if away.dim() == 1 else away.flatten(1).mean(1)
+        divergence = F.kl_div(now, clean, reduction="none", log_target=True).sum(1)
+        return divergence if divergence.dim() == 1 else divergence.flatten(1).mean(1)
 
     return from_clean(only_for(loss, "label", "mask"))
 
 
 @register
 def margin() -> Loss:
-    """The greatest other logit less the right one (labels only): positive exactly where the image is misclassified.
+    """The largest other logit minus the right one (labels only): positive exactly where the image is misclassified.
 
     Source: Carlini and Wagner, S&P 2017, f6 without its clipping.
     """
@@ -65,24 +65,24 @@ def margin() -> Loss:
 
 @register
 def cw(confidence: float = 0.0) -> Loss:
-    """Carlini and Wagner's: the margin, which is raised no further once the image is misclassified by `confidence`.
+    """Carlini and Wagner's: the margin, not raised further once the image is misclassified by `confidence`.
 
     Source: Carlini and Wagner, S&P 2017, f6; confidence is its kappa, in logits.
     """
     if confidence < 0:
-        raise SpecError(f"cw: confidence is {confidence:g}; an image is misclassified from 0 on, so it is at least 0")
+        raise SpecError(f"cw: confidence is {confidence:g}; it must be at least 0, where misclassification begins")
     return only_for(lambda output, target, progress=1.0: lead(output, target).clamp_max(confidence), "label")
 
 
 @register
 def gap_to() -> Loss:
-    """The other class's logit less the right one's (labels only): 0 on the boundary of the two, which is what FAB walks to."""
-    return signed(aimed(only_for(lambda output, target, progress=1.0: gap(output, target), "label")))
+    """The target class's logit minus the right one's (labels only): 0 on the boundary of the two, which FAB searches for."""
+    return signed(targeted(only_for(lambda output, target, progress=1.0: gap(output, target), "label")))
 
 
 @register
 def dlr() -> Loss:
-    """The difference of logits ratio: -(z_y - max of the other z_i) / (z_1st - z_3rd), the same whatever the logits' scale.
+    """The difference of logits ratio: -(z_y - max of the other z_i) / (z_1st - z_3rd), invariant to the logits' scale.
 
     Source: Croce and Hein, ICML 2020, equation 6. Needs 3 classes.
     """
@@ -90,8 +90,8 @@ def dlr() -> Loss:
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         need(output, RANKED, "dlr", "margin")
         ranked, order = output.sort(dim=1)
-        rival = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
-        return (rival - at(output, target)) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
+        other = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
+        return (other - at(output, target)) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 
     return only_for(loss, "label")
 
@@ -108,16 +108,16 @@ def dlr_to() -> Loss:
         ranked = output.sort(dim=1).values
         return gap(output, target) / (ranked[:, -1] - (ranked[:, -3] + ranked[:, -4]) / 2 + 1e-12)
 
-    return aimed(only_for(loss, "label"))
+    return targeted(only_for(loss, "label"))
 
 
 def or_else(loss: Loss, classes: int, few: Loss) -> Loss:
-    """`loss`, and on outputs of fewer than `classes` classes `few`: what stands for dlr where there is nothing to rank."""
+    """`loss` or, on outputs of fewer than `classes` classes, `few`: the substitute for dlr with too few logits to rank."""
 
     def chosen(output: Tensor, target: Tensor | Pair, progress: float = 1.0) -> Tensor:
         return (loss if output.shape[1] >= classes else few)(output, target, progress)
 
-    chosen.__dict__.update(loss.__dict__)  # what it reads and wants, as `only_for` and `aimed` wrote it down
+    chosen.__dict__.update(loss.__dict__)  # the marks set by `only_for` and `targeted`
     return chosen
 
 
@@ -127,17 +127,17 @@ def at(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def gap(logits: Tensor, pair: Pair) -> Tensor:
-    """[B]: the logit of the other class less that of the label."""
+    """[B]: the logit of the target class minus that of the label."""
     return at(logits, pair[1]) - at(logits, pair[0])
 
 
 def lead(logits: Tensor, target: Tensor) -> Tensor:
-    """[B]: the greatest logit but the label's, less the label's."""
+    """[B]: the largest logit other than the label's, minus the label's."""
     return logits.scatter(1, target[:, None], -torch.inf).amax(1) - at(logits, target)
 
 
 def need(logits: Tensor, classes: int, name: str, instead: str) -> None:
     if logits.shape[1] < classes:
         raise SpecError(
-            f"{name} ranks {classes} logits, and the model's output has {logits.shape[1]} classes; use {instead}"
+            f"{name} ranks {classes} logits, but the model's output has {logits.shape[1]} classes; use {instead}"
         )

@@ -1,4 +1,4 @@
-"""Segmentation losses: cross-entropy of each pixel, weighted so that the attack does not waste itself on pixels it has won.
+"""Segmentation losses: cross-entropy of each pixel, weighted so that the attack does not focus on misclassified pixels.
 
 Outputs are logits [B, K, H, W], never probabilities; masks [B, H, W] with IGNORE where a pixel has no class.
 """
@@ -18,8 +18,8 @@ from hardsight.specs.catalog import register
 def segpgd_ce() -> Loss:
     """SegPGD's: 1/N [sum over right pixels (1 - w) CE + sum over wrong pixels w CE], where w = progress / 2 rises to 1/2.
 
-    Source: Gu et al., ECCV 2022, equations 4 and 5. N counts the pixels with a class, the right and the wrong together.
-    differs: the code released with paper 002 takes a mean over each of the two sets, and ignores class 0 (quirks A1, A2).
+    Source: Gu et al., ECCV 2022, equations 4 and 5. N counts all pixels that have a class, right or wrong. differs: the code
+    released with paper 002 takes a mean over each of the two sets, and ignores class 0 (quirks A1, A2).
     """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
@@ -32,7 +32,7 @@ def segpgd_ce() -> Loss:
 
 @register
 def cospgd_ce() -> Loss:
-    """CosPGD's: the CE of each pixel times the cosine between its softmax and its one-hot label, the cosine held fixed.
+    """CosPGD's: the CE of each pixel times the cosine between its softmax and its one-hot label, without its gradient.
 
     Source: Agnihotri et al., ICML 2024, equations 5 and 6. With p the softmax and y the label the cosine is p_y / |p|.
     """
@@ -51,14 +51,14 @@ def cospgd_ce() -> Loss:
 
 @register
 def pixel_margin(confidence: float | None = None) -> Loss:
-    """The greatest other logit of a pixel less the right one, the mean over the pixels that have a class.
+    """The largest other logit of a pixel minus the right one, the mean over the pixels that have a class.
 
-    confidence: a pixel lost by more than this, in logits, raises the loss no further, so that the rest get their turn; None: no
-    such bound. Source: Carlini and Wagner, S&P 2017, f6 (confidence is its kappa), pixel by pixel.
+    confidence: a pixel misclassified by more than this, in logits, does not raise the loss further, so that the other pixels
+    count more; None: no limit. Source: Carlini and Wagner, S&P 2017, f6 (confidence is its kappa), pixel by pixel.
     """
     if confidence is not None and confidence < 0:
         raise SpecError(
-            f"pixel_margin: confidence is {confidence:g}; a pixel is lost from 0 on, so it is at least 0, or None"
+            f"pixel_margin: confidence is {confidence:g}; it must be at least 0, where misclassification begins, or None"
         )
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:

@@ -1,7 +1,7 @@
-"""The joint between an attack's four parts: an `Objective` reads a batch of images and answers a loss and an error each.
+"""The interface between the parts of an attack: an `Objective` evaluates a batch of images to one loss and one error each.
 
-It is a read function and the target that goes with the images; it can be indexed by a mask, which a closure cannot, and
-without that neither restarts, early exit nor "only on the survivors" can be written once for every search.
+It is a read function and the target of the images; it can be indexed by a mask, which a closure cannot. Without that,
+restarts, early exit and "only the images that are still robust" could not be written once for every search.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from hardsight.core.errors import ShapeError, SpecError
 
 
 class Reading(NamedTuple):
-    """One look at a batch: loss [B], raised by a search; error [B] in [0, 1], 1 = broken, None where no label tells.
+    """One evaluation of a batch: loss [B], which a search maximizes; error [B] in [0, 1], 1 = wrong, None without labels.
 
-    slope [B], where a gradient was taken: its greatest absolute value; 0 tells a gradient that points nowhere, NaN or Inf
-    one that cannot be followed.
+    slope [B], if a gradient was taken: its largest absolute value; 0 means a zero gradient, NaN or Inf one that cannot be
+    used.
     """
 
     loss: Tensor
@@ -32,12 +32,12 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search raises.
+    """What a search maximizes.
 
-    read: (x [B, 3, H, W], target, progress in [0, 1]) -> Reading. target: a tree that is indexed with the images.
-    coupled: images of a batch depend on one another (NT-Xent, coding rate), so it may not be indexed.
-    signed: the loss is zero on the decision boundary. name: of the loss, for messages. draws: of how many readings one look is
-    the mean, for a model that draws random numbers itself.
+    read: (x [B, 3, H, W], target, progress in [0, 1]) -> Reading. target: a tree that is indexed with the images. coupled:
+    images of a batch depend on one another (NT-Xent, coding rate), so it may not be indexed. signed: the loss is zero on the
+    decision boundary. name: of the loss, for messages. draws: number of forward passes whose mean is one evaluation, for a
+    model with random outputs.
     """
 
     read: Callable[[Tensor, Any, float], Reading]
@@ -48,34 +48,35 @@ class Objective:
     draws: int = 1
 
     def __call__(self, x: Tensor, progress: float = 1.0) -> Reading:
-        """Raises `ShapeError` where it does not answer one number an image."""
+        """Raises `ShapeError` if it does not return one value per image."""
         return _mean([self.once(x, progress) for _ in range(self.draws)])
 
     def once(self, x: Tensor, progress: float) -> Reading:
-        """One reading, also where a look is the mean of several."""
+        """One forward pass, even if an evaluation is the mean of several."""
         reading = self.read(x, self.target, progress)
         for what, part in (("loss", reading.loss), ("error", reading.error)):
             if part is not None and part.shape != (len(x),):
                 raise ShapeError(
                     f"{self.name}: the {what} has shape {list(part.shape)} for images {list(x.shape)}; "
-                    f"it is one number an image, [{len(x)}]"
+                    f"it should be one value per image, [{len(x)}]"
                 )
         return reading
 
     def __getitem__(self, index: Tensor) -> Objective:
-        """The objective of the images that `index` (a mask [B] or positions) selects; `SpecError` if coupled."""
+        """The objective of the images that `index` (a mask [B] or positions) selects; raises `SpecError` if coupled."""
         if self.coupled:
-            raise SpecError(f"{self.name} couples the images of a batch, so no part of the batch can be taken alone")
+            raise SpecError(f"{self.name} couples the images of a batch, so it cannot be evaluated on a part of the batch")
         return replace(self, target=tree.take(self.target, index))
 
 
 class AttackResult(NamedTuple):
     """What a search found, per image.
 
-    x_adv [B, 3, H, W]; loss [B] and error [B] (or None) of it; x_best_loss: the point of greatest loss, where that is
-    another one (of a search for the nearest adversarial point: that point, however far); queries [B]: how many readings each image was in; flat [B]: at how many of them the gradient was zero;
-    halted [B]: whether a loss or gradient was not finite, which ends that image's search. members: what each attack of a
-    suite found, by name, where a data set's worst case is to be put together from them.
+    x_adv [B, 3, H, W]; loss [B] and error [B] (or None) of it; x_best_loss: the point of highest loss, if that is another
+    one (for a search for minimal perturbations: the closest adversarial point, at any distance); queries [B]: number of
+    forward passes of each image; flat [B]: at how many of them the gradient was zero; halted [B]: whether a loss or gradient
+    was not finite, which stops the search of that image. members: what each attack of a suite found, by name, if the worst
+    case over a data set is computed from them.
     """
 
     x_adv: Tensor
@@ -95,34 +96,34 @@ def against(
     target: Any = None,
     truth: Any = None,
 ) -> Objective:
-    """The objective "raise `loss(model(x), target, progress)`", judged by `error(model(x), truth)`, both [B].
+    """The objective "maximize `loss(model(x), target, progress)`", with the error `error(model(x), truth)`, both [B].
 
-    truth: the target itself where it is None.
+    truth: the target itself if None.
     """
 
     def read(x: Tensor, pair: tuple[Any, Any], progress: float) -> Reading:
         output = model(x)
         target, truth = pair
-        judged = None
+        measured = None
         if error is not None:
             with torch.no_grad():
-                judged = error(output, target if truth is None else truth)
-        return Reading(loss(output, target, progress), judged)
+                measured = error(output, target if truth is None else truth)
+        return Reading(loss(output, target, progress), measured)
 
     name = getattr(getattr(loss, "spec", None), "name", None) or getattr(loss, "name", "the loss")
     return Objective(read, (target, truth), getattr(loss, "coupled", False), getattr(loss, "signed", False), name)
 
 
 PIECE = 200_000
-"""Pixels a thread, of a CPU, beyond which a batch's gradient is taken piece by piece: four images of 224, or 195 of 32."""
+"""Pixels per thread of a CPU above which a batch's gradient is computed in pieces: four images of side 224, or 195 of 32."""
 
 
 def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tuple[Reading, Tensor]:
-    """The reading at x and the gradient of the summed loss to x alone; no parameter's `.grad` is touched.
+    """The reading at x and the gradient of the summed loss with respect to x alone; no parameter's `.grad` changes.
 
-    A loss that does not depend on x has gradient zero: the audit's business, not an exception in the middle of a run. Where
-    loss or gradient are not finite the gradient is zero too, and the reading's slope tells. A CPU takes a large batch in pieces,
-    which holds less memory at once and is as fast or faster; a coupled objective stays whole.
+    A loss that does not depend on x has gradient zero: the audit reports that, and no exception stops a run. Where loss or
+    gradient are not finite, the gradient is zero too, and the reading's slope is NaN or Inf. A CPU takes a large batch in
+    pieces, which needs less memory at once and is as fast or faster; a coupled objective stays whole.
     """
     count = 1 if objective.coupled else pieces(x)
     if count == 1:
@@ -137,7 +138,7 @@ def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tup
 
 
 def pieces(x: Tensor) -> int:
-    """In how many pieces a gradient of images or clips x [B, 3, ...] is taken; twice as large ones in bf16."""
+    """Into how many pieces a gradient of images or clips x [B, 3, ...] is split; the pieces are twice as large in bf16."""
     if x.device.type != "cpu" or not len(x):
         return 1
     size = PIECE * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
@@ -146,7 +147,7 @@ def pieces(x: Tensor) -> int:
 
 def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
     reading, grad = _once(objective, x, progress)
-    if objective.draws > 1:  # one after another, so that one draw's graph is held at a time
+    if objective.draws > 1:  # one after another, so that only one graph is in memory at a time
         readings = [reading]
         for _ in range(objective.draws - 1):
             other, slope = _once(objective, x, progress)
@@ -172,7 +173,7 @@ def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Te
 
 
 def averaged(objective: Objective, draws: int) -> Objective:
-    """Expectation over a model's own randomness (EOT): loss, error and gradient are means over `draws` readings."""
+    """Expectation over a model's own randomness (EOT): loss, error and gradient are means over `draws` forward passes."""
     return replace(objective, draws=objective.draws * draws)
 
 
@@ -186,17 +187,17 @@ def _mean(readings: list[Reading]) -> Reading:
 
 @contextmanager
 def still(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen weights within; every module's mode and every parameter's `requires_grad` as before after it."""
+    """Eval mode and frozen weights inside the context; afterwards all modes and `requires_grad` flags are restored."""
     modes = {part: part.training for module in modules for part in module.modules()}
-    asked = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
     try:
         for module in modules:
             module.eval()
-        for parameter, _ in asked:
+        for parameter, _ in flags:
             parameter.requires_grad_(False)
         yield
     finally:
         for part, mode in modes.items():
             part.training = mode
-        for parameter, flag in asked:
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -1,7 +1,7 @@
-"""One loss's gradient under another's value: what pushes an attack need not be what tells it how far it has come.
+"""The gradient of one loss with the value of another: the loss that drives an attack need not measure its progress.
 
-A search with step control (APGD) shortens its steps and turns back by the value. Losses that let go of what is lost, as SEA's do,
-fall when they succeed, and a weighted one changes with progress, so their value misleads it.
+A search with step control (APGD) shortens its steps and turns back by the value. Losses that ignore misclassified pixels, as
+SEA's do, decrease when they succeed, and a weighted one changes with progress, so their value misleads the search.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from hardsight.losses.sea import sea_masked_ce
 from hardsight.specs.catalog import register
 
 MARKS = ("pair", "clean", "coupled")
-"""What a loss's attributes say of its target and of its batch; both losses must say the same."""
+"""The attributes of a loss that describe its target and its batch; they must be the same for both losses."""
 
 
 @register
 def tracked(loss: Loss = sea_masked_ce(), by: Loss = ce()) -> Loss:
-    """The gradient of one loss and the value of another, `by`, whose own gradient is not taken.
+    """The gradient of one loss and the value of another, `by`, whose own gradient is not used.
 
     Source: Croce, Singh and Hein, ECCV 2024, whose released code tracks all of SEA's losses by cross-entropy. Raises
-    `SpecError` where the two cannot read the same target.
+    `SpecError` if the two cannot read the same target.
     """
     pair = (loss, by)
     names = [getattr(getattr(one, "spec", None), "name", "the loss") for one in pair]
@@ -36,13 +36,13 @@ def tracked(loss: Loss = sea_masked_ce(), by: Loss = ce()) -> Loss:
     for mark in MARKS:
         if getattr(loss, mark, False) != getattr(by, mark, False):
             raise SpecError(
-                f"tracked: {names[0]} and {names[1]} compare with different things, so they have no aim in common"
+                f"tracked: {names[0]} and {names[1]} compare with different targets, so they have no aim in common"
             )
 
-    def told(output: Any, target: Any, progress: float = 1.0) -> Tensor:
+    def combined(output: Any, target: Any, progress: float = 1.0) -> Tensor:
         raised = loss(output, target, progress)
         return by(output, target, progress).detach() + (raised - raised.detach())
 
     for mark in MARKS:
-        setattr(told, mark, getattr(loss, mark, False))
-    return only_for(told, *shared) if targets else told
+        setattr(combined, mark, getattr(loss, mark, False))
+    return only_for(combined, *shared) if targets else combined

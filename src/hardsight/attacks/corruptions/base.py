@@ -1,7 +1,7 @@
-"""What a corruption is: a change of images at one of five severities, drawn for each image from its own generator.
+"""What a corruption is: a change of images at one of five severities, with a random generator for each image.
 
-The generator of an image follows from the seed and from the image's pixels, so what becomes of it depends neither on the batch
-it is in nor on its place there. Two equal images are corrupted alike.
+The generator of an image is derived from the seed and from the image's pixels, so that the result depends neither on the
+batch nor on the image's position in it. Two equal images are corrupted in the same way.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from hardsight.core.seeds import generator
 from hardsight.data.feed import check_pixels
 
 Levels = dict[int, Sequence[Any]]
-"""The five severities' parameters, by the image size (pixels a side) they were published for."""
+"""The parameters of the five severities, by the image size (pixels per side) that they were published for."""
 
 
 class Corruption(Protocol):
-    """Corrupts images [B, 3, H, W], or each frame of clips [B, 3, T, H, W], in [0, 1]; as many come back, in [0, 1] too."""
+    """Corrupts images [B, 3, H, W], or each frame of clips [B, 3, T, H, W], in [0, 1]; returns the same shape, in [0, 1]."""
 
     def __call__(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor: ...
 
 
 class Dice:
-    """One generator an image, on the CPU, so that a seed means the same numbers wherever the images lie."""
+    """One generator per image, on the CPU, so that a seed gives the same numbers for images on any device."""
 
     def __init__(self, x: Tensor, rng: torch.Generator | None) -> None:
         device = "cpu" if rng is None else rng.device
@@ -51,7 +51,7 @@ class Dice:
         return torch.stack([torch.randint(low, high, shape, generator=rng) for rng in self.rngs])
 
     def poisson(self, rate: Tensor) -> Tensor:
-        """Counts of mean rate [B, ...]."""
+        """Poisson counts with mean rate [B, ...]."""
         rate = rate.cpu()
         return self._each(lambda rng, place: torch.poisson(rate[place], generator=rng))
 
@@ -61,12 +61,12 @@ class Dice:
 
 
 def graded(severity: int, levels: Levels, change: Callable[[Tensor, Any, float, Dice], Tensor]) -> Corruption:
-    """The corruption that `change(x, parameters, scale, dice)` makes of images x [B, 3, H, W] at that severity.
+    """The corruption that applies `change(x, parameters, scale, dice)` to images x [B, 3, H, W] at that severity.
 
-    scale: what lengths in pixels are multiplied by, 1 at the sizes of `levels`. Raises `SpecError` for another severity.
+    scale: factor for lengths in pixels, 1 at the sizes of `levels`. Raises `SpecError` for any other severity.
     """
     if severity not in (1, 2, 3, 4, 5):
-        raise SpecError(f"severity is {severity}; it is 1, 2, 3, 4 or 5")
+        raise SpecError(f"severity is {severity}; it must be 1, 2, 3, 4 or 5")
 
     def corruption(x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         check_pixels(x)
@@ -86,5 +86,5 @@ def graded(severity: int, levels: Levels, change: Callable[[Tensor, Any, float, 
 
 
 def pixels_of(length: float, least: int = 1) -> int:
-    """A scaled length as whole pixels."""
+    """A scaled length in whole pixels."""
     return max(least, round(length))

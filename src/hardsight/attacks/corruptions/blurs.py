@@ -1,4 +1,4 @@
-"""Blur: of the lens, of frosted glass, of a moving camera, of zooming in."""
+"""Blur: out of focus, frosted glass, camera motion, zoom."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PANES: Levels = {
     64: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
     224: ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
 }
-"""Spread of the Gaussian before and after, reach of a shuffle (pixels), rounds of shuffling."""
+"""Spread of the Gaussian before and after, distance of a shuffle (pixels), rounds of shuffling."""
 STROKES: Levels = {
     32: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     64: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
     224: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
 }
-"""Radius and spread of the trail; pixels."""
+"""Radius and spread of the motion trail; pixels."""
 FINE = ((0.01, 7), (0.01, 12), (0.01, 16), (0.01, 21), (0.01, 26))
 ZOOMS: Levels = {32: FINE, 64: FINE, 224: ((0.01, 12), (0.01, 16), (0.02, 11), (0.02, 13), (0.03, 11))}
-"""Step from one zoom to the next, and how many there are, the first of them 1."""
+"""Step from one zoom factor to the next, and number of factors, the first of them 1."""
 
 
 @register
@@ -48,10 +48,10 @@ def defocus_blur(severity: int = 3) -> Corruption:
 
 
 def disk(radius: float, spread: float, finer: int = 1) -> Tensor:
-    """The kernel [k, k] of sum 1; its edge is smoothed over 3 pixels, or 5 where the radius is above 8.
+    """The kernel [k, k] of sum 1; its edge is smoothed over 3 pixels, or 5 if the radius is above 8.
 
-    finer: at how many places along a side a pixel is asked whether it lies within; 1 as in the released code, where a small
-    disk at another size than theirs would be its middle pixel alone.
+    finer: number of sample points per pixel side that are tested for being inside the disk; 1 as in the released code, where
+    a small disk at another size than theirs would be its middle pixel only.
     """
     soft, reach = (1, SMALL) if radius <= SMALL else (2, math.floor(radius))
     steps = (torch.arange((2 * reach + 1) * finer) + 0.5) / finer - reach - 0.5
@@ -65,7 +65,7 @@ def disk(radius: float, spread: float, finer: int = 1) -> Tensor:
 
 @register
 def glass_blur(severity: int = 3) -> Corruption:
-    """Frosted glass: pixels take their neighbours' places, between two Gaussian blurs.
+    """Frosted glass: pixels are shuffled with their neighbours, between two Gaussian blurs.
 
     As in the released code, which means to swap two pixels but copies one over the other (NumPy's views), one pixel after
     the other from the last to the first.
@@ -82,7 +82,7 @@ def glass_blur(severity: int = 3) -> Corruption:
 
 
 def _shuffle(x: Tensor, reach: int, dice: Dice) -> Tensor:
-    """[B, H W]: the pixel that each place shows after one round; a place may have been overwritten before it is copied."""
+    """[B, H W]: the index of the pixel at each place after one round; a place may be overwritten before it is copied."""
     height, width = x.shape[-2:]
     down, right = dice.integers(-reach, reach, 2, height, width).unbind(1)
     shown = np.repeat(np.arange(height * width)[:, None], len(x), 1)
@@ -106,7 +106,7 @@ def motion_blur(severity: int = 3) -> Corruption:
 
 @register
 def zoom_blur(severity: int = 3) -> Corruption:
-    """A camera that nears: the mean of the image and of ever larger views of its middle."""
+    """A zooming camera: the mean of the image and of increasingly large views of its centre."""
 
     def change(x: Tensor, level: tuple[float, int], scale: float, dice: Dice) -> Tensor:
         step, count = level

@@ -1,4 +1,4 @@
-"""What becomes of images in processing: less contrast, warping, large pixels, compression."""
+"""Digital processing: less contrast, warping, large pixels, compression."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WARPS: Levels = {
         for a, b, c in ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02))
     ),
     224: tuple(
-        (244 * a, 244 * b, 244 * c)  # 244 is the released code's number
+        (244 * a, 244 * b, 244 * c)  # 244 is what the released code has
         for a, b, c in ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
     ),
 }
-"""Strength of the warp, spread it is smoothed by, reach of the affine map's corners; pixels."""
+"""Strength of the warp, spread of its smoothing, maximum shift of the affine map's corners; pixels."""
 SHARES: Levels = {32: (0.95, 0.9, 0.85, 0.75, 0.65), 64: (0.9, 0.8, 0.7, 0.6, 0.5), 224: (0.6, 0.5, 0.4, 0.3, 0.25)}
 QUALITIES: Levels = {32: (80, 65, 58, 50, 40), 64: (65, 58, 50, 40, 25), 224: (25, 18, 15, 10, 7)}
 
@@ -45,8 +45,9 @@ def contrast(severity: int = 3) -> Corruption:
 def elastic_transform(severity: int = 3) -> Corruption:
     """Warping: a random affine map, then every pixel moves by a smooth random field (Simard et al., ICDAR 2003).
 
-    Pixels move and targets don't: a mask or a depth map stays where it was. The severities are no order: the first two move
-    much, the others finely. The field's strength grows with the square of the scale, since its spread shrinks it.
+    Pixels move and targets do not: a mask or a depth map stays the same. The severities are not ordered: the first two move
+    pixels far, the others by small distances. The field's strength grows with the square of the scale, since smoothing
+    weakens it.
     """
 
     def change(x: Tensor, level: tuple[float, float, float], scale: float, dice: Dice) -> Tensor:
@@ -66,7 +67,7 @@ def _places(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sheared(x: Tensor, reach: float, dice: Dice) -> Tensor:
-    """The affine map that takes three points around the middle up to `reach` pixels away, across and down."""
+    """The affine map that moves three points around the centre by up to `reach` pixels, horizontally and vertically."""
     height, width = x.shape[-2:]
     middle = torch.tensor([width // 2, height // 2], dtype=x.dtype)
     side = min(height, width) // 3
@@ -81,7 +82,7 @@ def _sheared(x: Tensor, reach: float, dice: Dice) -> Tensor:
 
 @register
 def pixelate(severity: int = 3) -> Corruption:
-    """Large pixels: made smaller and larger again, by boxes."""
+    """Large pixels: downsampled and upsampled again, with box filters."""
 
     def change(x: Tensor, share: float, scale: float, dice: Dice) -> Tensor:
         sizes = [(size, max(1, int(size * share))) for size in x.shape[-2:]]
@@ -93,7 +94,7 @@ def pixelate(severity: int = 3) -> Corruption:
 
 @register
 def jpeg_compression(severity: int = 3) -> Corruption:
-    """JPEG: the blocks and the ringing of a low quality."""
+    """JPEG: the block and ringing artefacts of a low quality."""
 
     def change(x: Tensor, quality: int, scale: float, dice: Dice) -> Tensor:
         return compressed(x, quality)

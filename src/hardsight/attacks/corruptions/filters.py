@@ -1,4 +1,4 @@
-"""What blurs and weather are made of: linear maps along rows and columns, motion along a line, zoom, samples between pixels."""
+"""Building blocks of blurs and weather: linear maps of rows and columns, motion along a line, zoom, bilinear sampling."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Border = Literal["nearest", "reflect", "mirror"]
-"""What lies beyond the edge, as SciPy names it: the last pixel, the image folded at the edge (the last pixel twice), or at its
-last pixel (once; OpenCV's default)."""
+"""How pixels beyond the edge are filled, named as in SciPy: with the last pixel, with the image reflected at the edge (the
+last pixel twice), or reflected at its last pixel (once; OpenCV's default)."""
 
 
 def within(places: Tensor, size: int, border: Border) -> Tensor:
-    """Places (whole numbers) along an axis, brought into 0 .. size - 1 as the border says, from however far."""
+    """Indices along an axis, mapped into 0 .. size - 1 by the border rule, from any distance."""
     if border == "nearest" or size == 1:
         return places.clamp(0, size - 1)
     if border == "reflect":
@@ -31,7 +31,7 @@ def apply_along(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def gaussian_map(size: int, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
-    """The matrix [size, size] of a Gaussian filter along an axis; sigma in pixels, cut off at truncate x sigma."""
+    """The matrix [size, size] of a Gaussian filter along an axis; sigma in pixels, truncated at truncate x sigma."""
     radius = int(truncate * sigma + 0.5)
     steps = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (steps.double() / max(sigma, 1e-12)) ** 2)
@@ -41,13 +41,13 @@ def gaussian_map(size: int, sigma: float, border: Border = "nearest", truncate: 
 
 
 def gaussian(x: Tensor, sigma: float, border: Border = "nearest", truncate: float = 4.0) -> Tensor:
-    """Images [..., H, W] under a Gaussian filter."""
+    """Images [..., H, W] after a Gaussian filter."""
     height, width = x.shape[-2:]
     return apply_along(x, gaussian_map(height, sigma, border, truncate), gaussian_map(width, sigma, border, truncate))
 
 
 def box_map(size: int, new: int) -> Tensor:
-    """The matrix [new, size] of Pillow's BOX resampling along an axis: the mean of the pixels whose centre is within reach."""
+    """The matrix [new, size] of Pillow's BOX resampling along an axis: the mean of the pixels whose centre is in the box."""
     ratio = size / new
     centres = (torch.arange(new, dtype=torch.float64) + 0.5) * ratio
     away = (torch.arange(size, dtype=torch.float64) + 0.5 - centres[:, None]) / max(ratio, 1.0)
@@ -56,7 +56,7 @@ def box_map(size: int, new: int) -> Tensor:
 
 
 def convolved(x: Tensor, kernel: Tensor) -> Tensor:
-    """Images [B, C, H, W] under one kernel [k, k], k odd, mirrored at the border."""
+    """Images [B, C, H, W] convolved with one kernel [k, k], k odd, mirrored at the border."""
     reach = len(kernel) // 2
     rows, columns = (within(torch.arange(-reach, size + reach, device=x.device), size, "mirror") for size in x.shape[-2:])
     padded = x[..., rows[:, None], columns]
@@ -64,9 +64,10 @@ def convolved(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def motion(x: Tensor, radius: int, sigma: float, angles: Tensor) -> Tensor:
-    """Images [B, C, H, W] drawn out to one side along a line, as ImageMagick's motion blur does.
+    """Images [B, C, H, W] smeared to one side along a line, as by ImageMagick's motion blur.
 
-    The 2 radius + 1 weights fall off as half a Gaussian. angles [B] in degrees; beyond the edge lies the last pixel.
+    The 2 radius + 1 weights decrease like half a Gaussian. angles [B] in degrees; beyond the edge, the last pixel is
+    repeated.
     """
     steps = torch.arange(2 * radius + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (steps / sigma) ** 2)
@@ -86,7 +87,7 @@ def motion(x: Tensor, radius: int, sigma: float, angles: Tensor) -> Tensor:
 
 
 def zoomed(x: Tensor, factor: float) -> Tensor:
-    """The middle of images [B, C, H, W], magnified to their size (factor at least 1)."""
+    """The centre of images [B, C, H, W], magnified to their size (factor at least 1)."""
     sizes = x.shape[-2:]
     crops = [math.ceil(size / factor) for size in sizes]
     starts = [(size - crop) // 2 for size, crop in zip(sizes, crops, strict=True)]
@@ -98,7 +99,7 @@ def zoomed(x: Tensor, factor: float) -> Tensor:
 
 
 def sampled(x: Tensor, rows: Tensor, columns: Tensor, border: Literal["reflect", "mirror"]) -> Tensor:
-    """Images [B, C, H, W] at places between pixels, rows and columns [B, H, W] in pixels, by bilinear interpolation."""
+    """Images [B, C, H, W] at fractional positions, rows and columns [B, H, W] in pixels, by bilinear interpolation."""
     height, width = x.shape[-2:]
     if border == "mirror":
         grid = torch.stack([2 * columns / max(width - 1, 1) - 1, 2 * rows / max(height - 1, 1) - 1], -1)

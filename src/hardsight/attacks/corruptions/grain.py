@@ -1,4 +1,4 @@
-"""Noise in every value of every pixel: of the sensor, of few photons, of transmission."""
+"""Noise in every value of every pixel: sensor noise, photon noise, transmission errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def gaussian_noise(severity: int = 3) -> Corruption:
 
 @register
 def shot_noise(severity: int = 3) -> Corruption:
-    """Poisson noise: a value is a count of photons, few of them at a high severity."""
+    """Poisson noise: a value is a photon count, with few photons at a high severity."""
 
     def change(x: Tensor, photons: float, scale: float, dice: Dice) -> Tensor:
         return dice.poisson(x * photons) / photons
@@ -43,7 +43,7 @@ def shot_noise(severity: int = 3) -> Corruption:
 
 @register
 def impulse_noise(severity: int = 3) -> Corruption:
-    """Salt and pepper: some values, each by itself, become 0 or 1."""
+    """Salt and pepper: some values, chosen independently, become 0 or 1."""
 
     def change(x: Tensor, share: float, scale: float, dice: Dice) -> Tensor:
         drawn = dice.uniform(*x.shape[1:])

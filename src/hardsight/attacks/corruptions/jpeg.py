@@ -1,7 +1,7 @@
-"""JPEG without the file: what its decoder would show. Entropy coding loses nothing, so it is left out.
+"""JPEG without the file: what a decoder would show. Entropy coding is lossless, so it is left out.
 
 Source: ITU-T T.81, Annex K (tables), A.3 (cosine transform); JFIF 1.02 (colours). As libjpeg does by default: chroma at half
-the size (4:2:0), its rule from quality to tables, and smooth upsampling.
+the size (4:2:0), its formula from quality to tables, and smooth upsampling.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LUMA = (
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
 CHROMA_CORNER = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))
-"""The table of chroma is 99 but for its corner of low frequencies."""
+"""The chroma table is 99 except in its corner of low frequencies."""
 BLOCK, UNIT = 8, 16
 COLOURS = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 def tables(quality: int) -> tuple[Tensor, Tensor]:
-    """The steps [8, 8] of luma and chroma at a quality of 1 to 100."""
+    """The quantization steps [8, 8] of luma and chroma at a quality of 1 to 100."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     chroma = torch.full((BLOCK, BLOCK), 99)
     chroma[:4, :4] = torch.tensor(CHROMA_CORNER)
@@ -40,7 +40,7 @@ def tables(quality: int) -> tuple[Tensor, Tensor]:
 
 
 def compressed(x: Tensor, quality: int) -> Tensor:
-    """Images [B, 3, H, W] in [0, 1], rounded to 8 bits, as JPEG of that quality shows them."""
+    """Images [B, 3, H, W] in [0, 1], rounded to 8 bits, after JPEG compression at that quality."""
     height, width = x.shape[-2:]
     rows, columns = (torch.arange(size + -size % UNIT, device=x.device).clamp_max(size - 1) for size in (height, width))
     padded = (255 * x).round()[..., rows[:, None], columns]
@@ -55,22 +55,22 @@ def compressed(x: Tensor, quality: int) -> Tensor:
     return shown[..., :height, :width].round().clamp(0, 255) / 255
 
 
-def _halved(planes: Tensor) -> Tensor:
-    """The means of 2 x 2 values, as whole numbers; halves go down in one column and up in the next, as libjpeg has it."""
-    sums = 4 * F.avg_pool2d(planes, 2)
+def _halved(channels: Tensor) -> Tensor:
+    """The means of 2 x 2 values as whole numbers; halves round down in one column and up in the next, as in libjpeg."""
+    sums = 4 * F.avg_pool2d(channels, 2)
     return ((sums + 1 + torch.arange(sums.shape[-1], device=sums.device) % 2) / 4).floor()
 
 
-def _quantized(plane: Tensor, steps: Tensor) -> Tensor:
-    """Planes [..., H, W] about 0, each block of 8 x 8 in whole steps of its frequencies."""
-    turn = _cosines().to(plane)
-    blocks = plane.unflatten(-2, (-1, BLOCK)).unflatten(-1, (-1, BLOCK)).transpose(-3, -2)
+def _quantized(channel: Tensor, steps: Tensor) -> Tensor:
+    """Channels [..., H, W] centred at 0, with each block of 8 x 8 quantized in the frequency domain."""
+    turn = _cosines().to(channel)
+    blocks = channel.unflatten(-2, (-1, BLOCK)).unflatten(-1, (-1, BLOCK)).transpose(-3, -2)
     found = turn.T @ ((turn @ blocks @ turn.T / steps).round() * steps) @ turn
     return found.round().clamp(-128, 127).transpose(-3, -2).flatten(-2).flatten(-3, -2)
 
 
 def _cosines() -> Tensor:
-    """The orthonormal cosine transform [8, 8] of a column."""
+    """The orthonormal discrete cosine transform [8, 8] of a column."""
     frequency, place = torch.arange(BLOCK, dtype=torch.float64)[:, None], torch.arange(BLOCK, dtype=torch.float64)
     waves = math.sqrt(2 / BLOCK) * torch.cos(math.pi * (2 * place + 1) * frequency / (2 * BLOCK))
     waves[0] /= math.sqrt(2)

@@ -1,4 +1,4 @@
-"""Weather, and too much light."""
+"""Weather, and overexposure."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SNOWS: Levels = {
     64: tuple(zip(FLAKES, (0.8, 0.8, 0.7, 0.65, 0.6), strict=True)),
     224: tuple(zip(LARGE_FLAKES, (0.8, 0.7, 0.7, 0.65, 0.55), strict=True)),
 }
-"""Mean, spread, size, least value, radius and spread of a flake's trail; and the share of the image that is not whitened."""
+"""Mean, spread, size, threshold, radius and spread of a flake's trail; and the share of the image that is not whitened."""
 FROSTS: Levels = {
     32: ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
     64: ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55)),
     224: ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
 }
-"""Shares of the image and of the ice."""
+"""Weights of the image and of the ice."""
 FOGS: Levels = {
     32: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     64: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
     224: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 }
-"""Thickness, and by what the relief falls from one scale to the next finer."""
+"""Thickness, and the factor by which the height map decreases from one scale to the next finer one."""
 LIGHTS: Levels = {32: (0.05, 0.1, 0.15, 0.2, 0.3), 64: (0.1, 0.2, 0.3, 0.4, 0.5), 224: (0.1, 0.2, 0.3, 0.4, 0.5)}
 GREY = (0.299, 0.587, 0.114)
 ICE = (0.86, 0.94, 1.0)
@@ -66,9 +66,9 @@ def snow(severity: int = 3) -> Corruption:
 
 @register
 def frost(severity: int = 3) -> Corruption:
-    """Ice on the lens: ferns along the level lines of a random relief, and needles between them.
+    """Ice on the lens: ferns along the contour lines of a random height map, and needles between them.
 
-    differs: the ice of the original is cut from six photographs; ours is drawn anew for each image. The shares of image and
+    differs: the ice of the original is cut from six photographs; ours is generated for each image. The weights of image and
     ice are theirs.
     """
 
@@ -95,7 +95,7 @@ def _ice(x: Tensor, dice: Dice) -> Tensor:
 
 @register
 def fog(severity: int = 3) -> Corruption:
-    """Fog of uneven thickness: a random relief is added, and the sum dimmed to the image's own range."""
+    """Fog of uneven thickness: a random height map is added, and the sum dimmed to the image's own range."""
 
     def change(x: Tensor, level: tuple[float, float], scale: float, dice: Dice) -> Tensor:
         thickness, decay = level
@@ -106,9 +106,10 @@ def fog(severity: int = 3) -> Corruption:
 
 
 def plasma(sizes: tuple[int, ...], decay: float, dice: Dice) -> Tensor:
-    """[B, H, W] in [0, 1]: a relief by the diamond-square algorithm on the next power of two, which wraps around.
+    """[B, H, W] in [0, 1]: a height map by the diamond-square algorithm on the next power of two, with periodic edges.
 
-    A new point is the mean of its four neighbours and a draw; draws shrink by decay squared from one scale to the next.
+    A new point is the mean of its four neighbours plus a random value; these shrink by decay squared from one scale to the
+    next.
     """
     side = 2 ** max(1, math.ceil(math.log2(max(sizes))))
     draws = 2 * dice.uniform(side, side) - 1
@@ -132,7 +133,7 @@ def plasma(sizes: tuple[int, ...], decay: float, dice: Dice) -> Tensor:
 
 @register
 def brightness(severity: int = 3) -> Corruption:
-    """Too much light: the value of hue, saturation and value is raised, at most to 1."""
+    """Too much light: V of the HSV colour is raised, at most to 1."""
 
     def change(x: Tensor, more: float, scale: float, dice: Dice) -> Tensor:
         value = x.amax(1, keepdim=True)

@@ -1,1 +1,1 @@
-"""How an attack moves: (objective, x, threat, rng, start) -> AttackResult; one search a file, combinators in `compose`."""
+"""How an attack searches: (objective, x, threat, rng, start) -> AttackResult; one search per file, combined in `compose`."""

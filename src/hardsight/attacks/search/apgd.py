@@ -1,8 +1,8 @@
-"""Auto-PGD: ascent without a step size to choose, since each image's own climb decides when its steps become shorter.
+"""Auto-PGD: ascent without a step size to choose, since the progress of each image decides when its steps become shorter.
 
-One walk serves all threats: a reading, now and then a check that may send an image back to its best point, and a step. How
-long the steps are and what a check looks at is the walk's pace: `Halving` wherever there is a steepest step, `Sparse` for L1,
-where it matters more how many values move at once than how far.
+One loop serves all threats: an evaluation, at some steps a check that may reset an image to its best point, and a step. The
+step schedule decides how long steps are and what a check looks at: `Halving` for every threat with a steepest step, `Sparse`
+for L1, where the number of values that move at once matters more than how far they move.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def apgd(
     start: Literal["surface", "inside", "clean"] = "surface",
     early_exit: bool = False,
 ) -> Search:
-    """Auto-PGD in any threat: an image's steps are halved when it has stopped climbing, and it goes on from its best point.
+    """Auto-PGD in any threat: if the loss of an image stops rising, its step is halved and it resumes from its best point.
 
-    rho: the share of the steps since the last check that must have raised the loss. early_exit: an image with error 1 leaves
-    the batch, which saves its passes and changes no verdict; a coupled objective has to keep it.
+    rho: share of the steps since the last check that must have raised the loss. early_exit: an image with error 1 leaves the
+    batch, which saves passes without changing which images are misclassified; a coupled objective has to keep it.
 
     Source: Croce and Hein, ICML 2020, algorithm 1; for L1 "Mind the box!", ICML 2021, algorithm 1. differs, as their code
-    does: a share of exactly rho is too small, and the first step counts as a rise where its loss is above 0. The point that
-    comes back is that of greatest error, then loss; theirs is the last misclassified one. Readings an image: steps + 1.
+    does: a share of exactly rho is too small, and the first step counts as a rise if its loss is above 0. The point returned
+    is that of highest error, then loss; theirs is the last misclassified one. Forward passes per image: steps + 1.
     """
     if steps < 0 or not 0 < rho <= 1:
         raise SpecError(
-            f"apgd: steps is {steps} and rho is {rho:g}; steps is at least 0, and rho a share above 0, at most 1"
+            f"apgd: steps is {steps} and rho is {rho:g}; steps must be at least 0, and rho a share above 0, at most 1"
         )
     where = start
 
@@ -51,36 +51,36 @@ def apgd(
         start: Tensor | None = None,
     ) -> AttackResult:
         _check(threat, where if start is None and where != "clean" else "project")
-        pace = _pace(threat, x, rho)
+        schedule = _schedule(threat, x, rho)
         x_adv = begin(where if start is None else start, x, threat, rng)
         if start is not None:
-            pace.begin(x_adv, x)
+            schedule.begin(x_adv, x)
         best = Best(x_adv)
         places, before, best_grad = torch.arange(len(x), device=x.device), x_adv, torch.zeros_like(x)
-        checks = pace.checks(steps)
+        checks = schedule.checks(steps)
         for t in range(steps):
             reading, grad = loss_and_grad(objective, x_adv, t / steps)
-            louder = torch.isfinite(reading.loss) & (reading.loss > best.greatest[places])
-            best_grad = tree.where(louder, grad, best_grad)
+            higher = torch.isfinite(reading.loss) & (reading.loss > best.greatest[places])
+            best_grad = tree.where(higher, grad, best_grad)
             best.see(x_adv, reading, places)
             if t:
-                pace.note(reading.loss)
+                schedule.note(reading.loss)
             if t in checks:
                 top = best.x_best_loss[places]
-                back = pace.check(checks[t], best.greatest[places], top, x) & ~best.halted[places]
+                back = schedule.check(checks[t], best.greatest[places], top, x) & ~best.halted[places]
                 x_adv, grad = tree.where(back, top, x_adv), tree.where(back, best_grad, grad)
                 del top
-            there = pace.step(threat, x, x_adv, before if t else None, grad)
+            there = schedule.step(threat, x, x_adv, before if t else None, grad)
             before, x_adv = x_adv, tree.where(best.halted[places], x_adv, there)
-            del grad, there  # or they are held through the next pass, whose peak they would raise
+            del grad, there  # otherwise they stay in memory and raise the peak of the next pass
             if early_exit and best.error is not None and not objective.coupled:
-                stands = (best.error[places] < 1) & ~best.halted[places]
-                left = int(stands.sum())
+                active = (best.error[places] < 1) & ~best.halted[places]
+                left = int(active.sum())
                 if not left:
                     return best.result()
-                if left < len(stands):
-                    objective, pace = objective[stands], _take(pace, stands)
-                    places, x, x_adv, before, best_grad = tree.take((places, x, x_adv, before, best_grad), stands)
+                if left < len(active):
+                    objective, schedule = objective[active], _take(schedule, active)
+                    places, x, x_adv, before, best_grad = tree.take((places, x, x_adv, before, best_grad), active)
         with torch.no_grad():
             best.see(x_adv, objective(x_adv), places)
         return best.result()
@@ -90,10 +90,10 @@ def apgd(
 
 @dataclass
 class Halving:
-    """Steps of at first 2 eps, with momentum; halved where too few of them climbed, or the best loss has stood still.
+    """Steps of 2 eps at first, with momentum; halved if too few of them raised the loss, or if the best loss has not risen.
 
-    All [B]. length: in eps. rises: how many steps since the last check climbed. last: the last loss. mark: the best loss at
-    the last check; halved: whether the step was halved there.
+    All [B]. length: step size in eps. rises: number of steps since the last check that raised the loss. last: the last loss.
+    mark: the best loss at the last check; halved: whether the step was halved there.
     """
 
     rho: float
@@ -104,7 +104,7 @@ class Halving:
     halved: Tensor
 
     def begin(self, x_adv: Tensor, x: Tensor) -> None:
-        """The same from any start."""
+        """A given start changes nothing here."""
 
     def checks(self, steps: int) -> dict[int, int]:
         period, least, less = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
@@ -134,10 +134,10 @@ class Halving:
 
 @dataclass
 class Sparse:
-    """L1: steps of at first eps on the largest gradients; how many, follows from how many values the best point moves.
+    """L1: steps of eps at first on the largest gradients; how many depends on how many values the best point has changed.
 
-    All [B]. length: in eps. share: of the values, how many a step moves. moved: how many the best point moved at the last
-    check. values: of an image, how many may move.
+    All [B]. length: step size in eps. share: share of the values that a step moves. moved: number of values that the best
+    point had changed at the last check. values: number of values of an image that may move.
     """
 
     length: Tensor
@@ -146,7 +146,7 @@ class Sparse:
     values: int
 
     def begin(self, x_adv: Tensor, x: Tensor) -> None:
-        """A start that is given tells how many values to move."""
+        """A given start determines how many values to move."""
         self._follow(x_adv, x)
 
     def checks(self, steps: int) -> dict[int, int]:
@@ -154,7 +154,7 @@ class Sparse:
         return dict.fromkeys(range(period, steps, period), period)
 
     def note(self, loss: Tensor) -> None:
-        """How often an image climbed doesn't matter here."""
+        """The number of steps that increased the loss is not used here."""
 
     def check(self, period: int, greatest: Tensor, top: Tensor, x: Tensor) -> Tensor:
         before = self.moved
@@ -168,13 +168,13 @@ class Sparse:
         return threat.project(x_adv + per_image(self.length * threat.eps, x) * step, x)
 
     def _follow(self, point: Tensor, x: Tensor) -> None:
-        """The clean image itself, which moves no value, tells nothing."""
+        """The clean image itself, which changes no value, is ignored."""
         moved = (point != x).flatten(1).sum(1).to(self.moved.dtype)
         self.share = torch.where(moved > 0, moved / self.values / 1.5, self.share)
         self.moved = torch.where(moved > 0, moved, self.moved)
 
 
-def _pace(threat: Threat, x: Tensor, rho: float) -> Halving | Sparse:
+def _schedule(threat: Threat, x: Tensor, rho: float) -> Halving | Sparse:
     zeros = torch.zeros(len(x), device=x.device)
     if within(threat).norm == "L1":
         values = threat.values(x)  # type: ignore[attr-defined]
@@ -182,14 +182,14 @@ def _pace(threat: Threat, x: Tensor, rho: float) -> Halving | Sparse:
     return Halving(rho, zeros + 2, zeros, zeros, zeros, zeros == 0)
 
 
-def _take(pace: Any, stands: Tensor) -> Any:
-    """The pace of some images."""
-    values = {one.name: getattr(pace, one.name) for one in fields(pace)}
-    return replace(pace, **tree.take(values, stands))
+def _take(schedule: Any, active: Tensor) -> Any:
+    """The schedule of some images."""
+    values = {one.name: getattr(schedule, one.name) for one in fields(schedule)}
+    return replace(schedule, **tree.take(values, active))
 
 
 def _check(threat: Threat, begin: str) -> None:
     for verb in ("eps", "project", "steepest", begin):
         if not hasattr(threat, verb):
             name = getattr(getattr(threat, "spec", None), "name", type(threat).__name__)
-            raise SpecError(f"apgd cannot walk in {name}, which has no '{verb}'; a search that only proposes points may")
+            raise SpecError(f"apgd does not support {name}, which has no '{verb}'; a black-box search may")

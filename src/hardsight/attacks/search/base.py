@@ -1,4 +1,4 @@
-"""What a search is, and the bookkeeping all of them share: which point found so far is the best, image by image."""
+"""The interface of a search, and the bookkeeping that all searches share: the best point found so far, image by image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hardsight.losses.objective import AttackResult, Objective, Reading
 
 
 class Search(Protocol):
-    """Looks for the allowed image that the objective reads highest.
+    """Looks for the allowed image with the highest objective.
 
-    passes: how many readings an image is in at most; gradients: how many of them give one. rng draws whatever is random; start
-    is where to begin instead.
+    passes: maximum number of forward passes per image; gradients: how many of them also have a backward pass. rng: for
+    everything random; start: where to start instead.
     """
 
     passes: int
@@ -34,46 +34,46 @@ class Search(Protocol):
 
 
 def counted(
-    walk: Callable[..., AttackResult],
+    search: Callable[..., AttackResult],
     passes: int,
     *inner: Search,
     gradients: int | None = None,
     check: Callable[[Threat], object] | None = None,
 ) -> Search:
-    """The function as a `Search` of that many passes; what the searches within it need of a loss or a threat, it needs too.
+    """The function as a `Search` with that many passes; it inherits what its inner searches require of a loss or a threat.
 
-    gradients: all passes but the last, which only looks, unless said otherwise. check: raises `SpecError` for a threat that the
-    search cannot walk in.
+    gradients: by default all passes but the last, which needs no gradient. check: raises `SpecError` for a threat that the
+    search does not support.
     """
-    walk.passes = passes  # type: ignore[attr-defined]
-    walk.gradients = max(passes - 1, 0) if gradients is None else gradients  # type: ignore[attr-defined]
-    walk.checks = (*([check] if check else []), *(one for part in inner for one in getattr(part, "checks", ())))  # type: ignore[attr-defined]
-    walk.draws = max((getattr(one, "draws", 1) for one in inner), default=1)  # type: ignore[attr-defined]
+    search.passes = passes  # type: ignore[attr-defined]
+    search.gradients = max(passes - 1, 0) if gradients is None else gradients  # type: ignore[attr-defined]
+    search.checks = (*([check] if check else []), *(one for part in inner for one in getattr(part, "checks", ())))  # type: ignore[attr-defined]
+    search.draws = max((getattr(one, "draws", 1) for one in inner), default=1)  # type: ignore[attr-defined]
     if any(getattr(one, "signed", False) for one in inner):
-        walk.signed = True  # type: ignore[attr-defined]
-    return walk  # type: ignore[return-value]
+        search.signed = True  # type: ignore[attr-defined]
+    return search  # type: ignore[return-value]
 
 
 def begin(where: str | Tensor, x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
-    """Where a search of images x begins: at points that are given, made allowed, or "clean", "inside" or on the "surface"."""
+    """The start of a search on images x: given points, projected, or "clean", "inside" or on the "surface"."""
     if isinstance(where, Tensor):
         return threat.project(where, x)
     return x.detach().clone() if where == "clean" else getattr(threat, where)(x, rng)
 
 
 def better(new: Reading, old: Reading) -> Tensor:
-    """Mask [B]: where `new` has the greater error or, at equal error, the greater loss. A loss that is not finite never wins."""
+    """Mask [B]: where `new` has the higher error or, at equal error, the higher loss. A non-finite loss never wins."""
     finite = torch.isfinite(new.loss)
-    louder = (new.loss > old.loss) & finite
+    higher = (new.loss > old.loss) & finite
     if new.error is None or old.error is None:
-        return louder
-    return ((new.error > old.error) & finite) | ((new.error == old.error) & louder)
+        return higher
+    return ((new.error > old.error) & finite) | ((new.error == old.error) & higher)
 
 
 class Best:
-    """The best point seen of each of B images, and the point of greatest loss, over any number of `see`s.
+    """The best point seen for each of B images, and the point of highest loss, over any number of calls of `see`.
 
-    It also counts: readings, gradients that were zero, and images whose loss or gradient was not finite.
+    It also counts model evaluations, gradients that were zero, and images with a loss or gradient that was not finite.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -87,7 +87,7 @@ class Best:
         self.halted = torch.zeros_like(self.queries, dtype=torch.bool)
 
     def see(self, x_adv: Tensor, reading: Reading, places: Tensor | None = None, queries: int | Tensor = 1) -> None:
-        """Takes note of a reading at x_adv, of all images or of those at `places`; queries: how many readings it stands for."""
+        """Records an evaluation at x_adv, of all images or of those at `places`; queries: how many passes it took."""
         at = slice(None) if places is None else places
         loss = reading.loss.detach().to(self.loss.dtype)
         if reading.error is not None and self.error is None:
@@ -95,14 +95,14 @@ class Best:
         error = None if reading.error is None else reading.error.to(self.loss.dtype)
         old = Reading(self.loss[at], None if self.error is None else self.error[at])
         wins = better(Reading(loss, error), old)
-        louder = torch.isfinite(loss) & (loss > self.greatest[at])
-        one = self.x_best_loss is self.x_adv and torch.equal(wins, louder)
-        self.x_adv = _written(self.x_adv, x_adv, wins, places)
-        self.x_best_loss = self.x_adv if one else _written(self.x_best_loss, x_adv, louder, places)
+        higher = torch.isfinite(loss) & (loss > self.greatest[at])
+        one = self.x_best_loss is self.x_adv and torch.equal(wins, higher)
+        self.x_adv = _updated(self.x_adv, x_adv, wins, places)
+        self.x_best_loss = self.x_adv if one else _updated(self.x_best_loss, x_adv, higher, places)
         if error is not None and self.error is not None and old.error is not None:
             self.error[at] = torch.where(wins, error, old.error)
         self.loss[at] = torch.where(wins, loss, old.loss)
-        self.greatest[at] = torch.where(louder, loss, self.greatest[at])
+        self.greatest[at] = torch.where(higher, loss, self.greatest[at])
         self.queries[at] += queries
         self.halted[at] |= ~torch.isfinite(loss)
         if reading.slope is not None:
@@ -110,7 +110,7 @@ class Best:
             self.flat[at] += reading.slope == 0
 
     def add(self, found: AttackResult, places: Tensor | None = None) -> None:
-        """Takes note of what another search found, of all images or of those at `places`, with its counts."""
+        """Records the result of another search, of all images or of those at `places`, with its counts."""
         self.see(found.x_adv, Reading(found.loss, found.error), places, found.queries)
         at = slice(None) if places is None else places
         self.flat[at] += found.flat
@@ -121,8 +121,8 @@ class Best:
         return AttackResult(self.x_adv, self.loss, error, self.x_best_loss, self.queries, self.flat, self.halted)
 
 
-def _written(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
-    """`kept` with the images of x_adv where `mask` holds; nothing is written in place, since both may be held elsewhere."""
+def _updated(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+    """`kept` with the images of x_adv where `mask` is True; not in place, since other code may hold the same tensors."""
     if not bool(mask.any()):
         return kept
     if places is None:

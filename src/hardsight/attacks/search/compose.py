@@ -1,4 +1,4 @@
-"""Searches made of searches: each does one thing to any other."""
+"""Searches made of other searches: each combinator changes one aspect of any search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hardsight.specs.syntax import calls_in
 
 @register
 def stay() -> Search:
-    """No search at all: the clean image, read once."""
+    """No search at all: the clean image, evaluated once."""
 
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
@@ -30,9 +30,9 @@ def stay() -> Search:
 
 @register
 def best_of(searches: tuple[Search, ...]) -> Search:
-    """Each search on the images that still stand after those before it (error below 1), and the best point of all.
+    """Each search on the images that are still robust after those before it (error below 1); keeps the best point of all.
 
-    A coupled objective, or one without an error, cannot be taken in part: then every search sees the whole batch.
+    A coupled objective, or one without an error, cannot be split: then every search gets the whole batch.
     """
     if not searches:
         raise SpecError("best_of needs at least one search: best_of([pgd(10), pgd(10, momentum=1)])")
@@ -40,7 +40,7 @@ def best_of(searches: tuple[Search, ...]) -> Search:
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
-        return _in_turn([(member, threat) for member in searches], objective, x, rng, start)
+        return _in_sequence([(member, threat) for member in searches], objective, x, rng, start)
 
     gradients = sum(member.gradients for member in searches)
     return counted(search, sum(member.passes for member in searches), *searches, gradients=gradients)
@@ -48,55 +48,55 @@ def best_of(searches: tuple[Search, ...]) -> Search:
 
 @register
 def restarts(search: Search, count: int = 5) -> Search:
-    """The search `count` times from new starts, on the images that still stand; the best point of all.
+    """The search `count` times from new starts, on the images that are still robust; keeps the best point of all.
 
-    The search must draw its start: one that begins at the clean image does the same every time.
+    The search must have a random start: one that starts at the clean image does the same every time.
     """
     if count < 1:
-        raise SpecError(f"restarts: count is {count}, but at least 1 run is needed")
+        raise SpecError(f"restarts: count is {count}, but it must be at least 1")
     if count > 1 and any(call.get("start") == "clean" for call in calls_in(getattr(search, "spec", None))):
-        raise SpecError("restarts of a search that starts at the clean image repeat it; let it draw its start")
+        raise SpecError("restarts of a search that starts at the clean image would repeat it; use a random start")
     return best_of((search,) * count)
 
 
 @register
 def eot(search: Search, draws: int = 10) -> Search:
-    """The search on the mean of `draws` readings at every look: for models that draw random numbers themselves.
+    """The search on the mean of `draws` forward passes per evaluation, for models with random outputs.
 
     Source: Athalye et al., ICML 2018 (expectation over transformation).
     """
     if draws < 1:
-        raise SpecError(f"eot: draws is {draws}, but at least 1 reading is needed")
+        raise SpecError(f"eot: draws is {draws}, but it must be at least 1")
 
-    def walk(
+    def run(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
         found = search(averaged(objective, draws), x, threat, rng, start)
         return found._replace(queries=found.queries * draws)
 
-    found = counted(walk, search.passes * draws, search, gradients=search.gradients * draws)
+    found = counted(run, search.passes * draws, search, gradients=search.gradients * draws)
     found.draws = draws  # type: ignore[attr-defined]
     return found
 
 
 def in_each(search: Search, threat: Threat) -> Search:
-    """The search, or for a union of threats the search in each of them in turn: the worst case of each image."""
+    """The search itself or, for a union of threats, the search in each of them in sequence: the worst case per image."""
     parts = getattr(threat, "parts", ())
     if not parts:
         return search
 
-    def walk(
+    def run(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
     ) -> AttackResult:
-        return _in_turn([(search, part) for part in parts], objective, x, rng, start)
+        return _in_sequence([(search, part) for part in parts], objective, x, rng, start)
 
-    return counted(walk, search.passes * len(parts), search, gradients=search.gradients * len(parts))
+    return counted(run, search.passes * len(parts), search, gradients=search.gradients * len(parts))
 
 
-def _in_turn(
+def _in_sequence(
     pairs: list[tuple[Search, Threat]], objective: Objective, x: Tensor, rng: torch.Generator | None, start: Tensor | None
 ) -> AttackResult:
-    """Each search in its threat, on the images that still stand; the best point of all."""
+    """Each search in its threat, on the images that are still robust; keeps the best point of all."""
     best = Best(x)
     places = torch.arange(len(x), device=x.device)
     for search, threat in pairs:

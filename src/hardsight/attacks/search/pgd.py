@@ -1,4 +1,4 @@
-"""Projected gradient ascent. One loop is FGSM, PGD, MI- and NI-FGSM; with other losses it is SegPGD, CosPGD, DepthPGD, EmbedAttack."""
+"""Projected gradient ascent: one loop is FGSM, PGD, MI- and NI-FGSM; by the loss SegPGD, CosPGD, DepthPGD, EmbedAttack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardsight.losses.objective import AttackResult, Objective, loss_and_grad
 from hardsight.specs.catalog import register
 
 RISE = 0.01
-"""The least rise of a loss, as a share of itself, that patience takes for one."""
+"""Smallest relative increase of a loss that `patience` counts as progress."""
 
 
 @register
@@ -30,25 +30,25 @@ def pgd(
 ) -> Search:
     """Projected gradient ascent in any threat.
 
-    step: a step's length as a share of eps, so that 0.25 at 8/255 is paper 002's 2/255. momentum: of gradients divided by
-    their mean absolute value (Dong et al., CVPR 2018); nesterov: the gradient is taken where the momentum alone would lead
-    (NI-FGSM, Lin et al., ICLR 2020; differs: that point is projected, so that every reading is of an allowed image). keep: the
-    point of greatest error, then loss, or the last one.
-    early_exit: an image with error 1 leaves the batch, which saves its passes and changes no verdict. patience: an image whose
-    greatest loss has not risen by a hundredth in so many steps leaves too, standing as it may be (0: none does); it is the
-    greater part of the passes on a robust model, and may cost strength, so hold its figure against patience=0.
+    step: step size as a share of eps, so that 0.25 at 8/255 is paper 002's 2/255. momentum: of gradients divided by their
+    mean absolute value (Dong et al., CVPR 2018); nesterov: the gradient is taken at the point that the momentum alone would
+    reach (NI-FGSM, Lin et al., ICLR 2020; differs: that point is projected, so that only allowed images are evaluated).
+    keep: the point of highest error, then loss, or the last one. early_exit: an image with error 1 leaves the batch, which
+    saves passes without changing which images are misclassified. patience: an image whose highest loss has not risen by 1%
+    in so many steps leaves too, misclassified or not (0: off); this saves most of the passes on a robust model but may
+    weaken the attack, so compare its result with patience=0.
 
-    Source: Madry et al., ICLR 2018. Readings an image: steps + 1 at most.
+    Source: Madry et al., ICLR 2018. Forward passes per image: at most steps + 1.
     """
     if steps < 0 or step <= 0:
-        raise SpecError(f"pgd: steps is {steps} and step is {step:g}; steps is at least 0 and step above 0")
+        raise SpecError(f"pgd: steps is {steps} and step is {step:g}; steps must be at least 0 and step above 0")
     if nesterov and not momentum:
-        raise SpecError("pgd: nesterov=True looks ahead along the momentum, and momentum is 0; NI-FGSM is momentum=1")
+        raise SpecError("pgd: nesterov=True looks ahead along the momentum, but momentum is 0; NI-FGSM has momentum=1")
     if patience < 0:
-        raise SpecError(f"pgd: patience is {patience}; it is a number of steps, or 0 for a search that never gives up")
+        raise SpecError(f"pgd: patience is {patience}; it must be a number of steps, or 0 to switch it off")
     if keep == "last" and (early_exit or patience):
         other = "early_exit=True" if early_exit else f"patience={patience}"
-        raise SpecError(f"pgd: keep='last' and {other} exclude each other: what leaves the batch has no last point")
+        raise SpecError(f"pgd: keep='last' and {other} exclude each other: an image that leaves the batch has no last point")
     where = start
 
     def search(
@@ -62,7 +62,7 @@ def pgd(
         best = Best(x_adv)
         places = None
         velocity = torch.zeros_like(x) if momentum else x[:, :0]
-        top, since = torch.full((len(x),), -torch.inf, device=x.device), torch.zeros(len(x), device=x.device)  # patience's
+        top, since = torch.full((len(x),), -torch.inf, device=x.device), torch.zeros(len(x), device=x.device)  # for patience
         for t in range(steps):
             ahead = threat.project(x_adv + step * threat.eps * momentum * velocity, x) if nesterov else x_adv
             reading, grad = loss_and_grad(objective, ahead, t / steps)
@@ -86,7 +86,7 @@ def pgd(
                     grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad
                 )
             ahead = (step * threat.eps * threat.steepest(grad, x_adv)).add_(x_adv)
-            del grad  # or it is held through the next pass, whose peak it would raise
+            del grad  # otherwise it stays in memory and raises the peak of the next pass
             x_adv = threat.project(ahead, x)
         with torch.no_grad():
             reading = objective(x_adv)

@@ -1,7 +1,7 @@
-"""Searches in balls that shrink to the threat's own: far out a climb is easier, and a good point there tells where to begin.
+"""Searches in balls that shrink to the threat's own: ascent is easier in a larger ball and finds a good point to start from.
 
-The stages are searches of any kind; each begins at what the one before it found, brought back into the smaller ball. Only
-the last stage's points are allowed ones, so only those count.
+The stages can be any searches; each starts from the result of the one before it, projected into the smaller ball. Only the
+last stage's points are allowed, so only those count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hardsight.specs.catalog import register
 
 
 def split(steps: int, shares: tuple[float, ...] = (0.3, 0.3, 0.4)) -> tuple[int, ...]:
-    """`steps` in whole parts of these shares, rounded up; the last part is what is left: 100 -> (30, 30, 40)."""
+    """`steps` in whole parts of these shares, rounded up; the last part is the remainder: 100 -> (30, 30, 40)."""
     parts = [math.ceil(round(share * steps, 6)) for share in shares[:-1]]
     if sum(parts) >= steps:
         raise SpecError(f"{steps} steps are too few for {len(shares)} stages")
@@ -35,20 +35,22 @@ def shrinking(
     radii: tuple[float, ...] = (2.0, 1.5, 1.0),
     hand: Literal["error", "loss"] = "error",
 ) -> Search:
-    """Searches one after another in balls of radius 2 eps, 1.5 eps and eps, each from what the one before it found.
+    """Searches one after another in balls of radius 2 eps, 1.5 eps and eps, each from the result of the one before it.
 
-    radii: one a stage, in eps, falling to 1. hand: the point that is handed on, that of greatest error and then loss, or of
-    greatest loss alone. The first start is drawn at the largest radius: a stage's own `start` is not used.
+    radii: one per stage, in eps, decreasing to 1. hand: the point that is passed on: that of highest error and then loss, or
+    of highest loss alone. The first start is drawn at the largest radius: a stage's own `start` is not used.
 
-    Source: Croce, Singh and Hein, ECCV 2024 (SEA, 300 steps; of points with the same error theirs hands on the last). With
-    radii (3, 2, 1) and hand="loss" it is how AutoAttack runs APGD in L1 (Croce and Hein, ICML 2021).
+    Source: Croce, Singh and Hein, ECCV 2024 (SEA, 300 steps; among points with the same error, theirs passes on the last).
+    With radii (3, 2, 1) and hand="loss" it is how AutoAttack runs APGD in L1 (Croce and Hein, ICML 2021).
     """
     if not stages or len(stages) != len(radii):
         raise SpecError(
-            f"shrinking: {len(stages)} stages and {len(radii)} radii; there is one radius a stage, and at least one"
+            f"shrinking: {len(stages)} stages and {len(radii)} radii; it needs at least one stage, and one radius per stage"
         )
     if list(radii) != sorted(radii, reverse=True) or radii[-1] != 1:
-        raise SpecError(f"shrinking: the radii are {list(radii)}; they fall to 1, the threat's own eps, such as [2, 1.5, 1]")
+        raise SpecError(
+            f"shrinking: the radii are {list(radii)}; they must decrease to 1, the threat's own eps, such as [2, 1.5, 1]"
+        )
 
     def search(
         objective: Objective,
@@ -74,8 +76,8 @@ def shrinking(
 
 
 def _scaled(threat: Any, radius: float) -> Any:
-    """The same threat, `radius` times as far."""
+    """The same threat with `radius` times its eps."""
     if not is_dataclass(threat):
         name = getattr(getattr(threat, "spec", None), "name", type(threat).__name__)
-        raise SpecError(f"shrinking needs a threat with a radius to change, and {name} has none")
+        raise SpecError(f"shrinking needs a threat with a radius to change, but {name} has none")
     return threat if radius == 1 else scaled(threat, radius)

@@ -1,6 +1,6 @@
-"""Square Attack: random search that sees losses alone. A window of the image is changed anew; what raises the loss is kept.
+"""Square Attack: black-box random search. It changes a random window of the image and keeps changes that raise the loss.
 
-It needs no gradient, so it tells where a gradient misleads. What a change looks like depends on the norm: squares of one
+It needs no gradient, so it works where gradients mislead. What a change looks like depends on the norm: squares of one
 colour (Linf), or pyramids that take over the budget of a second window (L2, L1).
 """
 
@@ -27,26 +27,26 @@ from hardsight.losses.objective import AttackResult, Objective
 from hardsight.specs.catalog import register
 
 BENDS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After how many of 10000 changes the share of the image that a window covers is halved."""
+"""The numbers of changes, out of 10000, after which the share of the image that a window covers is halved."""
 
 
 @register
 def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search:
-    """Square: random search over windows that shrink; it reads losses and errors, never a gradient.
+    """Square: random search over windows that shrink; it uses losses and errors, never a gradient.
 
-    An image whose error reaches 1 leaves the batch: that is part of the algorithm. Where no error does (masks, depth), what
-    raises the loss is kept, and all queries are used. queries: readings of an image, the first point among them. p: the share
-    of the image that the first windows cover. rescale: whether the schedule, made for 10000 queries, is shrunk to as many as
-    there are; AutoAttack leaves it as it is.
+    An image whose error reaches 1 leaves the batch: that is part of the algorithm. Where no error does (masks, depth),
+    changes that raise the loss are kept, and all queries are used. queries: forward passes per image, including that of the
+    first point. p: share of the image that the first windows cover. rescale: whether the schedule, designed for 10000
+    queries, is rescaled to `queries`; AutoAttack leaves it unchanged.
 
-    Source: Andriushchenko et al., ECCV 2020; for L1, Croce and Hein, "Mind the box", ICML 2021. differs: AutoAttack doesn't count
-    the first point as a query; tiles and windows of images of any size and shape are whole. As in AutoAttack, a window never
-    touches the last row and column while it is smaller than the image, windows lie at one place in all images of a batch,
-    and random numbers follow the images that are left, so the batch is part of the result. A clip's frames are as channels. In a
-    masked linf, windows fall anywhere and count where they meet the region.
+    Source: Andriushchenko et al., ECCV 2020; for L1, Croce and Hein, "Mind the box", ICML 2021. differs: AutoAttack does not
+    count the first point as a query; tiles and windows of images of any size and shape are whole. As in AutoAttack, a window
+    never touches the last row and column while it is smaller than the image, a window has the same place in all images of a
+    batch, and the random numbers depend on which images are left, so the batch affects the result. The frames of a clip are
+    treated as channels. In a masked linf, windows can be anywhere, and only their part in the region counts.
     """
     if queries < 1 or not 0 < p <= 1:
-        raise SpecError(f"square: queries is {queries} and p is {p:g}; queries is at least 1, and p lies in (0, 1]")
+        raise SpecError(f"square: queries is {queries} and p is {p:g}; queries must be at least 1, and p in (0, 1]")
 
     def search(
         objective: Objective, x: Tensor, threat: Threat, rng: torch.Generator | None = None, start: Tensor | None = None
@@ -60,9 +60,9 @@ def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search
             loss = torch.where(torch.isfinite(reading.loss), reading.loss, -torch.inf)
             for t in range(queries - 1):
                 if reading.error is not None and not objective.coupled and bool((reading.error >= 1).any()):
-                    stands = reading.error < 1
-                    places, objective, x = places[stands], objective[stands], x[stands]
-                    here, loss = here[stands], loss[stands]
+                    active = reading.error < 1
+                    places, objective, x = places[active], objective[active], x[active]
+                    here, loss = here[active], loss[active]
                     if not len(places):
                         break
                 share = p / 2 ** sum((int(t / (queries - 1) * 10000) if rescale else t) > bend for bend in BENDS)
@@ -81,7 +81,7 @@ def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search
 
 @dataclass(frozen=True)
 class Moves:
-    """What changes look like in one norm: where to begin, and the next point to try, with windows of that many rows."""
+    """The proposals of the search in one norm: where to start, and the next point to try, with windows of that many rows."""
 
     first: Callable[[Tensor, Threat, torch.Generator | None], Tensor]
     next: Callable[[Tensor, Tensor, Threat, int, torch.Generator | None], Tensor]
@@ -93,14 +93,12 @@ def _moves_in(threat: Threat) -> Moves:
     if isinstance(threat, Masked) and type(threat.threat) is Linf:
         return _within(known[Linf])
     if type(threat) not in known:
-        raise SpecError(
-            f"square knows how to move in linf (masked too), l2 and l1, and this threat is {threat.norm}; run it in one of those"
-        )
+        raise SpecError(f"square knows linf (masked too), l2 and l1, but this threat is {threat.norm}; use one of those")
     return known[type(threat)]
 
 
 def _within(moves: Moves) -> Moves:
-    """The same moves, of which only what lies in the region is kept."""
+    """The same proposals, of which only the part in the region is kept."""
 
     def first(x: Tensor, threat: Any, rng: torch.Generator | None) -> Tensor:
         return threat.project(moves.first(x, threat.threat, rng), x)
@@ -125,7 +123,7 @@ def _stripes(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
 
 
 def _one_colour(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.Generator | None) -> Tensor:
-    """One window, where each channel moves to eps or -eps."""
+    """One window, in which each channel moves to eps or -eps."""
     (window,) = _windows(1, x, side, rng)
     step = 2 * threat.eps * _signs((*x.shape[1:-2], 1, 1), rng, x)
     there, clean = here.clone(), x[window]
@@ -134,7 +132,7 @@ def _one_colour(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.G
 
 
 def _pyramids(order: int) -> Moves:
-    """A pyramid in each channel of one window, as high as its own budget, a second window's and what is free together allow."""
+    """A pyramid in each channel of one window, as high as its own, a second window's and the free budget together allow."""
 
     def size(values: Tensor, dims: tuple[int, ...]) -> Tensor:
         return values.square().sum(dims, keepdim=True).sqrt() if order == 2 else values.abs().sum(dims, keepdim=True)
@@ -174,7 +172,7 @@ def _pyramids(order: int) -> Moves:
 
 @functools.lru_cache(maxsize=64)
 def _pyramid(side: int, order: int, upright: bool, device: torch.device) -> Tensor:
-    """[side, side] of size 1: a pyramid over a hollow one, steps of 1/k^2 (L2) or 1/k^4 (L1) one upon the other."""
+    """[side, side] of norm 1: a pyramid above an inverted one, made of stacked steps of height 1/k^2 (L2) or 1/k^4 (L1)."""
 
     def half(rows: int) -> Tensor:
         across = (torch.arange(side, device=device) - side // 2).abs()
@@ -194,7 +192,7 @@ def _pyramid(side: int, order: int, upright: bool, device: torch.device) -> Tens
 
 
 def _windows(count: int, x: Tensor, side: int, rng: torch.Generator | None) -> list[tuple]:
-    """Where windows of that side lie, one place for all images: indices of the last two dimensions."""
+    """Random windows of that side, at the same place in all images: indices of the last two dimensions."""
     room = torch.tensor([length - side for length in x.shape[-2:]] * count)
     corners = (room * seeds.uniform((2 * count,), rng, torch.empty(0))).long().tolist()
     return [

@@ -1,1 +1,1 @@
-"""What an attacker may do: one threat a file, each of them a geometry (see `base`)."""
+"""Threat models, what an attacker may change: one threat per file, each of them a geometry (see `base`)."""

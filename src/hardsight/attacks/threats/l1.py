@@ -1,6 +1,6 @@
-"""L1: the absolute changes of all values add up to at most eps; few pixels move, and those far.
+"""L1: the absolute changes of all values add up to at most eps; few values change, but each by much.
 
-The projection is the exact one onto ball and pixel box together: for L1 the two done in turn waste most of the budget.
+The projection onto ball and pixel range together is exact: in L1, the two projections in sequence waste most of the budget.
 Source: Croce and Hein, "Mind the box", ICML 2021, section 3.
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.threats.base import Threat, check_eps, few_at_a_time, per_image, unit
-from hardsight.attacks.threats.planes import step_l1
+from hardsight.attacks.threats.hyperplanes import step_l1
 from hardsight.core import seeds
 from hardsight.core.errors import SpecError
 from hardsight.specs.catalog import register
 
 TURNS, NEAR = 100, 1e-14
-"""How many steps the projection takes at most (a dozen do), and how near, of eps and of a pixel, it comes."""
+"""Maximum number of iterations of the projection (a dozen are usual), and its tolerance relative to eps and to a pixel."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class L1:
 
     @few_at_a_time
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest point of ball and box: sign(d) * clip(|d| - shrink, 0, room), with the least shrink that fits."""
+        """The closest point of ball and pixel range: sign(d) * clip(|d| - shrink, 0, room), with the smallest possible
+        shrink.
+        """
         delta = (x_adv - x).flatten(1).double()
         base = x.flatten(1).double()
         room = torch.where(delta > 0, 1 - base, base)
@@ -45,14 +47,14 @@ class L1:
         return (x + self._direction(x, rng) * per_image(radius * self.eps, x)).clamp(0, 1)
 
     def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """Normal noise, projected: it moves few values, and those far. The start of AutoAttack."""
+        """Normal noise, projected: it changes few values, but each by much. The start of AutoAttack."""
         return self.project(x + seeds.normal(x.shape, rng, x), x)
 
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
-        """The whole step on the largest gradients, evenly: `share` of all values, at least one.
+        """The whole step on the largest gradients, in equal parts: `share` of all values, at least one.
 
-        differs: share 0 is the true steepest step, one single value; a step that the box cuts off at once. A small share
-        is what makes it an attack (Tramer and Boneh, NeurIPS 2019, section 4.1, who take 0.01).
+        differs: share 0 is the true steepest step, on one single value, which the pixel range cuts off at once. A small
+        share is what makes it an effective attack (Tramer and Boneh, NeurIPS 2019, section 4.1, who take 0.01).
         """
         flat = grad.flatten(1)
         if x is not None:
@@ -65,7 +67,7 @@ class L1:
 
     @few_at_a_time
     def largest(self, grad: Tensor, share: Tensor) -> Tensor:
-        """The whole step, evenly, on the values of the largest gradients: that share [B] of them (Croce and Hein, algorithm 1)."""
+        """The whole step, in equal parts, on a share [B] of values, of largest gradient (Croce and Hein, algorithm 1)."""
         sizes = grad.flatten(1).abs()
         count = sizes.shape[1]
         rank = ((1 - share) * count).clamp(0, count - 1).long()
@@ -73,7 +75,7 @@ class L1:
         return unit(torch.where(grad.abs() >= per_image(least, grad), grad.sign(), 0.0), 1)
 
     def values(self, x: Tensor) -> int:
-        """How many values of an image may move."""
+        """Number of values of an image that may move."""
         return x[0].numel()
 
     def size(self, delta: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class L1:
         return grad.flatten(1).abs().amax(1)
 
     @few_at_a_time
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_l1(x, w, b)
 
     def _direction(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -93,41 +95,42 @@ class L1:
 
 
 def _at(values: Tensor, rank: Tensor) -> Tensor:
-    """[B, 1]: of values [B, N] in rising order the one at place rank [B]; a CPU needs not sort the others for it."""
+    """[B, 1]: the value of rank [B] among values [B, N] in ascending order; a CPU does not need to sort the others."""
     if values.device.type != "cpu":
         return values.sort(dim=1).values.gather(1, rank[:, None])
     return torch.stack([row.kthvalue(int(place) + 1).values for row, place in zip(values, rank, strict=True)])[:, None]
 
 
 def _shrink(reach: Tensor, room: Tensor, eps: float) -> Tensor:
-    """[B]: the least s >= 0 with sum(clip(reach - s, 0, room)) <= eps, to rounding.
+    """[B]: the smallest s >= 0 with sum(clip(reach - s, 0, room)) <= eps, to rounding.
 
-    The sum falls in s, piecewise linearly, so that Newton's steps land on it after a few; where one leaves the bracket, or the
-    sum does not move, the bracket is halved. A quarter of the time of sorting the places where the slope changes.
+    The sum decreases in s and is piecewise linear, so that Newton's method reaches it in a few steps; if a step leaves the
+    bracket, or the sum is constant there, the bracket is halved. A quarter of the time of sorting the points where the slope
+    changes.
     """
     low, high = torch.zeros_like(reach[:, 0]), reach.amax(1)
-    shrink, landed = low, torch.zeros_like(low, dtype=torch.bool)
-    open_ = ~landed
+    shrink, converged = low, torch.zeros_like(low, dtype=torch.bool)
+    open_ = ~converged
     for _ in range(TURNS):
         left = reach - shrink[:, None]
         over = torch.minimum(left.clamp_min(0), room).sum(1) - eps
         slope = ((left > 0) & (left < room)).sum(1)
         low, high = torch.where(over > 0, shrink, low), torch.where(over > 0, high, shrink)
-        landed = (over.abs() <= NEAR * eps) | (over < 0) & (shrink == 0)
-        open_ &= ~landed & (high - low > NEAR * high)
+        converged = (over.abs() <= NEAR * eps) | (over < 0) & (shrink == 0)
+        open_ &= ~converged & (high - low > NEAR * high)
         if not bool(open_.any()):
             break
         step = shrink + over / slope.clamp_min(1)
         inside = (slope > 0) & (step > low) & (step < high)
         shrink = torch.where(open_, torch.where(inside, step, (low + high) / 2), shrink)
-    return torch.where(landed, shrink, high)
+    return torch.where(converged, shrink, high)
 
 
 @register
 def l1(eps: float, share: float = 0.01) -> Threat:
     """The absolute changes of all values add up to at most eps, pixels in [0, 1]: l1(12).
 
-    share: of the values, how many one steepest step moves (0: one).
+    share: share of the values that one steepest step moves (0: one value).
     """
     if not 0 <= share <= 1:
         raise SpecError(f"l1: share is {share:g}, but it is a share of the values, from 0 to 1")

@@ -1,4 +1,4 @@
-"""L2: the Euclidean length of the whole perturbation is at most eps."""
+"""L2: the Euclidean norm of the whole perturbation is at most eps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.threats.base import Threat, check_eps, few_at_a_time, per_image, unit
-from hardsight.attacks.threats.planes import step_l2
+from hardsight.attacks.threats.hyperplanes import step_l2
 from hardsight.core import seeds
 from hardsight.specs.catalog import register
 
@@ -21,10 +21,10 @@ class L2:
 
     @few_at_a_time
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Scaled back onto the ball, then cut off at the pixel box, as PGD-L2 is usually run.
+        """Scaled back onto the ball, then clipped to the pixel range, as is usual for PGD-L2.
 
-        differs: not the nearest point of ball and box together where the box cuts; allowed all the same, since cutting off
-        only shortens a perturbation of an image that lies in the box.
+        differs: where it clips, this is not the closest point of ball and pixel range together; it is allowed all the same,
+        since clipping only shortens a perturbation of an image that is in the pixel range.
         """
         delta = x_adv - x
         length = delta.flatten(1).norm(dim=1)
@@ -48,11 +48,11 @@ class L2:
         return grad.flatten(1).norm(dim=1)
 
     @few_at_a_time
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_l2(x, w, b)
 
 
 @register
 def l2(eps: float) -> Threat:
-    """The Euclidean length of the whole perturbation is at most eps, pixels in [0, 1]: l2(0.5)."""
+    """The Euclidean norm of the whole perturbation is at most eps, pixels in [0, 1]: l2(0.5)."""
     return L2(check_eps(eps))

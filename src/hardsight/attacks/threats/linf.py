@@ -1,4 +1,4 @@
-"""Linf: no value of any pixel moves by more than eps."""
+"""Linf: no value of any pixel changes by more than eps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.threats.base import Threat, check_eps, few_at_a_time, unit
-from hardsight.attacks.threats.planes import step_linf
+from hardsight.attacks.threats.hyperplanes import step_linf
 from hardsight.core import seeds
 from hardsight.specs.catalog import register
 
@@ -27,7 +27,7 @@ class Linf:
         return (x + (2 * seeds.uniform(x.shape, rng, x) - 1) * self.eps).clamp(0, 1)
 
     def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """A uniform draw stretched until its largest value is eps: the start of AutoAttack, number for number."""
+        """A uniform sample scaled until its largest value is eps: the start of AutoAttack, number for number."""
         draw = 2 * seeds.uniform(x.shape, rng, x) - 1
         return (x + self.eps * unit(draw, torch.inf)).clamp(0, 1)
 
@@ -41,11 +41,11 @@ class Linf:
         return grad.flatten(1).abs().sum(1)
 
     @few_at_a_time
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return step_linf(x, w, b)
 
 
 @register
 def linf(eps: float) -> Threat:
-    """No value of any pixel moves by more than eps, in [0, 1]: linf(8/255)."""
+    """No value of any pixel changes by more than eps, in [0, 1]: linf(8/255)."""
     return Linf(check_eps(eps, most=1))

@@ -1,7 +1,7 @@
-"""Any threat in a part of the image: the region is cut out, the threat acts on that, and the rest stays as it is.
+"""Any threat in a part of the image: the region is cut out, the threat applies to it, and the rest does not change.
 
-Cutting out, instead of setting the rest to zero afterwards, keeps every verb exact: a start on the surface has its whole
-length within the region, and a threat that reads the pixels' mean reads the region's.
+Cutting it out, instead of setting the rest to zero afterwards, keeps every method exact: a start on the surface has its full
+length within the region, and a threat that uses the mean of the pixels uses the mean of the region.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hardsight.specs.catalog import register
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """box: (top, left, bottom, right) in shares of height and width; outside: what is not in it; mask: bool [H, W] in its place."""
+    """box: (top, left, bottom, right), shares of height and width; outside: its complement; mask: bool [H, W] instead."""
 
     threat: Threat
     box: tuple[float, float, float, float] | None = None
@@ -30,7 +30,7 @@ class Masked:
 
     def __post_init__(self) -> None:
         if getattr(self.threat, "spatial", False) and (self.outside or self.box is None):
-            raise SpecError(f"{self.threat.norm} needs a region with rows and columns: a box that is not inverse")
+            raise SpecError(f"{self.threat.norm} needs a region with rows and columns: a box, not its inverse")
 
     @property
     def spatial(self) -> bool:
@@ -65,28 +65,28 @@ class Masked:
         return self._paste(step, torch.zeros_like(grad))
 
     def largest(self, grad: Tensor, share: Tensor) -> Tensor:
-        """L1's step on a share [B] of the region's values, like grad."""
+        """The L1 step on a share [B] of the region's values, shaped like grad."""
         return self._paste(self.threat.largest(self._cut(grad), share), torch.zeros_like(grad))  # type: ignore[attr-defined]
 
     def values(self, x: Tensor) -> int:
-        """How many values of an image lie in the region and may move."""
+        """Number of values of an image that are in the region and may move."""
         return self.threat.values(self._cut(x))  # type: ignore[attr-defined]
 
     def size(self, delta: Tensor) -> Tensor:
         within = self._cut(delta)
-        astray = self._paste(torch.zeros_like(within), delta).flatten(1).abs().amax(1)
-        return torch.where(astray > NOTHING, torch.inf, self.threat.size(within))
+        leak = self._paste(torch.zeros_like(within), delta).flatten(1).abs().amax(1)
+        return torch.where(leak > NOTHING, torch.inf, self.threat.size(within))
 
     def dual(self, grad: Tensor) -> Tensor:
         return self.threat.dual(self._cut(grad))
 
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         here, slope = self._cut(x), self._cut(w)
         fixed = (w * x).flatten(1).sum(1) - (slope * here).flatten(1).sum(1)
-        return self._paste(self.threat.to_plane(here, slope, b - fixed), torch.zeros_like(x))
+        return self._paste(self.threat.to_hyperplane(here, slope, b - fixed), torch.zeros_like(x))
 
     def _cut(self, x: Tensor) -> Tensor:
-        """The region alone: [B, 3, ..., h, w] of a box, and [B, 3, ..., N, 1] of any other region of N pixels."""
+        """The region only: [B, 3, ..., h, w] of a box, and [B, 3, ..., N, 1] of any other region of N pixels."""
         places, shape = self._places(x)
         return x.flatten(-2)[..., places].unflatten(-1, shape)
 
@@ -98,7 +98,7 @@ class Masked:
         return whole.view_as(x)
 
     def _places(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Where the region's pixels lie among all H W of them, and the height and width that they are seen in."""
+        """Indices of the region's pixels among all H W of them, and the height and width of the part that is cut out."""
         height, width = x.shape[-2:]
         if self.mask is not None:
             if self.mask.shape != x.shape[-2:]:
@@ -114,7 +114,7 @@ class Masked:
             region = region ^ self.outside
         places = region.flatten().nonzero().flatten()
         if not len(places):
-            raise SpecError(f"{self.norm}: no pixel of images [{height}, {width}] lies in the region")
+            raise SpecError(f"{self.norm}: no pixel of images [{height}, {width}] is in the region")
         return places, shape or (len(places), 1)
 
 
@@ -123,7 +123,7 @@ def _edge(share: float, length: int) -> int:
 
 
 def _each(threat: Threat, **region: Any) -> Threat:
-    """The threat in the region; of a union, the union of its parts there, so that an attack still finds them."""
+    """The threat in the region; of a union, the union of its parts there, so that an attack still finds the parts."""
     if isinstance(threat, Union):
         return Union(tuple(_each(part, **region) for part in threat.parts))  # type: ignore[return-value]
     return Masked(threat, **region)  # type: ignore[return-value]
@@ -131,23 +131,23 @@ def _each(threat: Threat, **region: Any) -> Threat:
 
 @register
 def masked(threat: Threat, region: tuple[float, float, float, float], inverse: bool = False) -> Threat:
-    """Any threat in a box of the image, the rest untouched: masked(linf(8/255), (0, 0, 0.5, 1)) is in the upper half.
+    """Any threat in a box of the image, the rest unchanged: masked(linf(8/255), (0, 0, 0.5, 1)) is in the upper half.
 
-    region: top, left, bottom, right, in shares of height and width. inverse: outside the box instead.
+    region: top, left, bottom, right, as shares of height and width. inverse: outside the box instead.
     """
     top, left, bottom, right = region
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise SpecError(
-            f"masked: region is {list(region)}; it is top, left, bottom, right in shares of the image, such as [0, 0, 0.5, 1]"
+            f"masked: region is {list(region)}; it must be top, left, bottom, right as shares, such as [0, 0, 0.5, 1]"
         )
     return _each(threat, box=(top, left, bottom, right), outside=inverse)
 
 
 def masked_by(threat: Threat, mask: Tensor) -> Threat:
-    """Any threat where `mask` [H, W] holds, the same for all images of a data set; in Python alone, since no text writes it.
+    """Any threat where `mask` [H, W] is True, the same for all images of a data set; Python only, a mask has no text form.
 
-    A mask an image cannot be had: a threat has no state, and does not know which images a search still looks at.
+    One mask per image is not possible: a threat has no state, and does not know which images a search is still processing.
     """
     if mask.dim() != 2 or not mask.any():
-        raise ShapeError(f"a region's mask is [H, W] with some pixel in it; this one is {list(mask.shape)}")
+        raise ShapeError(f"a region's mask must be [H, W] with at least one True pixel; this one is {list(mask.shape)}")
     return _each(threat, mask=mask.bool())

@@ -1,6 +1,6 @@
-"""RMS: the root of the mean squared change of a value is at most eps: L2 that means the same at every image size.
+"""RMS: the root mean square change of a value is at most eps: an L2 norm with the same meaning at every image size.
 
-At 1 every image is within it, since pixels lie in [0, 1]: the threat of what is measured but not bounded, such as corruptions.
+At 1 every image is allowed, since pixels are in [0, 1]: the threat of what is measured but not bounded, such as corruptions.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Rms:
     def dual(self, grad: Tensor) -> Tensor:
         return _root(grad) * self._ball(grad).dual(grad)
 
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return self._ball(x).to_plane(x, w, b)
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return self._ball(x).to_hyperplane(x, w, b)
 
     def _ball(self, x: Tensor) -> L2:
         return L2(self.eps * _root(x))

@@ -1,8 +1,8 @@
-"""Several threats at once: what any of them allows, is allowed. Robust to the union means robust to each.
+"""Several threats at once: what any of them allows is allowed. Robust to the union means robust to each.
 
-An attack runs its search in each of `parts` and keeps the worst of each image (`compose.in_each`), which is how such numbers
-are defined. The verbs here are what the verdict is judged by. A search can walk in the union itself too, but may stay for good
-in the part where it began: the set is not convex, and the nearest allowed point lies in that part again.
+An attack runs its search in each of `parts` and keeps the worst result per image (`compose.in_each`), which is how such
+numbers are defined. The methods here check the result. A search can run in the union itself too, but may never leave the
+part where it began: the set is not convex, and the closest allowed point is in that part again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hardsight.specs.catalog import register
 from hardsight.specs.syntax import eps_of
 
 ROUNDING = 1e-7
-"""A perturbation (x + delta) - x is off by so much in float32; beside a tiny eps that is no longer little."""
+"""Rounding error of a perturbation (x + delta) - x in float32; compared with a tiny eps it is no longer small."""
 
 
 @dataclass(frozen=True)
 class Union:
-    """Sizes are relative: 1 is what the nearest of the parts just allows, so eps is 1."""
+    """Sizes are relative: 1 is what at least one of the parts just allows, so eps is 1."""
 
     parts: tuple[Threat, ...]
 
@@ -35,7 +35,7 @@ class Union:
 
     @property
     def norm(self) -> str:
-        """The radii are part of the name, since eps doesn't tell them."""
+        """The radii are part of the name, since eps does not contain them."""
         return " or ".join(f"{part.norm} {_text(part.eps)}" for part in self.parts)
 
     @property
@@ -47,7 +47,7 @@ class Union:
         return any(getattr(part, "spatial", False) for part in self.parts)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest, in L2, of the parts' projections."""
+        """The closest, in L2, of the parts' projections."""
         found = self._each(lambda part: part.project(x_adv, x))
         return _take(found, (found - x_adv).flatten(2).norm(dim=2).argmin(0))
 
@@ -57,7 +57,7 @@ class Union:
         return _take(found, seeds.uniform(found.shape[:2], rng, x).argmax(0))
 
     def surface(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """On the surface of a random part: of those, where there are any, whose point no other part has within it."""
+        """On the surface of a random part, if possible of one whose point is not inside any other part."""
         found = self._each(lambda part: part.surface(x, rng))
         outermost = torch.stack([self.size(there - x) for there in found]) > 1 - 1e-3
         return _take(found, (outermost + seeds.uniform(found.shape[:2], rng, x)).argmax(0))
@@ -66,22 +66,22 @@ class Union:
         """The whole step of the part whose step raises a linear loss most.
 
         Source: Maini, Wong and Kolter, ICML 2020, algorithm 1 (MSD), to first order. differs: theirs projects each part's
-        step and reads the loss at all of them, which takes an objective.
+        step and evaluates the loss at all of them, which needs an objective.
         """
         found = self._each(lambda part: part.eps * part.steepest(grad, x))
         most = self._each(lambda part: part.eps * part.dual(grad))
         return _take(found, torch.minimum((found * grad).flatten(2).sum(2), most).argmax(0))
 
     def size(self, delta: Tensor) -> Tensor:
-        """[B]: the least of size / eps over the parts; 0 for nothing at all, whatever eps."""
+        """[B]: the smallest size / eps over the parts; 0 for no change, with any eps."""
         return self._each(lambda part: _relative(part.size(delta), part.eps)).amin(0)
 
     def dual(self, grad: Tensor) -> Tensor:
         return self._each(lambda part: part.eps * part.dual(grad)).amax(0)
 
-    def to_plane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        """The step of the part that it takes least of."""
-        found = self._each(lambda part: part.to_plane(x, w, b))
+    def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        """The step of the part in which it is smallest, relative to eps."""
+        found = self._each(lambda part: part.to_hyperplane(x, w, b))
         sizes = [_relative(part.size(step), part.eps) for part, step in zip(self.parts, found, strict=True)]
         return _take(found, torch.stack(sizes).argmin(0))
 
@@ -90,7 +90,7 @@ class Union:
 
 
 def _take(found: Tensor, which: Tensor) -> Tensor:
-    """[B, ...] of [K, B, ...]: each image's own."""
+    """[K, B, ...] -> [B, ...]: for each image, the entry `which`."""
     return found[which, torch.arange(found.shape[1], device=found.device)]
 
 
@@ -105,7 +105,7 @@ def _text(eps: float) -> str:
 
 @register
 def union(threats: tuple[Threat, ...]) -> Threat:
-    """What any of several threats allows, the worst of each image: union([linf(8/255), l2(0.5), l1(12)]).
+    """What any of several threats allows, the worst case per image: union([linf(8/255), l2(0.5), l1(12)]).
 
     Source: Tramer and Boneh, NeurIPS 2019, section 2 ("max" over perturbation types).
     """

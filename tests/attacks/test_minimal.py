@@ -1,4 +1,4 @@
-"""How small a change suffices: sizes that FMN and FAB find against closed form, when they are told, and how the report tells them."""
+"""Minimal perturbations: sizes found by FMN and FAB against closed form, when they are stored, and how reports show them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardsight.measure import evaluate as judge
+from hardsight.measure import evaluate as evaluation
 from hardsight.metrics.intervals import quantile
 from hardsight.report import table
 from hardsight.report.nearest import nearest, sentences, text
@@ -39,7 +39,7 @@ class Flat(nn.Module):
 
 @pytest.fixture(scope="module")
 def system() -> System:
-    """A classifier whose logits are linear in the pixels: the boundaries are planes."""
+    """A classifier whose logits are linear in the pixels: its decision boundaries are hyperplanes."""
     toy = toy_system(CLASSIFY)
     body = Flat()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def closed(system: System, x: Tensor, label: Tensor, dual: float) -> tuple[Tensor, Tensor]:
-    """The distances of each image to the nearest of its planes, and to that of the likeliest other class; 0 where it is beyond."""
+    """The distance of each image to its closest boundary, and to that of the most likely other class; 0 if it is beyond."""
     slope = torch.autograd.functional.jacobian(lambda one: system.output(one[None])[0], x[0]).flatten(1)
     logits = system.output(x)
     away = []
@@ -68,24 +68,26 @@ def closed(system: System, x: Tensor, label: Tensor, dual: float) -> tuple[Tenso
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("search", SEARCHES)
-def test_the_size_found_is_that_of_the_plane(system: System, images: tuple[Tensor, Tensor], search: str, norm: str) -> None:
-    """However far beyond eps; 0 where the image is wrong from the start. The margin leads to the likeliest other class."""
+def test_the_size_found_is_the_distance_to_the_hyperplane(
+    system: System, images: tuple[Tensor, Tensor], search: str, norm: str
+) -> None:
+    """At any distance beyond eps; 0 if misclassified from the start. The margin leads to the most likely other class."""
     x, _ = images
     label = system.output(x).argmax(1)
     label[:2] = (label[:2] + 1) % 5
     spec, place = NORMS[norm]
     threat = build(spec, "Threat")
-    wanted, rival = closed(system, x, label, {1: 1, 2: 2, torch.inf: torch.inf}[place])
-    rows, _ = judge.evaluate(system, build(SEARCHES[search], "Attack"), threat, x, label, ["?"] * len(x))
+    wanted, other = closed(system, x, label, {1: 1, 2: 2, torch.inf: torch.inf}[place])
+    rows, _ = evaluation.evaluate(system, build(SEARCHES[search], "Attack"), threat, x, label, ["?"] * len(x))
     found = torch.from_numpy(rows["nearest"])
     assert (found[:2] == 0).all()
-    assert (wanted[2:] > threat.eps).any(), "some stand within eps"
-    assert (found[2:] >= wanted[2:] * 0.999).all(), "no search comes nearer than the plane"
-    assert (found[2:] <= rival[2:] * 1.1).all(), (found[2:] / rival[2:]).tolist()
+    assert (wanted[2:] > threat.eps).any(), "some are robust within eps"
+    assert (found[2:] >= wanted[2:] * 0.999).all(), "no search comes closer than the hyperplane"
+    assert (found[2:] <= other[2:] * 1.1).all(), (found[2:] / other[2:]).tolist()
     assert ((rows["error"] >= 1) == (rows["nearest"] <= threat.eps * (1 + 1e-5))).all()
 
 
-def test_only_a_whole_search_in_one_ball_tells_it(system: System, images: tuple[Tensor, Tensor]) -> None:
+def test_only_a_whole_search_in_one_ball_stores_it(system: System, images: tuple[Tensor, Tensor]) -> None:
     x, label = images
     for attack, threat in (
         ("attack(fmn(5, early_exit=True), loss=margin)", "linf(1/255)"),
@@ -93,21 +95,21 @@ def test_only_a_whole_search_in_one_ball_tells_it(system: System, images: tuple[
         ("pgd(2)", "linf(1/255)"),
         ("autoattack(steps=3, queries=2, targets=1)", "linf(1/255)"),
     ):
-        rows, _ = judge.evaluate(system, build(attack, "Attack"), build(threat, "Threat"), x, label, ["?"] * 8)
+        rows, _ = evaluation.evaluate(system, build(attack, "Attack"), build(threat, "Threat"), x, label, ["?"] * 8)
         assert "nearest" not in rows, attack
 
 
-def test_bf16_is_not_asked_where_the_boundary_is(system: System, images: tuple[Tensor, Tensor]) -> None:
+def test_bf16_is_not_used_to_find_the_boundary(system: System, images: tuple[Tensor, Tensor]) -> None:
     x, label = images
     attack, threat = build("attack(fmn(20), loss=margin)", "Attack"), build("linf(1/255)", "Threat")
-    one, other = (judge.evaluate(system, attack, threat, x, label, ["?"] * 8, None, p)[0] for p in ("float32", "bf16"))
+    one, other = (evaluation.evaluate(system, attack, threat, x, label, ["?"] * 8, None, p)[0] for p in ("float32", "bf16"))
     assert np.array_equal(one["nearest"], other["nearest"])
     assert np.isfinite(one["nearest"]).any()
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_quantiles_cover_the_truth(share: float) -> None:
-    """19 times in 20, of 1,000 drawings of 40 from a known distribution; and the values are numpy's inverted ones."""
+    """19 times in 20, for 1,000 samples of 40 from a known distribution; and the values are numpy's inverted ones."""
     rng, hits = np.random.default_rng(0), 0
     for _ in range(1000):
         drawn = rng.exponential(size=40)
@@ -127,8 +129,8 @@ def test_quantiles_of_few_and_of_infinite_values() -> None:
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch: pytest.MonkeyPatch) -> table.Table:
-    """A store of two encoders, one of which FMN felled in part."""
+def filled(tmp_path, monkeypatch: pytest.MonkeyPatch) -> table.Table:
+    """A store of two encoders; for one of them FMN succeeded only on a part of the images."""
     store = Store(tmp_path / "store")
     for name, sizes in (("plain", np.linspace(0, 11, N) / 255), (HOSTILE, np.where(np.arange(N) < 6, 1 / 255, np.inf))):
         add(store, name, "classify", "clean", 0, error=np.zeros(N))
@@ -141,32 +143,32 @@ def told(tmp_path, monkeypatch: pytest.MonkeyPatch) -> table.Table:
     return table.grid(store.cells())
 
 
-def test_report_tells_sizes_of_images_that_were_right(told: table.Table) -> None:
-    lines = {line["n"]: line for line in nearest(told)}
-    assert sorted(lines) == [N - 1, N], "the image of size 0 was wrong from the start"
+def test_report_shows_sizes_of_images_that_were_correct(filled: table.Table) -> None:
+    lines = {line["n"]: line for line in nearest(filled)}
+    assert sorted(lines) == [N - 1, N], "the image of size 0 was misclassified from the start"
     assert lines[N - 1]["text"][1] == "6.00/255"
     assert (lines[N]["felled"], lines[N]["text"][4]) == (6, "none found")
     assert text(0.25, "L2") == "0.25"
-    page, told_in = html(told), sentences(told, [0, 1])
-    assert "How small a change suffices" in page
+    page, shown = html(filled), sentences(filled, [0, 1])
+    assert "Minimal perturbations" in page
     assert "6.00/255" in page
     assert HOSTILE not in page
-    assert len(told_in) == 2
-    assert "half of the 11 images it has right" in " ".join(told_in)
-    assert sorted(int(line.split(",")[-2]) for line in table.csv(told).splitlines() if "nearest.median" in line) == [
+    assert len(shown) == 2
+    assert "over the 11 correctly classified images" in " ".join(shown)
+    assert sorted(int(line.split(",")[-2]) for line in table.csv(filled).splitlines() if "nearest.median" in line) == [
         N - 1,
         N,
     ]
-    assert "6.00/255" in table.markdown(told)
-    entries = [one["fmn@linf(4/255)"]["nearest"] for one in table.document(told)["results"].values()]
+    assert "6.00/255" in table.markdown(filled)
+    entries = [one["fmn@linf(4/255)"]["nearest"] for one in table.document(filled)["results"].values()]
     assert sorted((one["felled"], one["n"]) for one in entries) == [(6, N), (N - 1, N - 1)]
     assert [one["threequarters"] for one in entries if one["felled"] == 6] == [None]
 
 
-def test_report_is_silent_where_none_was_sought(tmp_path) -> None:
+def test_report_shows_nothing_without_such_a_search(tmp_path) -> None:
     store = Store(tmp_path / "store")
     add(store, "plain", "classify", "clean", 0)
     add(store, "plain", "classify", "task", 4)
     grid = table.grid(store.cells())
     assert nearest(grid) == []
-    assert "How small a change suffices" not in html(grid)
+    assert "Minimal perturbations" not in html(grid)
