@@ -1,4 +1,4 @@
-"""Paper 003's crop space beside an attack on the image: same crops, same clean answers, more freedom, and no image behind it."""
+"""Paper 003's crop space compared with an attack on the image: same crops and clean outputs, but no valid image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PGD = "attack(pgd(20, start=clean))"
 
 
 def systems() -> tuple[System, System]:
-    """One head on the mean of the same four crops: over an image, and over its crops as frames."""
+    """One head on the mean embedding of the same four crops: computed from an image, and from its crops as frames."""
     whole = fit_probe(load_encoder(f"crops('zoo:made_supervised', {CROPS})"), "classify", DATA, "probe(epochs=20)")
     return whole, System(load_encoder("clips('zoo:made_supervised')"), whole.head, whole.task)
 
@@ -66,7 +66,7 @@ def test_the_crops_are_those_of_the_encoder() -> None:
 
 
 def test_what_an_image_can_crops_apart_can_and_more() -> None:
-    """The crops of an attacked image lie within eps of its crops, so the image's attack is one of theirs; theirs finds worse."""
+    """Crops of an attacked image are within eps of the clean ones: that attack is valid here too; this one is stronger."""
     whole, apart = systems()
     x, crops, y = batches()
     eps = "2/255"
@@ -81,7 +81,7 @@ def test_what_an_image_can_crops_apart_can_and_more() -> None:
     assert on_crops.mean() > 1.2 * on_image.mean()
     assert (on_crops > on_image).float().mean() > 0.9
     right = [float((system.output(z).argmax(1) == y).float().mean()) for system, z in ((whole, x_adv), (apart, adv))]
-    assert right[1] < right[0], "robustness is understated"
+    assert right[1] < right[0], "robustness is underestimated"
 
 
 def test_overlapping_crops_show_one_pixel_with_two_values() -> None:
@@ -101,11 +101,11 @@ def test_overlapping_crops_show_one_pixel_with_two_values() -> None:
         times[part] += 1
     apart = (high - low)[..., times > 1]
     assert (times > 1).sum() > 50
-    assert (apart > 4 / 255).float().mean() > 0.3, "more than eps apart: no image is within eps of both"
+    assert (apart > 4 / 255).float().mean() > 0.3, "more than eps apart, so no single image is within eps of both"
 
 
 def test_the_attack_is_that_of_the_released_code() -> None:
-    """pgd_linf_n_patch in its own words: the mean of the perturbed crops' embeddings, one step of alpha for each crop."""
+    """A reimplementation of pgd_linf_n_patch: mean embedding of the perturbed crops, one step of alpha for each crop."""
     _, apart = systems()
     _, crops, y = batches(6)
     eps, alpha, steps = 8 / 255, 0.01, 5
@@ -123,7 +123,7 @@ def test_the_attack_is_that_of_the_released_code() -> None:
     objective = against(apart.output, lambda output, target, progress: apart.task.loss(output, target), target=y)
     ours = search(objective, crops, build("linf(8/255)", "Threat")).x_adv
     differs = (ours - (crops + delta)).abs() > 1e-6
-    assert differs.float().mean() < 1e-3, "but for signs of gradients that are zero to rounding"
+    assert differs.float().mean() < 1e-3, "except for signs of gradients that are zero up to rounding"
 
 
 def test_tables_say_that_it_is_no_threat_on_images(tmp_path: Path) -> None:
@@ -143,5 +143,5 @@ def test_crops_that_cannot_be(wrong: str) -> None:
 
 
 def test_clips_are_not_cut() -> None:
-    with pytest.raises(DataError, match="cuts images with a label"):
+    with pytest.raises(DataError, match="needs images with a label, and moving has clips with label"):
         build("crop_space(moving(size=16, frames=4))", "Data")

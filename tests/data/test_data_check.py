@@ -1,4 +1,4 @@
-"""`hardsight data check` and `get`: what they find, what they fetch (from this disk, as tests have no net), and what they refuse."""
+"""`hardsight data check` and `get`: what they report, download (from local files; tests have no network) and reject."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_set_can_be_checked(tmp_path, name):
         assert set(split["targets"]) == (
             set() if part == "unlabeled" or (name, part) == ("hfdata", "test") else {*data.card.targets}
         )
-    assert all("published are" in text or "no " in text for text in found["problems"]), found["problems"]
+    assert all("the published set has" in text or "no " in text for text in found["problems"]), found["problems"]
     assert lines(found)[0].startswith(data.card.name)
 
 
@@ -54,7 +54,7 @@ def test_what_check_finds(tmp_path):
             sets.save(place / "annotations" / split / f"ADE_{split[:5] if split == 'training' else 'val'}_{n:08d}.png", mask)
     data = open_data(f"ade20k(root={str(tmp_path)!r}, size=[12, 12])")
     found = check(data)
-    assert found["problems"][0] == "train has 3 images; published are 20,210"
+    assert found["problems"][0] == "train has 3 images; the published set has 20,210"
     assert f"train: {broken} is empty (0 bytes)" in found["problems"]
     train = found["splits"]["train"]
     assert (train["images"], train["read"], train["unreadable"], train["first_unreadable"]) == (
@@ -66,12 +66,14 @@ def test_what_check_finds(tmp_path):
     mask = train["targets"]["mask"]
     assert mask["classes"] == 150 and len(mask["missing"]) == 149 and "thing 5" not in mask["missing"]
     assert 0.4 < mask["ignored"] < 0.6
-    assert not [text for text in found["problems"] if text.startswith("train: no mask of")], "not all images were read"
-    assert [text for text in found["problems"] if text.startswith("val: no mask of thing 1, ")]
+    assert not [text for text in found["problems"] if text.startswith("train: no mask with class")], (
+        "not all images were read"
+    )
+    assert [text for text in found["problems"] if text.startswith("val: no mask with class thing 1, ")]
     assert check(data, 1)["splits"]["train"]["read"] + check(data, 1)["splits"]["train"]["unreadable"] == 1
 
 
-def test_check_tells_ranges_and_warnings(tmp_path):
+def test_check_reports_ranges_and_warnings(tmp_path):
     import h5py
 
     sets.nyuv2(tmp_path / "depth")
@@ -79,7 +81,7 @@ def test_check_tells_ranges_and_warnings(tmp_path):
         file["depths"][...] = np.where(np.arange(12) < 6, 2.0, 0.0).astype(np.float32)
         file["depths"][0] = 4000
     found = check(open_data(f"nyuv2(root={str(tmp_path / 'depth')!r})"), None)
-    assert any("frame 1: half of its depths lie beyond 4,000.0 m" in text for text in found["problems"])
+    assert any("frame 1: half of its depths are beyond 4,000.0 m" in text for text in found["problems"])
     assert found["splits"]["test"]["targets"]["depth"] == {"least": 2.0, "median": 2.0, "most": 2.0, "unmeasured": 0.5}
     assert "depth: 2.00 to 2.00 m, median 2.00 m, 50.0% not measured" in "\n".join(lines(found))
     sets.coco(tmp_path / "boxes")
@@ -90,7 +92,7 @@ def test_check_tells_ranges_and_warnings(tmp_path):
 
 
 class Odd:
-    """Twenty samples that are not what their card says, each in its own way."""
+    """Twenty samples that do not match their card, in different ways."""
 
     def __len__(self) -> int:
         return 20
@@ -104,10 +106,10 @@ class Odd:
 def test_check_finds_what_a_reader_let_through():
     found = check(Data(DataCard("odd", ("label", "depth"), (8, 8), ("a", "b", "c")), {"train": Odd()}), None)
     problems = "\n".join(found["problems"])
-    assert "s7 is torch.uint8 [3, 9, 8]; the set's images are uint8 [3, 8, 8]" in problems
+    assert "s7 is torch.uint8 [3, 9, 8]; images of this set must be uint8 [3, 8, 8]" in problems
     assert "train: 5 more images can't be read" in problems
-    assert "train: label has the classes [3, 4]; there are 0 to 2" in problems
-    assert "train: no depth is measured anywhere" in problems
+    assert "train: label has the classes [3, 4]; valid classes are 0 to 2" in problems
+    assert "train: no pixel has a measured depth" in problems
 
 
 def test_what_is_published_of_what():
@@ -123,9 +125,9 @@ def test_what_is_published_of_what():
 
 def test_counts_hold_only_for_the_plain_spec(tmp_path):
     sets.voc(tmp_path)
-    for spec, told in (("", True), (", what=boxes", False)):
+    for spec, compared in (("", True), (", what=boxes", False)):
         found = check(open_data(f"voc(root={str(tmp_path)!r}, size=16{spec})"), 1)
-        assert any("published are" in text for text in found["problems"]) == told
+        assert any("the published set has" in text for text in found["problems"]) == compared
 
 
 # Getting
@@ -157,26 +159,28 @@ def test_get_fetches_unpacks_and_opens(tmp_path, monkeypatch, ending):
     monkeypatch.setitem(
         tiny_imagenet.PUBLISHED, "tiny_imagenet", replace(offer, files=((archive.as_uri(), getting._md5(archive)),))
     )
-    spec, told = f"tiny_imagenet:{tmp_path / 'here'}", []
-    assert get(spec, lambda *amount: told.append(amount)) == tmp_path / "here"
-    assert len(open_data(spec).split("val")) == 3 and told
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["tiny-imagenet-200"], "the archive is gone"
+    spec, ticks = f"tiny_imagenet:{tmp_path / 'here'}", []
+    assert get(spec, lambda *amount: ticks.append(amount)) == tmp_path / "here"
+    assert len(open_data(spec).split("val")) == 3 and ticks
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["tiny-imagenet-200"], "the archive is deleted"
     archive.unlink()
-    get(spec)  # it is there: nothing is fetched
+    get(spec)  # the data exist, so nothing is downloaded
 
 
 def test_what_get_refuses(tmp_path, monkeypatch):
     archive = packed(tmp_path / "x.zip", {"a.txt": b"x"})
     with pytest.raises(DataError, match=r"x.zip is not the published file: md5 .*, not 0123"):
         download(archive.as_uri(), _folder(tmp_path / "a"), "0123")
-    with pytest.raises(DataError, match=r"gone.zip can't be fetched"):
+    with pytest.raises(DataError, match=r"gone.zip can't be downloaded"):
         download((tmp_path / "gone.zip").as_uri(), _folder(tmp_path / "b"))
     monkeypatch.setitem(tiny_imagenet.PUBLISHED, "tiny_imagenet", Published("https://page", by_hand="ask them"))
-    with pytest.raises(DataError, match=r"tiny_imagenet can't be fetched by a program: ask them \(https://page\)"):
+    with pytest.raises(DataError, match=r"tiny_imagenet can't be downloaded by a program: ask them \(https://page\)"):
         get(f"tiny_imagenet:{tmp_path / 'c'}")
-    with pytest.raises(DataError, match=r"cityscapes can't be fetched by a program: with an account, take leftImg8bit"):
+    with pytest.raises(
+        DataError, match=r"cityscapes can't be downloaded by a program: with an account download leftImg8bit"
+    ):
         get(f"cityscapes:{tmp_path / 'c'}")
-    with pytest.raises(DataError, match="folder is no data set that is published"):
+    with pytest.raises(DataError, match="folder is not a published data set"):
         get(f"folder:{tmp_path}")
     assert not (tmp_path / "c").exists()
 
@@ -185,7 +189,7 @@ def test_what_get_refuses(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", ["zip", "tar.gz"])
 def test_an_archive_reaches_nothing_outside(tmp_path, name, ending):
     archive = packed(tmp_path / "in" / f"x.{ending}", {name: b"x"})
-    with pytest.raises(DataError, match="lies outside the folder"):
+    with pytest.raises(DataError, match="is outside the folder"):
         unpack(archive, tmp_path / "in" / "to")
     assert not list(tmp_path.rglob("out.txt"))
 
@@ -218,7 +222,7 @@ def test_torchvision_fetches_what_it_knows(tmp_path, monkeypatch):
     for kind in ("DTD", "VOCDetection"):
         monkeypatch.setattr(datasets, kind, Fake)
     assert get(f"dtd:{tmp_path / 'x'}") == tmp_path / "x"
-    with pytest.raises(DataError, match="torchvision can't fetch VOCDetection into .*no net here"):
+    with pytest.raises(DataError, match="torchvision can't download VOCDetection into .*no net here"):
         get(f"voc(root={str(tmp_path / 'x')!r}, years=[2007, 2012])")
     assert asked[0] == (str(tmp_path / "x"), {"download": True})
     get(f"voc(root={str(tmp_path / 'x')!r}, years=[2007, 2012])")
@@ -231,7 +235,7 @@ def test_torchvision_fetches_what_it_knows(tmp_path, monkeypatch):
 
 
 class Hub:
-    """A hub of one repository, whose own branch holds no parquet file."""
+    """A hub with one repository, whose default branch contains no parquet file."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.brought = place, []
@@ -241,7 +245,7 @@ class Hub:
 
     def list_repo_files(self, name: str, repo_type: str, revision: str | None) -> list[str]:
         if name == "gone/gone":
-            raise OSError("404: there is no\nsuch repository")
+            raise OSError("404: no\nsuch repository")
         files = [path.relative_to(self.place).as_posix() for path in self.place.rglob("*.parquet")]
         return files if revision else ["README.md", "data.tar"]
 
@@ -259,14 +263,14 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     for part, count in (("train", 4), ("test", 2)):
         sets.parquet(tmp_path / "default" / part / "0000.parquet", [(sets.picture(n), n) for n in range(count)], classes=4)
     data = open_data("hfdata:some/thing")
-    assert data.card.name == "thing" and len(hub.brought) == 1, "a split is fetched when it is used"
+    assert data.card.name == "thing" and len(hub.brought) == 1, "a split is downloaded when it is used"
     assert len(data.split("train")) == 4 and data.card.classes == ("class 0", "class 1", "class 2", "class 3")
     assert {revision for _, revision in hub.brought} == {"refs/convert/parquet"}
     get("hfdata:some/thing")
     assert {file for file, _ in hub.brought} == {"default/train/0000.parquet", "default/test/0000.parquet"}
-    with pytest.raises(DataError, match="hfdata:gone/gone can't be listed: 404: there is no such repository"):
+    with pytest.raises(DataError, match="hfdata:gone/gone can't be listed: 404: no such repository"):
         open_data("hfdata:gone/gone")
-    with pytest.raises(DataError, match="is no folder; name one with parquet files, or a repository"):
+    with pytest.raises(DataError, match="is not a folder; give one with parquet files, or a repository"):
         open_data("hfdata:/no/such/folder")
 
 
@@ -280,7 +284,7 @@ def run(*arguments: str):
 def test_the_command(tmp_path):
     sets.tiny_imagenet(tmp_path)
     result = run("check", f"tiny_imagenet:{tmp_path}")
-    assert result.exit_code == 1 and "problem  train has 6 images; published are 100,000" in result.stdout
+    assert result.exit_code == 1 and "problem  train has 6 images; the published set has 100,000" in result.stdout
     found = json.loads(run("check", f"tiny_imagenet:{tmp_path}", "--json", "--count", "0").stdout)
     assert found["splits"]["val"]["images"] == 3
     good = run("check", "made(size=16, train=3, test=3)", "--count", "2")
@@ -307,7 +311,7 @@ def test_real_sets_are_whole(real_data):
     assert [boxes["coco"][part]["boxes"] for part in ("train", "val", "test")] == [2804, 1137, 945]
 
 
-def test_both_layouts_of_bccd_tell_the_same_boxes(real_data):
+def test_both_layouts_of_bccd_give_the_same_boxes(real_data):
     one = open_data(f"coco(root={str(real_data / 'bccd')!r}, images='BCCD/JPEGImages', size=240)").split("test")
     names = "classes=['RBC', 'WBC', 'Platelets'], origin=0, size=240"
     other = open_data(f"voc(root={str(real_data / 'bccd' / 'BCCD')!r}, what=boxes, {names})").split("test")
@@ -332,7 +336,7 @@ def test_real_sets_of_the_other_readers(real_data, spec, target):
     found = check(open_data(spec.replace("ROOT", str(real_data))), 20)
     assert all(split["read"] == min(20, split["images"]) for split in found["splits"].values())
     assert all(target in split["targets"] for split in found["splits"].values())
-    assert all("published are" in text for text in found["problems"]), found["problems"]
+    assert all("the published set has" in text for text in found["problems"]), found["problems"]
 
 
 def test_imagenets_names_and_labels_are_those_of_real_samples(real_data):

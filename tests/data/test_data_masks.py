@@ -1,4 +1,4 @@
-"""Masks of the published data sets: held against what was written and what torchvision reads, and what can be wrong with them."""
+"""Masks of the published data sets: compared with the written files and with torchvision, and errors in the files."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_voc_masks_as_torchvision_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "mask", "strange", "told"),
+    ("name", "write", "mask", "strange", "valid"),
     [
         ("ade20k", sets.ade20k, "ADEChallengeData2016/annotations/training/ADE_train_00000001.png", 151, "1 to 150, and 0"),
         ("cityscapes", sets.cityscapes, "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png", 34, "0 to 33"),
         ("voc", sets.voc, "VOCdevkit/VOC2012/SegmentationClass/2012_000001.png", 21, "0 to 20, and 255"),
     ],
 )
-def test_bad_masks(tmp_path, name, write, mask, strange, told):
+def test_bad_masks(tmp_path, name, write, mask, strange, valid):
     write(tmp_path)
     path, spec = tmp_path / mask, ask(name, tmp_path, size=16)
     good = np.zeros((16, 32) if name == "cityscapes" else (13, 19) if name == "ade20k" else (21, 29), np.uint8)
@@ -80,15 +80,15 @@ def test_bad_masks(tmp_path, name, write, mask, strange, told):
     bad = good.copy()
     bad[2, 3] = strange
     for array, message in (
-        (bad, f"{path.name} has the id {strange}; .*{told}"),
+        (bad, f"{path.name} has the id {strange}; .*{valid}"),
         (good[:, :-1], f"{path.name} is {good.shape[1] - 1}x{good.shape[0]} pixels, its image is"),
-        (np.dstack([good] * 3), f"{path.name} has colour mode RGB; a mask is"),
+        (np.dstack([good] * 3), f"{path.name} has colour mode RGB; a mask must be"),
     ):
         sets.save(path, array)
         with pytest.raises(DataError, match=message):
             open_data(spec).split("train").sample(0)
     path.unlink()
-    with pytest.raises(DataError, match=f"has no mask: there is no file {path}"):
+    with pytest.raises(DataError, match=f"has no mask: expected the file {path}"):
         open_data(spec).split("train").sample(0)
 
 
@@ -100,5 +100,5 @@ def test_bad_lists_of_masks(tmp_path):
         open_data(ask("ade20k", tmp_path, size=8))
     sets.cityscapes(tmp_path / "city")
     sets.save(tmp_path / "city/leftImg8bit/train/aachen/odd.png", sets.picture(0, 16, 32))
-    with pytest.raises(DataError, match=r"odd.png is no Cityscapes image; its name ends in _leftImg8bit.png"):
+    with pytest.raises(DataError, match=r"odd.png is not a Cityscapes image; its name must end in _leftImg8bit.png"):
         len(open_data(ask("cityscapes", tmp_path / "city")).split("train"))

@@ -1,6 +1,6 @@
-"""The published data sets: laws that every reader keeps, and each format held against what was written, pixel by pixel.
+"""The published data sets: rules that hold for every reader, and each format compared with the written files pixel by pixel.
 
-Where torchvision or another reader reads the same folder, the two must agree.
+If torchvision or another reader can read the same folder, the two must agree.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def shown(image: torch.Tensor) -> np.ndarray:
 def test_every_published_set_is_tried_here():
     modules = {import_module(entry.module) for entry in entries().values() if entry.kind == "Data"}
     known = {name for module in modules for name in getattr(module, "PUBLISHED", {})}
-    assert known - {name.partition("-")[0] for name in SPECS} == {"cifar10", "flowers102"}, "tried by tests of their own"
+    assert known - {name.partition("-")[0] for name in SPECS} == {"cifar10", "flowers102"}, "these have their own tests"
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -94,12 +94,12 @@ def test_laws_of_every_set(tmp_path, name):
             assert sample.image.shape == ((3, card.frames, high, wide) if card.frames else (3, high, wide))
             assert sample.id == other.id and torch.equal(sample.image, other.image)
             if not sample.target:
-                assert part == "unlabeled" or (name, part) == ("hfdata", "test"), "the publisher keeps these"
+                assert part == "unlabeled" or (name, part) == ("hfdata", "test"), "their labels are not published"
                 continue
             assert set(sample.target) == {*card.targets} | ({"box_labels"} if "boxes" in card.targets else set())
             for kind, value in sample.target.items():
                 assert torch.equal(value, other.target[kind])
-                value.zero_()  # what goes out is a copy
+                value.zero_()  # the returned value is a copy
                 assert torch.equal(images.sample(place).target[kind], other.target[kind])
             held = other.target
             if "label" in held:
@@ -135,7 +135,7 @@ def test_cifar100(tmp_path):
             assert batch.target["label"].tolist() == content[f"{labels}_labels".encode()]
     (tmp_path / "cifar-100-python" / "meta").unlink()
     assert open_data(f"cifar100:{tmp_path}").card.classes[99] == "99"
-    with pytest.raises(DataError, match="holds no CIFAR-10;"):
+    with pytest.raises(DataError, match="contains no CIFAR-10;"):
         open_data(f"cifar10:{tmp_path}")
 
 
@@ -244,11 +244,11 @@ def test_ucf101(tmp_path):
             sample = images.sample(place)
             assert ("_g01_" in sample.id) == (name == "test")
             first = shown(sample.image[:, 0]).astype(float)
-            assert np.abs(first - 0.9 * written[sample.id]).mean() < 12, "the second of six frames, as MPEG-4 keeps it"
+            assert np.abs(first - 0.9 * written[sample.id]).mean() < 12, "the second of six frames, compressed"
     other = open_data(f"ucf101(root={str(tmp_path)!r}, fold=2)")
     assert [len(other.split(name)) for name in ("train", "test")] == [3, 6]
     sets.text(tmp_path / "ucfTrainTestlist" / "testlist01.txt", "YoYo/v_YoYo_g01_c01.avi", "YoYo/v_YoYo_g02_c01.avi")
-    with pytest.raises(DataError, match=r"testlist01.txt, line 2: there is no clip YoYo/v_YoYo_g02_c01.avi"):
+    with pytest.raises(DataError, match=r"testlist01.txt, line 2: no such clip YoYo/v_YoYo_g02_c01.avi"):
         open_data(f"ucf101:{tmp_path}")
     with pytest.raises(DataError, match="none of UCF101's split lists; expected a folder with UCF-101"):
         open_data(f"ucf101:{tmp_path / 'UCF-101'}")
@@ -306,7 +306,9 @@ def test_masks_and_depths_in_parquet(tmp_path):
     assert np.array_equal(target["depth"].numpy(), np.where(wanted > 8, 0, wanted))
     small = open_data(f"{spec}, mask_classes=4, size=6, label=label)").split("train").sample(1).target
     assert small["mask"].shape == small["depth"].shape == (6, 6) and small["label"] == 1
-    with pytest.raises(DataError, match=r"row 0 of train: its mask has the id 3; mask_classes=3, and 255"):
+    with pytest.raises(
+        DataError, match=r"row 0 of train: its mask has the id 3; valid are 0 to 2 \(mask_classes=3\) and 255"
+    ):
         open_data(f"{spec}, mask_classes=3)").split("train").sample(0)
 
 
@@ -337,7 +339,7 @@ def test_nyuv2_frames_and_crop(tmp_path):
 
 
 def test_the_official_split_of_nyuv2():
-    """The counts are the publisher's; the first numbers are those of splits.mat, which counts from 1."""
+    """The counts are the published ones; the first numbers are those of splits.mat, which counts from 1."""
     test = official_test()
     assert len(test) == 654 and len({*range(1449)} - {*test}) == 795
     assert [number + 1 for number in test[:10]] == [1, 2, 9, 14, 15, 16, 17, 18, 21, 28] and test[-1] + 1 == 1449
@@ -347,7 +349,7 @@ def test_the_official_split_of_nyuv2():
 
 
 def test_listing_needs_no_torch_and_reading_no_models():
-    """`list data` runs without torch; to read a format of our own neither torchvision nor an optional package is imported."""
+    """`list data` runs without torch, and reading our own formats imports neither torchvision nor an optional package."""
     script = "import sys; from hardsight.cli.listing import rows_of; names = [row[0] for row in rows_of('data')]\n"
     script += "assert 'voc' in names and 'torch' not in sys.modules\n"
     for module in (

@@ -1,4 +1,4 @@
-"""The made scenes: the same everywhere and in any company, and as true as geometry says."""
+"""Synthetic scenes: the same on every machine and in any batch, with ground truth that matches the geometry."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch
 
 from hardsight.core.errors import DataError
 from hardsight.data.base import Data, Images
-from hardsight.data.made import made
-from hardsight.data.made import picture as picture_module
+from hardsight.data.made import made, renderer
 from hardsight.data.made.draws import keys, uniform
-from hardsight.data.made.picture import MAX_DEPTH, render
+from hardsight.data.made.renderer import MAX_DEPTH, render
 from hardsight.data.made.scene import OBJECTS, Layout, labels, lay
 from hardsight.data.made.solids import FACE_SCALE, FACE_SHIFT, SHAPES, SOLIDS, meet
 from hardsight.specs.catalog import build
@@ -34,7 +33,7 @@ def whole(data: Data) -> tuple:
 
 
 def test_the_pixels_are_frozen(data: Data) -> None:
-    """A change of this number is a change of every made result ever reported: say so in the commit."""
+    """Changing this number changes every reported result on synthetic data: say so in the commit."""
     digest = hashlib.sha256()
     for name in ("train", "test"):
         _, images, target = data.split(name).batch(range(24))
@@ -131,14 +130,14 @@ def test_the_main_object_is_in_sight(whole: tuple) -> None:
         assert (mask[20:44, 20:44] == label + 2).sum() > 40
 
 
-def test_depth_is_there_for_all_but_the_sky_and_the_far_ground(whole: tuple) -> None:
+def test_depth_is_given_except_for_the_sky_and_the_far_ground(whole: tuple) -> None:
     mask, depth = whole[2]["mask"], whole[2]["depth"]
     assert torch.isfinite(depth).all()
     assert (depth[mask == 0] == 0).all()
     assert (depth[mask >= 2] > 0.5).all()
     assert depth.max() <= MAX_DEPTH
     assert (depth[:, -1] > 0).all()
-    # Only ground may be too far, and then there is none nearer above it in its column.
+    # Only ground may be too far away, and then no closer ground is above it in its column.
     far = (mask == 1) & (depth == 0)
     rows = torch.arange(64)[None, :, None].expand_as(mask)
     highest_near = torch.where((mask == 1) & (depth > 0), rows, 64).amin(1)
@@ -182,7 +181,7 @@ def test_more_scenes_do_not_change_the_first(data: Data) -> None:
 
 
 def bare(shape: int, centre: tuple[float, float, float], radius: float, height: float) -> Layout:
-    """One object before a level camera that looks along y, with a focal length of one image width."""
+    """One object in front of a horizontal camera that looks along y, with a focal length of one image width."""
     frame, place = np.zeros((1, OBJECTS, 3, 3)), np.zeros((1, OBJECTS, 3))
     frame[:] = np.eye(3) / radius
     place[0, 0] = centre
@@ -239,10 +238,10 @@ def test_solids_keep_to_their_box_their_reach_and_their_rests(name: str) -> None
 
 
 def test_boxes_on_screen_lose_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trying every ray on every object gives the same scene as trying those of its box."""
+    """Testing every ray with every object gives the same scene as testing only the rays of its box."""
     layout = lay(2, 0, np.arange(6))
     quick = render(layout, 32)
-    everything = picture_module.gather
+    everything = renderer.gather
 
     def gather_all(*args: object) -> object:
         objects = everything(*args)
@@ -250,7 +249,7 @@ def test_boxes_on_screen_lose_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
             boxes[:2], boxes[2:] = 0, 32
         return objects
 
-    monkeypatch.setattr(picture_module, "gather", gather_all)
+    monkeypatch.setattr(renderer, "gather", gather_all)
     slow = render(layout, 32)
     assert np.array_equal(quick.mask, slow.mask)
     assert np.array_equal(quick.depth, slow.depth)
@@ -266,14 +265,14 @@ def test_other_sizes(size: int) -> None:
 
 @pytest.mark.parametrize("wrong", [{"size": 8}, {"size": 1000}, {"train": 0}, {"test": -1}])
 def test_wrong_arguments_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(DataError, match=rf"made: {next(iter(wrong))} is {next(iter(wrong.values()))}") as told:
+    with pytest.raises(DataError, match=rf"made: {next(iter(wrong))} is {next(iter(wrong.values()))}") as caught:
         made(**wrong)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_place_outside_is_refused(data: Data) -> None:
     for place in (-1, 24):
-        with pytest.raises(IndexError, match="places 0 to 23"):
+        with pytest.raises(IndexError, match="valid indices are 0 to 23"):
             data.split("test").sample(place)
 
 

@@ -1,4 +1,4 @@
-"""Where eps is: an encoder that enlarges within, data that was enlarged before, and the tables that tell one from the other."""
+"""The resolution of eps: encoders that resize inside, data resized before, and tables that distinguish the two."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_tables_say_where_eps_is(tmp_path: Path) -> None:
     own, enlarged = markdown(table).split("### ")[1:]
     assert "eps at 32x32, which test\\_resnet resizes to 64" in own and "tiny resizes" not in own
     assert "brought" not in own
-    assert "images were brought from 32x32 to 64x64 before they were attacked" in enlarged
+    assert "images were resized from 32x32 to 64x64 before the attack" in enlarged
     assert "resizes to" not in enlarged
-    told = {key: entry.get("resolution") for key, entry in document(table)["results"].items()}
-    assert told["test_resnet/classify/made"] == ["eps at 32x32, which test_resnet resizes to 64"]
-    assert told["tiny/classify/made"] is None
+    notes = {key: entry.get("resolution") for key, entry in document(table)["results"].items()}
+    assert notes["test_resnet/classify/made"] == ["eps at 32x32, which test_resnet resizes to 64"]
+    assert notes["tiny/classify/made"] is None
 
 
 def test_sizes_that_cannot_be() -> None:

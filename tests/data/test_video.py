@@ -1,4 +1,4 @@
-"""Clips, from the file or the renderer to a bench: five dimensions all the way, and motion that no single frame tells."""
+"""Clips, from file or renderer to bench: five dimensions throughout, and motion that no single frame reveals."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def system(request: pytest.FixtureRequest, data: Data) -> System:
     return System(encoder, head.eval().requires_grad_(False), task)
 
 
-# Made clips
+# Synthetic clips
 
 
 def test_the_pixels_are_frozen(data: Data) -> None:
-    """A change of this number is a change of every result on made clips: say so in the commit."""
+    """Changing this number changes every result on synthetic clips: say so in the commit."""
     digest = hashlib.sha256()
     for name in ("train", "test"):
         _, clips, target = data.split(name).batch(range(16))
@@ -123,8 +123,8 @@ def test_shapes_are_labels_too(data: Data) -> None:
     assert [same.card.classes[one] for one in target["label"]] == [SHAPES[solid] for solid in known]
 
 
-def test_no_moment_tells_the_motion_but_two_do() -> None:
-    """The state of any one frame is uniform whatever the motion: all that a frame shows follows from it and from the scene."""
+def test_one_frame_does_not_show_the_motion_but_two_do() -> None:
+    """The state in any single frame is uniform for every motion, and a frame depends only on that state and the scene."""
     places = np.arange(16000)
     spot, frames = path(0, 0, places, 5)
     label = motions(0, 0, places)
@@ -135,19 +135,19 @@ def test_no_moment_tells_the_motion_but_two_do() -> None:
             assert (gap < 1.95 / np.sqrt(len(sample))).all(), "Kolmogorov-Smirnov, p = 0.001"
     step = spot[:, 1] - spot[:, 0]
     step -= np.round(step)
-    told = np.array(
+    found = np.array(
         [
             list(MOTIONS.values()).index(tuple(np.sign(one) * [1, 1, 1, abs(np.sign(one[3]))])) if not one[3] else 7
             for one in step
         ]
     )
-    assert np.array_equal(told, label)
+    assert np.array_equal(found, label)
     first, backwards = spot[label == 2].reshape(-1, 4), spot[label == 1, ::-1].reshape(-1, 4)
     assert np.abs(np.sort(first[:, 0]) - np.sort(backwards[:, 0])).max() < 0.05
 
 
 def test_one_frame_is_near_chance_and_the_clip_is_not() -> None:
-    """Ridge regression on one frame's pixels knows nothing; on the products of neighbouring frames' shifts it sees motion."""
+    """Ridge regression on the pixels of one frame is at chance; on differences of shifted neighbouring frames it is not."""
     data = moving(size=16, frames=4, train=1200, test=400)
     (x, y), (x_test, y_test) = (
         (batch[1].float() / 255, batch[2]["label"])
@@ -189,7 +189,7 @@ def test_wrong_arguments_of_moving(wrong: str) -> None:
 
 
 def frames_of(clip: np.ndarray) -> np.ndarray:
-    """Which frame each one of a numbered clip is: their grey is ten times their number."""
+    """The frame numbers in a clip whose frames have a grey value of ten times their number."""
     return np.round(clip.astype(float).mean((1, 2, 3)) / 10).astype(int)
 
 
@@ -275,7 +275,7 @@ def test_split_lists_of_ucf101_and_hmdb51(clips_folder: Path) -> None:
     with pytest.raises(DataError, match="none of fold 2"):
         open_data(f"video:{clips_folder}(fold=2)")
     (lists / "testlist01.txt").write_text("wave/b.avi\nwave/lost.avi\n")
-    with pytest.raises(DataError, match="testlist01.txt, line 2: there is no clip wave/lost.avi"):
+    with pytest.raises(DataError, match="testlist01.txt, line 2: no such clip wave/lost.avi"):
         open_data(f"video:{clips_folder}")
     for file in lists.iterdir():
         file.unlink()
@@ -286,16 +286,16 @@ def test_split_lists_of_ucf101_and_hmdb51(clips_folder: Path) -> None:
     assert [len(data.split(name)) for name in ("train", "test")] == [1, 2]
 
 
-def test_what_is_no_clip_is_told(clips_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_clips_are_reported(clips_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = clips_folder / "wave" / "a.avi"
     content = whole.read_bytes()
     data = open_data(f"video:{clips_folder}(frames=4, size=16, test=0)")
     place = data.split("train").ids.index("wave/a.avi")  # type: ignore[attr-defined]
     for broken in (b"", b"no video at all", content[: len(content) // 3]):
         whole.write_bytes(broken)
-        with pytest.raises(DataError, match="a.avi") as told:
+        with pytest.raises(DataError, match="a.avi") as caught:
             data.split("train").sample(place)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     skipped: list[str] = []
     assert len(load(data.split("train"), range(4), "skip", skipped).ids) == 3
     assert "a.avi" in skipped[0]
@@ -305,17 +305,18 @@ def test_what_is_no_clip_is_told(clips_folder: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"), [("frames=0", "at least 1"), ("stride=0", "at least 1"), ("size=0", "size=0"), ("test=2.0", "test=2")]
+    ("spec", "message"),
+    [("frames=0", "at least 1"), ("stride=0", "at least 1"), ("size=0", "size=0"), ("test=2.0", "test=2")],
 )
-def test_wrong_arguments_of_video(clips_folder: Path, spec: str, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_wrong_arguments_of_video(clips_folder: Path, spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         build(f"video({str(clips_folder)!r}, {spec})")
 
 
 def test_folders_without_clips(tmp_path: Path, clips_folder: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "notes.md").write_text("nothing")
-    with pytest.raises(DataError, match="holds no clip"):
+    with pytest.raises(DataError, match="contains no clip"):
         open_data(f"video:{tmp_path / 'none'}")
     write_frames(clips_folder / "jump" / "e", 2)
     with pytest.raises(DataError, match="both videos"):
@@ -323,7 +324,7 @@ def test_folders_without_clips(tmp_path: Path, clips_folder: Path) -> None:
 
 
 def test_real_clips(real_data: Path) -> None:
-    """Decoded, sampled, attacked without labels: the embedding moves, within eps."""
+    """Decode, sample and attack without labels: the embedding changes, with a perturbation within eps."""
     data = open_data(f"video:{real_data / 'video'}(frames=8, size=64)")
     part = data.split("test")
     assert len(part) == 3 and not data.card.classes
@@ -363,7 +364,7 @@ def test_an_image_encoder_frame_by_frame(some: tuple[Tensor, Tensor]) -> None:
     by_hand = torch.stack([image(x[:, :, t]).pooled for t in range(4)], 1)
     assert torch.allclose(mean(x).pooled, by_hand.mean(1), atol=1e-6)
     assert torch.allclose(joined(x).pooled, by_hand.flatten(1), atol=1e-6)
-    assert torch.allclose(mean(x.flip(2)).pooled, mean(x).pooled, atol=1e-6), "it cannot tell a clip from itself backwards"
+    assert torch.allclose(mean(x.flip(2)).pooled, mean(x).pooled, atol=1e-6), "it cannot distinguish a clip from its reverse"
     for spec in ENCODERS[1:]:
         encoder = load_encoder(spec)
         assert (encoder(x.flip(2)).pooled - encoder(x).pooled).abs().max() > 1e-3
@@ -384,11 +385,11 @@ def test_every_frame_has_a_gradient(system: System, some: tuple[Tensor, Tensor])
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("clips(tiny, pool=joined)", "needs frames="),
         ("clips(tiny, frames=4)", "'mean' has none"),
-        ("small_clips(widths=[])", "channels a stage"),
+        ("small_clips(widths=[])", "channels per stage"),
         ("small_clips(kind=tubelets, widths=[16, 32])", "share one width"),
         ("small_clips(kind=tubelets, widths=[16], size=20)", "tubelets are"),
         ("tv_clips:r2plus1d_81", "did you mean 'r2plus1d_18'"),
@@ -397,10 +398,10 @@ def test_every_frame_has_a_gradient(system: System, some: tuple[Tensor, Tensor])
         ("small_clips(weights='/nowhere.safetensors')", "no file"),
     ],
 )
-def test_encoders_that_cannot_be(spec: str, told: str) -> None:
+def test_encoders_that_cannot_be(spec: str, message: str) -> None:
     with pytest.raises((SpecError, WeightsError)) as caught:
         load_encoder(spec)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.slow
@@ -453,12 +454,12 @@ def test_transformers_answer_as_transformers_do(family: str, tuned: bool, tmp_pa
     x = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     normal = (x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(1, 3, 1, 1, 1)
     with torch.no_grad():
-        found, told = encoder(x), model(normal.transpose(1, 2))
+        found, expected = encoder(x), model(normal.transpose(1, 2))
     assert found.pooled.shape == (2, 24)
     if tuned:
-        assert torch.allclose(encoder.classify(found), told.logits, atol=1e-5)
+        assert torch.allclose(encoder.classify(found), expected.logits, atol=1e-5)
     else:
-        tokens = told.last_hidden_state
+        tokens = expected.last_hidden_state
         assert torch.allclose(found.pooled, tokens[:, 0] if family == "timesformer" else tokens.mean(1), atol=1e-5)
     if family == "timesformer":
         assert found.dense is None
@@ -480,7 +481,7 @@ def test_other_models_of_transformers_are_refused(tmp_path: Path) -> None:
         load_encoder(f"hf_clips:{tmp_path}(pretrained=False)")
 
 
-# Five dimensions on the way
+# Five dimensions throughout
 
 
 def test_what_is_no_batch_of_clips() -> None:
@@ -509,7 +510,7 @@ THREATS += [spec for name, spec in (("per_frame", "per_frame(l2(0.5))"), ("flick
 
 
 @pytest.mark.parametrize("spec", THREATS)
-def test_attacks_on_clips_do_harm_within_the_threat(system: System, some: tuple[Tensor, Tensor], spec: str) -> None:
+def test_attacks_on_clips_raise_the_loss_within_the_threat(system: System, some: tuple[Tensor, Tensor], spec: str) -> None:
     x, _ = some
     y = system.output(x).argmax(1)
     threat = build(spec, "Threat")
@@ -551,11 +552,11 @@ def test_masks_are_not_for_clips(data: Data) -> None:
     assert toy_card().frames == 0
 
 
-# The whole way
+# End to end
 
 
 def test_a_probe_reads_few_clips_at_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many frames as it would read images, so that memory does not grow with a clip's length."""
+    """It embeds as many frames as it would images, so that memory does not grow with the length of a clip."""
     encoder, images, seen = load_encoder("small_clips(widths=[8, 16])"), data.split("train"), []
     whole = Bank(encoder, images, list(range(24)), dense=False)
     handle = encoder.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))

@@ -1,8 +1,8 @@
-"""Views beside torchvision: pixel by pixel where the numbers are given, and in distribution where they are drawn.
+"""Views compared with torchvision: pixel by pixel for given parameters, and in distribution for random parameters.
 
-A comparison of distributions draws `EACH` views of each of `IMAGES` made scenes both ways and compares the means of 45 figures
-of a view (moments, histograms, sharpness, share of grey) in units of their standard error within images. Chance passes
-`LIMIT` standard errors in about one of 350 such comparisons; every one of them is repeated with a wrong number, which has to fail.
+A distribution test draws `EACH` views of each of `IMAGES` synthetic scenes with both libraries and compares the means of 45
+statistics of a view (moments, histograms, sharpness, share of grey) in units of their standard error within images. By
+chance about one in 350 such tests exceeds `LIMIT` standard errors; each is repeated with a wrong parameter, which must fail.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_a_crop_with_its_place_given_is_torchvisions(size: tuple[int, int], mirr
 
 
 def test_the_colours_made_at_once_are_the_steps_one_by_one() -> None:
-    """Where nothing is clamped; torchvision's weights of grey add up to 0.9999, which is the tolerance."""
+    """If nothing is clamped; torchvision's grey weights sum to 0.9999, hence the tolerance."""
     x = 0.35 + 0.3 * scenes()
     one, two, three = factors = [at(seed).uniform(IMAGES, 0.8, 1.2) for seed in range(3)]
     drained = at(3).uniform(IMAGES) < 0.3
@@ -121,7 +121,7 @@ def test_a_turn_in_yiq_keeps_luma_and_can_be_undone() -> None:
 
 
 def plainly(x: Tensor, view: View, when: When) -> Tensor:
-    """The first form of `View`, a step at a time: the recipes' numbers came from it."""
+    """The original implementation of `View`, one step at a time; the recipes' results were produced with it."""
     count, (low, high) = len(x), view.scale
     area = when.uniform(count, low, high)
     ratio = when.uniform(count, math.log(3 / 4), math.log(4 / 3)).exp()
@@ -154,7 +154,7 @@ def test_the_recipes_views_stay_as_they_were(view: View) -> None:
 
 
 def figures(views: Tensor, x: Tensor) -> Tensor:
-    """45 numbers of each view: [IMAGES, EACH, 3, H, W] -> [IMAGES, EACH, 45]."""
+    """45 statistics of each view: [IMAGES, EACH, 3, H, W] -> [IMAGES, EACH, 45]."""
     flat, light = views.flatten(3), views.mean(2)
     span = (views.amax(2) - views.amin(2)).flatten(2)
     whole = [flat.flatten(2).mean(2), flat.flatten(2).var(2), span.mean(2), (span.amax(2) < 2e-3).float()]
@@ -170,14 +170,14 @@ def figures(views: Tensor, x: Tensor) -> Tensor:
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference of the mean figures, in standard errors."""
+    """The largest difference of the mean statistics, in standard errors."""
     error = ((ours.var(1) + theirs.var(1)).mean(0) / (IMAGES * EACH)).sqrt()
     return float(((ours.mean((0, 1)) - theirs.mean((0, 1))).abs() / error.clamp_min(1e-6)).max())
 
 
 @functools.cache
 def theirs(what: str) -> Tensor:
-    """torchvision's figures, its transforms called image by image; CF-AMC-SSL's whole pipeline, or its colours alone."""
+    """Statistics of torchvision's transforms, applied image by image; CF-AMC-SSL's whole pipeline, or its colours only."""
     jitter = tv.RandomApply([tv.ColorJitter(0.4, 0.4, 0.4, 0.2)], 0.8)
     crop = [tv.RandomResizedCrop(32, scale=(0.08, 1), antialias=True), tv.RandomHorizontalFlip()]
     blur = [tv.RandomApply([tv.GaussianBlur(23, (0.1, 2.0))], 0.1), tv.RandomSolarize(0.5, 0.1)]
@@ -221,12 +221,12 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("what", "changed"), WRONG)
-def test_views_with_a_wrong_number_are_told_from_torchvisions(what: str, changed: dict[str, Any]) -> None:
+def test_views_with_a_wrong_parameter_differ_from_torchvisions(what: str, changed: dict[str, Any]) -> None:
     assert apart(our_figures(what, 0, **changed), theirs(what)) > LIMIT
 
 
 def test_crops_are_distributed_as_torchvisions() -> None:
-    """Kolmogorov and Smirnov's test at p = 0.001, of area, shape and place, on 4000 crops of an image that isn't square."""
+    """Kolmogorov-Smirnov test at p = 0.001 of area, aspect ratio and position, on 4000 crops of a non-square image."""
     count, height, width = 4000, 24, 40
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -247,7 +247,7 @@ def test_crops_are_distributed_as_torchvisions() -> None:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest gap between two samples' distribution functions."""
+    """The largest difference between the empirical distribution functions of two samples."""
     values = torch.cat([one, other]).add(1e-6)
     low, high = (torch.searchsorted(sample.sort()[0], values, right=True) / len(sample) for sample in (one, other))
     return float((low - high).abs().max())
@@ -273,7 +273,7 @@ SHARES = {
 
 @pytest.mark.parametrize("name", SHARES)
 def test_shares_are_kept_and_the_other_views_are_the_image(name: str) -> None:
-    """Within four standard errors of 2000 views, at most 0.045; a share a third larger isn't."""
+    """Within four standard errors over 2000 views, at most 0.045; a probability one third larger is not."""
     view, share = SHARES[name]
     x = scenes()[:1].expand(2000, -1, -1, -1)
     changed = float(((view(x, at()) - x).abs().amax((1, 2, 3)) > 1e-3).float().mean())
@@ -281,7 +281,7 @@ def test_shares_are_kept_and_the_other_views_are_the_image(name: str) -> None:
     assert abs(changed - share) < 4 * error < abs(changed - 4 / 3 * share)
 
 
-# What every plan keeps to
+# Rules for every plan
 
 
 @pytest.mark.parametrize("spec", ALL)
@@ -329,7 +329,7 @@ def test_autocast_does_not_round_pixels(exact: bool) -> None:
 
 
 def test_what_is_off_draws_no_numbers() -> None:
-    """So that a new option changes nothing of the runs that leave it off."""
+    """So that a new option does not change runs that do not use it."""
     when = at()
     View()(scenes(), when)
     used = 9 * IMAGES
@@ -367,7 +367,7 @@ def test_multicrop_has_its_large_views_first() -> None:
 
 
 def test_fading_views_are_dynacls() -> None:
-    """Jitter 0.4 s with probability 0.8 s, grey 0.2 s, crops from 1 - 0.9 s on; s in stairs of a twentieth of the run."""
+    """Jitter 0.4 s with probability 0.8 s, grey 0.2 s, crops from 1 - 0.9 s; s decreases in 20 steps over the run."""
     plan = build("fading", "Views")
     half = plan.views.at(0.5).kinds[0]
     assert half.scale == pytest.approx((0.55, 1.0))

@@ -1,4 +1,4 @@
-"""Images and their targets: made scenes, folders, CIFAR-10, CamVid, RGB-D frames; one reader a file."""
+"""Images and their targets: synthetic scenes, image folders, CIFAR-10, CamVid, RGB-D frames; one reader per file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Data", "DataCard", "Images", "Sample", "load_images", "open_data"]
 
 
 def open_data(spec: str | Call) -> Data:
-    """The data that a spec names: `made(size=32)`, `cifar10:~/data`, `camvid:PATH(size=[180, 240])`.
+    """Opens the data set that a spec names: `made(size=32)`, `cifar10:~/data`, `camvid:PATH(size=[180, 240])`.
 
-    Raises `SpecError` for a spec that names none, `DataError` for a place that doesn't hold what its format says.
+    Raises `SpecError` if the spec names no data set, `DataError` if the path does not contain what the format requires.
     """
     return build(spec, "Data")
 
@@ -26,13 +26,13 @@ def open_data(spec: str | Call) -> Data:
 def load_images(data: Data | str | Call, target: str, count: int, split: str = "test") -> tuple[Tensor, Tensor]:
     """`count` images of a split, float32 [B, 3, H, W] in [0, 1], and their targets of that name ("label", "mask", "depth").
 
-    They are the ones that a benchmark of that count sees, in its order.
+    They are the same images, in the same order, that a benchmark with this count uses.
     """
     from hardsight.data.feed import choose, load, pixels
 
     opened = open_data(data) if isinstance(data, str | Call) else data
     if target not in opened.card.targets:
-        raise DataError(f"{opened.card.name} has no {target}; it has: {', '.join(opened.card.targets) or 'no targets'}")
+        raise DataError(f"{opened.card.name} has no {target}; its targets are: {', '.join(opened.card.targets) or 'none'}")
     part = opened.split(split)
     batch = load(part, choose(part, count))
     return pixels(batch.images, "cpu"), batch.target[target]

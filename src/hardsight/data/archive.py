@@ -1,7 +1,7 @@
-"""A tar archive of images as one array, decoded once: nothing is unpacked, and the bytes are kept in the user's cache.
+"""A tar archive of images as one array: decoded once, never unpacked to files, and cached in the user's cache folder.
 
-Members are read in memory under the names they carry; links, devices, names that climb (`..`) and everything that is no image
-are passed over, so an archive has no way to reach a file outside itself. The cache holds arrays of bytes and a list of names, and no code.
+Members are read in memory under their own names. Links, devices, names that contain `..` and files that are not images are
+skipped, so an archive cannot reach a file outside itself. The cache contains uint8 arrays and a list of names, and no code.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import NamedTuple
 import numpy as np
 
 from hardsight.core.errors import DataError
-from hardsight.data.images import Size, expand, fit, is_image, natural, open_image, unlike
+from hardsight.data.images import Size, expand, fit, is_image, natural, open_image, size_mismatch
 
 ENDINGS = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 MAX_MEMBER = 2**28
 MAX_TOTAL = 2**33
-"""Bytes of one member, and of all decoded images: more than that belongs in a folder."""
+"""The largest size in bytes of one member, and of all decoded images; larger sets should be unpacked to a folder."""
 VERSION = 1
 
 
 class Decoded(NamedTuple):
-    """names [N], posix paths in natural order; images uint8 [N, 3, H, W], on disk where the cache could be written."""
+    """names [N], posix paths in natural order; images uint8 [N, 3, H, W], memory-mapped if the cache could be written."""
 
     names: list[str]
     images: np.ndarray
@@ -39,19 +39,19 @@ def is_archive(root: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where decoded archives are kept: $HARDSIGHT_CACHE, else $XDG_CACHE_HOME/hardsight, else ~/.cache/hardsight."""
+    """The folder of decoded archives: $HARDSIGHT_CACHE, else $XDG_CACHE_HOME/hardsight, else ~/.cache/hardsight."""
     if own := os.environ.get("HARDSIGHT_CACHE"):
         return expand(own)
     return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "hardsight"
 
 
 def read_archive(path: Path, size: Size) -> Decoded:
-    """All images of an archive at a size; from the cache where path, time of change, length and size are the same.
+    """All images of an archive at a size; read from the cache if path, modification time, file length and size are the same.
 
-    Raises `DataError` for an archive that is missing, cut short, holds no image, or holds one that can't be read.
+    Raises `DataError` if the archive is missing or truncated, contains no image, or contains an image that can't be read.
     """
     if not path.is_file():
-        raise DataError(f"{path}: there is no such archive")
+        raise DataError(f"{path}: no such archive")
     state = path.stat()
     key = repr((VERSION, str(path.resolve()), state.st_mtime_ns, state.st_size, size))
     stem = f"{path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -62,7 +62,7 @@ def read_archive(path: Path, size: Size) -> Decoded:
     try:
         _to_cache(place, decoded)
     except OSError as error:
-        warnings.warn(f"decoded {path.name} but can't keep it in {place.parent}: {error}", stacklevel=2)
+        warnings.warn(f"decoded {path.name}, but can't cache it in {place.parent}: {error}", stacklevel=2)
         return decoded
     return _from_cache(place) or decoded
 
@@ -79,27 +79,31 @@ def _decode(path: Path, size: Size) -> Decoded:
                 label = f"{path.name}:{name}"
                 file = archive.extractfile(member)
                 if file is None or member.size > MAX_MEMBER:
-                    raise DataError(f"{label} has {member.size:,} bytes; an image in an archive has at most {MAX_MEMBER:,}")
+                    raise DataError(
+                        f"{label} has {member.size:,} bytes; an image in an archive may have at most {MAX_MEMBER:,}"
+                    )
                 image = fit(open_image(file.read(), label), size).transpose(2, 0, 1)
                 first = first or name
                 if found and image.shape != found[first].shape:
-                    raise DataError(unlike(label, image.shape[1:], first, found[first].shape[1:]))
+                    raise DataError(size_mismatch(label, image.shape[1:], first, found[first].shape[1:]))
                 total += image.nbytes
                 if total > MAX_TOTAL:
-                    raise DataError(f"{path} unfolds to more than {MAX_TOTAL >> 30} GiB; unpack it and name the folder")
+                    raise DataError(
+                        f"{path} decodes to more than {MAX_TOTAL >> 30} GiB; unpack it and give the folder instead"
+                    )
                 found[name] = image
     except DataError:
         raise
-    except Exception as error:  # tarfile, lzma and zlib each raise their own on a broken archive
-        raise DataError(f"{path} is cut short or no tar archive: {error}") from None
+    except Exception as error:  # tarfile, lzma and zlib each raise their own errors for a broken archive
+        raise DataError(f"{path} is truncated or not a tar archive: {error}") from None
     if not found:
-        raise DataError(f"{path} holds no image")
+        raise DataError(f"{path} contains no image")
     names = sorted(found, key=natural)
     return Decoded(names, np.stack([found[name] for name in names]))
 
 
 def _from_cache(place: Path) -> Decoded | None:
-    """What the cache holds, or None where it is missing or doesn't fit together."""
+    """The cached archive, or None if it is missing or its two files do not match."""
     try:
         names = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         images = np.load(place.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
@@ -110,7 +114,7 @@ def _from_cache(place: Path) -> Decoded | None:
 
 
 def _to_cache(place: Path, decoded: Decoded) -> None:
-    """Each file whole or not at all; the names last, so that they stand only beside a whole array."""
+    """Writes each file completely or not at all; the names last, so that they exist only together with a complete array."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as draft:
         images, names = Path(draft) / "images.npy", Path(draft) / "names.json"

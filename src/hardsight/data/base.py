@@ -1,7 +1,7 @@
-"""What data is: images as uint8 with a name each, and targets by the name of what they tell.
+"""The data interface: uint8 images, each with an id, and targets in a dict by kind ("label", "mask", "depth", "boxes").
 
-A reader makes a `Data`: a card and its splits. A split (`Images`) gives one `Sample` by its place; all samples of a split
-have one size, and a sample that cannot be read raises `DataError` with its file's name.
+A reader returns a `Data`: a card and the splits. A split (`Images`) returns one `Sample` by index; all samples of a split
+have the same size, and a sample that cannot be read raises `DataError` with the name of its file.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch import Tensor
 from hardsight.core.errors import DataError
 
 IGNORE = 255
-"""The mask value of a pixel that has no class: no loss, no metric and no attack counts it."""
+"""The mask value of a pixel without a class: losses, metrics and attacks ignore it."""
 
 
 @dataclass(frozen=True)
 class DataCard:
-    """What is known of a data set.
+    """The description of a data set.
 
-    targets: which of "label" (int64 [], 0..K-1), "mask" (int64 [H, W], 0..K-1 or IGNORE), "depth" (float32 [H, W], metres,
-    0 = no measurement), "boxes" its samples carry. classes name the labels, mask_classes the mask ids. max_depth in metres.
-    frames: T of clips, 0 where samples are images. own: (h, w) of the images before `resized` brought them to `size`, else None.
+    targets: which of "label" (int64 [], 0..K-1), "mask" (int64 [H, W], 0..K-1 or IGNORE), "depth" (float32 [H, W], metres, 0
+    = no measurement) and "boxes" its samples have. classes: names of the labels; mask_classes: names of the mask ids.
+    max_depth: metres. frames: T of clips, 0 for images. own: (h, w) of the images before `resized` resized them to `size`,
+    or None.
     """
 
     name: str
@@ -39,7 +40,7 @@ class DataCard:
 
 
 class Sample(NamedTuple):
-    """One image: id, unique in its split and stable between runs; image uint8 [3, H, W], a clip [3, T, H, W]; target by name."""
+    """One image: id, unique in its split, stable across runs; image uint8 [3, H, W], clip [3, T, H, W]; targets by name."""
 
     id: str
     image: Tensor
@@ -48,7 +49,7 @@ class Sample(NamedTuple):
 
 @runtime_checkable
 class Images(Protocol):
-    """One split."""
+    """One split of a data set."""
 
     def __len__(self) -> int: ...
 
@@ -65,6 +66,7 @@ class Data:
     def split(self, name: str) -> Images:
         if name not in self.splits:
             raise DataError(
-                f"{self.card.name} has no '{name}' part; it has: {', '.join(self.splits)}; name one with split, as in --set split=val"
+                f"{self.card.name} has no '{name}' part; its splits are: {', '.join(self.splits)}; choose one, "
+                "as in --set split=val"
             )
         return self.splits[name]

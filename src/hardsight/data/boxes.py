@@ -1,7 +1,7 @@
-"""Boxes as arrays: corners x1 y1 x2 y2 in pixels from the picture's corner, float32 [N, 4], and a class each, int64 [N].
+"""Boxes as arrays: corners x1 y1 x2 y2 in pixels from the top left corner, float32 [N, 4], and one class each, int64 [N].
 
-What a file says is clipped to its image, and follows the image when that is resized and cut. A box of which nothing is left
-has nothing to be found, so it is left out; a box that is no box (its corners swapped, not a number) is an error.
+The boxes of a file are clipped to its image, and resized and cropped together with it. A box with no area left inside the
+image is removed, because there is nothing to detect; an invalid box (swapped corners, NaN) is an error.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def boxed(
     size: Size,
     name: str,
 ) -> dict[str, np.ndarray]:
-    """The targets `boxes` [N, 4] and `box_labels` [N] of an image [H, W, ...] that `images.fit` brings to a size.
+    """The targets `boxes` [N, 4] and `box_labels` [N] of an image [H, W, ...] that `images.fit` resizes to `size`.
 
-    N is 0 where there is no box. Raises `DataError`, which starts with `name`, for a box that is none.
+    N is 0 if there is no box. Raises `DataError`, with a message that starts with `name`, for an invalid box.
     """
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     classes = np.asarray(labels, dtype=np.int64).reshape(-1)
@@ -31,8 +31,8 @@ def boxed(
         raise DataError(f"{name}: {len(corners)} boxes but {len(classes)} classes")
     for corner in corners:
         if not np.isfinite(corner).all() or corner[2] < corner[0] or corner[3] < corner[1]:
-            told = ", ".join(f"{value:g}" for value in corner)
-            raise DataError(f"{name} has the box [{told}]; its corners are x1, y1, x2, y2 with x1 <= x2 and y1 <= y2")
+            values = ", ".join(f"{value:g}" for value in corner)
+            raise DataError(f"{name} has the box [{values}]; the corners must be x1, y1, x2, y2 with x1 <= x2 and y1 <= y2")
     high, wide = shape[:2]
     corners = _clipped(corners, high, wide)
     exact, (top, left) = placing((high, wide), size)
@@ -43,7 +43,7 @@ def boxed(
 
 
 def around(instances: np.ndarray) -> np.ndarray:
-    """The box [N, 4] around each instance of a map [H, W] in which 0 is background and other ids are one instance each."""
+    """The bounding box [N, 4] of each instance in a map [H, W], where 0 is background and every other id is one instance."""
     found = []
     for instance in np.unique(instances[instances > 0]):
         rows, columns = np.nonzero(instances == instance)

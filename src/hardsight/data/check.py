@@ -1,7 +1,7 @@
-"""What is in a data set and what is wrong with it, told before a night's run rather than during it.
+"""Reports what a data set contains and what is wrong with it, before a long run rather than during it.
 
-Every split is counted; of each, some images are read, the same that a benchmark of that count would see: what can't be read
-is named, and what was read says which classes, ids, depths and boxes there are.
+Every split is counted. From each split some images are read, the same ones that a benchmark with this count uses: unreadable
+images are listed, and the readable ones are summarized by their classes, ids, depths and boxes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from hardsight.data.get import published
 from hardsight.specs.syntax import Call
 
 NAMED = 10
-"""How many unreadable images are named; all are counted."""
+"""How many unreadable images are listed by name; all are counted."""
 Tick = Callable[[int, int], None]
 
 
 @dataclass
 class Tally:
-    """What the images of a split were found to hold, sample by sample."""
+    """Statistics of the images of a split, added sample by sample."""
 
     card: DataCard
     labels: dict[int, int] = field(default_factory=dict)
@@ -39,11 +39,11 @@ class Tally:
     sizes: list[float] = field(default_factory=list)
 
     def add(self, sample: Sample) -> None:
-        """Raises `DataError` for a sample that is not what its data set's card says."""
+        """Raises `DataError` for a sample that does not match the card of its data set."""
         if sample.image.shape[-2:] != self.card.size or sample.image.dtype != torch.uint8:
-            told = f"{sample.image.dtype} {list(sample.image.shape)}"
+            found = f"{sample.image.dtype} {list(sample.image.shape)}"
             raise DataError(
-                f"{sample.id} is {told}; the set's images are uint8 [3, {self.card.size[0]}, {self.card.size[1]}]"
+                f"{sample.id} is {found}; images of this set must be uint8 [3, {self.card.size[0]}, {self.card.size[1]}]"
             )
         target = sample.target
         if "label" in target:
@@ -62,7 +62,7 @@ class Tally:
                 self.boxes[label] = self.boxes.get(label, 0) + 1
 
     def summary(self) -> dict[str, Any]:
-        """By target: classes seen and missing, ranges in the target's own unit."""
+        """For each target: classes seen and missing, and value ranges in the unit of the target."""
         found: dict[str, Any] = {}
         if self.labels:
             found["label"] = self._classes(self.labels, self.card.classes)
@@ -82,7 +82,7 @@ class Tally:
 
     @staticmethod
     def _classes(seen: dict[int, int], names: tuple[str, ...]) -> dict[str, Any]:
-        """How many classes there are, which of them were not seen, and how often the rarest and the commonest was."""
+        """The number of classes, those that were not seen, and how often the rarest and the most common class occur."""
         strange = sorted(number for number in seen if number >= len(names))
         missing = [name for number, name in enumerate(names) if number not in seen]
         counts = list(seen.values()) or [0]
@@ -96,10 +96,10 @@ class Tally:
 
 
 def check(data: Data, count: int | None = 200, seed: int = 0, tick: Tick | None = None) -> dict[str, Any]:
-    """What a data set holds, as plain data: its card, each split's images and targets, and `problems`, a sentence each.
+    """A report on a data set as plain data: its card, the images and targets of each split, and `problems`, a list of texts.
 
-    count: images read of each split, chosen by the seed; None reads all. Missing classes are a problem only where all were
-    read.
+    count: how many images of each split are read, chosen by the seed; None reads all. Missing classes are a problem only if
+    all images were read.
     """
     spec, card = getattr(data, "spec", None), data.card
     found: dict[str, Any] = {
@@ -120,15 +120,15 @@ def check(data: Data, count: int | None = 200, seed: int = 0, tick: Tick | None 
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The findings of `check` for a person to read, a line each."""
+    """The findings of `check` as readable text, one line each."""
     high, wide = found["size"]
-    told = [f"{found['name']}  {wide}x{high}  {', '.join(found['targets']) or 'no targets'}  {found['classes']} classes"]
-    told += [f"source   {found['source'] or 'unknown'}; licence: {found['licence']}"]
+    report = [f"{found['name']}  {wide}x{high}  {', '.join(found['targets']) or 'no targets'}  {found['classes']} classes"]
+    report += [f"source   {found['source'] or 'unknown'}; licence: {found['licence']}"]
     for name, split in found["splits"].items():
-        told.append(f"{name:8} {split['images']:,} images, {split['read']:,} read")
+        report.append(f"{name:8} {split['images']:,} images, {split['read']:,} read")
         for target, what in split["targets"].items():
-            told.append(f"         {target}: {_told(target, what)}")
-    return told + [f"problem  {text}" for text in found["problems"]]
+            report.append(f"         {target}: {_described(target, what)}")
+    return report + [f"problem  {text}" for text in found["problems"]]
 
 
 def _read(images: Images, card: DataCard, count: int | None, seed: int, tick: Tick | None) -> dict[str, Any]:
@@ -155,38 +155,40 @@ def _read(images: Images, card: DataCard, count: int | None, seed: int, tick: Ti
 
 
 def _problems(split: dict[str, Any]) -> list[str]:
-    told = [*split["first_unreadable"], *split["warnings"]]
+    problems = [*split["first_unreadable"], *split["warnings"]]
     if split["unreadable"] > NAMED:
-        told.append(f"{split['unreadable'] - NAMED:,} more images can't be read")
+        problems.append(f"{split['unreadable'] - NAMED:,} more images can't be read")
     for target, what in split["targets"].items():
         if what.get("unknown"):
-            told.append(f"{target} has the classes {what['unknown']}; there are 0 to {what['classes'] - 1}")
+            problems.append(f"{target} has the classes {what['unknown']}; valid classes are 0 to {what['classes'] - 1}")
         if what.get("missing") and split["read"] == split["images"]:
             more = f" and {len(what['missing']) - 5} more" if len(what["missing"]) > 5 else ""
-            told.append(f"no {target} of {', '.join(what['missing'][:5])}{more}")
+            problems.append(f"no {target} with class {', '.join(what['missing'][:5])}{more}")
         if target == "depth" and not what["most"]:
-            told.append("no depth is measured anywhere")
-    return told
+            problems.append("no pixel has a measured depth")
+    return problems
 
 
 def _counted(data: Data, spec: Call | None) -> list[str]:
-    """Where the splits have other lengths than published."""
+    """The splits whose length differs from the published one."""
     offer = published(spec) if spec else None
-    told = []
+    problems = []
     for name, count in (offer.counts if offer else {}).items():
         here = len(data.splits[name]) if name in data.splits else 0
         if here != count:
-            told.append(f"{name} has {here:,} images; published are {count:,}")
-    return told
+            problems.append(f"{name} has {here:,} images; the published set has {count:,}")
+    return problems
 
 
-def _told(target: str, what: dict[str, Any]) -> str:
+def _described(target: str, what: dict[str, Any]) -> str:
     if target == "depth":
         return f"{what['least']:.2f} to {what['most']:.2f} m, median {what['median']:.2f} m, {what['unmeasured']:.1%} not measured"
     seen = what["classes"] - len(what["missing"])
-    told = f"{seen} of {what['classes']} classes seen, the rarest {what['rarest']:,} and the commonest {what['commonest']:,} times"
+    counts = f"the rarest {what['rarest']:,} times, the most common {what['commonest']:,} times"
+    classes = f"{seen} of {what['classes']} classes seen, {counts}"
     if target == "mask":
-        return f"{told} (pixels), {what['ignored']:.1%} ignored"
+        return f"{classes} (pixels), {what['ignored']:.1%} ignored"
     if target == "boxes":
-        return f"{what['boxes']:,} boxes, {what['empty']} images without, at most {what['most']}, side {what['side']:.0f}; {told}"
-    return told
+        boxes = f"{what['boxes']:,} boxes, {what['empty']} images without boxes, at most {what['most']} per image"
+        return f"{boxes}, median side {what['side']:.0f} pixels; {classes}"
+    return classes

@@ -1,14 +1,15 @@
-"""What a paper's released code measured where we measure another thing, kept so that its numbers can be met: nothing to rely on.
+"""The threat model of a paper's released code, which differs from ours: only for reproducing that paper's numbers.
 
-Paper 003 evaluates an image by n crops and attacks those: its `pgd_linf_n_patch` adds to each crop a perturbation of its own,
-raises the loss of the head on the mean embedding of all, and judges that same mean. Here the crops *are* the sample, one clip of
-n frames, so that any search, threat and encoder of clips runs on them:
+Paper 003 evaluates an image by n crops and attacks the crops: its `pgd_linf_n_patch` adds a separate perturbation to each
+crop, maximizes the loss of the head on the mean embedding, and evaluates that same mean. Here the crops *are* the sample,
+one clip of n frames, so every search, threat model and clip encoder works on them:
 
     hardsight bench --data "crop_space(cifar10('PATH'), n=16)" --encoder "clips(zoo('made_simclr'))" --attack 'pgd(20, start=clean)'
 
-It is no threat on images. Where two crops overlap they show one pixel with two values, which no image has, and a crop enlarged
-from 9 to 32 pixels a side is changed between the pixels of its image. What an attack on the image can do, this one can do too,
-so at the same eps, and searched as well, it finds less robustness than there is; `crops(...)` attacks the image, over crops.
+This is not a threat model on images. Where two crops overlap, one pixel has two values, which no image can have; and a crop
+enlarged from 9 to 32 pixels per side is perturbed at a finer resolution than its image has. This attack can do all that an
+attack on the image can do and more, so at the same eps it underestimates robustness. `crops(...)` attacks the image itself,
+through its crops.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hardsight.specs.catalog import register
 
 
 class CropClips:
-    """A split whose samples are the crops of another's images: clips uint8 [3, n, h, w]; has `batch`."""
+    """A split whose samples are the crops of another split's images, as clips uint8 [3, n, h, w]; has `batch`."""
 
     def __init__(self, images: Images, cutter: Cutter) -> None:
         self.images, self.cutter = images, cutter
@@ -60,14 +61,18 @@ def crop_space(
     ratio: float = 4 / 3,
     seed: int = 0,
 ) -> Data:
-    """Paper 003's `official` setting, no threat on images: each image's n crops as one clip, every crop perturbed by itself.
+    """Paper 003's `official` setting, not a threat model on images: an image's n crops as one clip, each perturbed alone.
 
-    For encoders of clips: clips(X) answers their mean embedding. The crops are those of crops(X, n, size, scale, ratio, seed=seed),
-    rounded to bytes. Source: CF-AMC-SSL, evaluate_empssl.py, pgd_linf_n_patch: Linf, zero start, steps of 1e-2. differs: the crops
-    are the same for every image and visit, where theirs are drawn anew, and colours stay as they are.
+    For clip encoders: clips(X) returns the mean embedding of the crops. The crops are those of crops(X, n, size, scale,
+    ratio, seed=seed), rounded to uint8. Source: CF-AMC-SSL, evaluate_empssl.py, pgd_linf_n_patch: Linf, zero start, step
+    size 1e-2. differs: the crops are the same for all images and evaluations, while theirs are drawn each time; colours are
+    not changed.
     """
     if "label" not in data.card.targets or data.card.frames:
-        raise DataError(f"crop_space cuts images with a label, and {data.card.name} has {', '.join(data.card.targets)}")
+        kind = "clips" if data.card.frames else "images"
+        raise DataError(
+            f"crop_space needs images with a label, and {data.card.name} has {kind} with {', '.join(data.card.targets)}"
+        )
     cutter = Cutter(n, size, (scale[0], scale[1]), ratio, "fixed", seed)
     card = replace(
         data.card,

@@ -1,8 +1,9 @@
-"""Data sets as their publishers offer them: how many images there are, and how to come by them.
+"""Data sets as published: the number of images in each split, and how to download them.
 
-A reader's module may hold `PUBLISHED`, what is published under each factory's name, and `fetch(call)`, its own way to come by
-it. `hardsight data get SPEC` fetches what a program may fetch, and says what to do by hand otherwise; `hardsight data check
-SPEC` compares the counts. Checksums stand only where the publisher gives them, or several public readers give the same.
+A reader's module may define `PUBLISHED`, a description of the published data for each factory, and `fetch(call)`, its own
+download function. `hardsight data get SPEC` downloads a set if a program is allowed to, and otherwise says what to do by
+hand; `hardsight data check SPEC` compares the counts. A checksum is given only if the publisher or several public readers
+state it.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from hardsight.specs.syntax import Call
 
 CHUNK = 2**20
 Tick = Callable[[int, int], None]
-"""Told how much of a file is here, and how much there is, in MiB; 0 where its length is unknown."""
+"""A progress callback: MiB of the file downloaded so far, and its total size in MiB, 0 if unknown."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is published of a data set.
+    """The published form of a data set.
 
-    page: where. counts: images by split. files: (address, md5 or "") of archives and files that go into the root.
-    torchvision: (class, arguments) of those that fetch it into the root. by_hand: what to do where no program may fetch it.
+    page: its web page. counts: images per split. files: (address, md5 or "") of archives and files that go into the root.
+    torchvision: (class, arguments) of the torchvision data sets that download it into the root. by_hand: instructions if it
+    cannot be downloaded by a program.
     """
 
     page: str
@@ -46,11 +48,11 @@ class Published:
 
 
 def published(spec: str | Call) -> Published | None:
-    """What is published of the data that a spec names, or None; counts only where they hold for these arguments."""
+    """The published form of the data set that a spec names, or None; without counts if these arguments change them."""
     call = complete(spec, "Data")
     entry = find(call.name)
     found = getattr(importlib.import_module(entry.module), "PUBLISHED", {}).get(call.name)
-    shape = ("size", "frames", "stride")  # what an image looks like, not which there are
+    shape = ("size", "frames", "stride")  # these change how images look, not how many there are
     plain = {p.name: p.default for p in entry.parameters if p.default is not REQUIRED and p.name not in shape}
     if found and any(call.get(name) != default for name, default in plain.items()):
         return Published(found.page, {}, found.files, found.torchvision, found.by_hand)
@@ -58,22 +60,24 @@ def published(spec: str | Call) -> Published | None:
 
 
 def get(spec: str | Call, tick: Tick | None = None) -> Path:
-    """Fetches the data that a spec names into its root, and answers that; nothing is fetched where it is there already.
+    """Downloads the data set that a spec names into its root, and returns the root; an existing one is not downloaded again.
 
-    Raises `DataError` where no program may fetch it (it says what to do by hand), where the net fails, and for a file that
-    is not the one published.
+    Raises `DataError` if a program cannot download it (the message says what to do by hand), if the network fails, and if a
+    file is not the published one.
     """
     call = complete(spec, "Data")
     offer, own = published(call), getattr(importlib.import_module(find(call.name).module), "fetch", None)
-    if offer and _is_there(call, offer):
+    if offer and _exists(call, offer):
         return expand(str(call["root"]))
     if own is not None:
         return own(call)
     if offer is None:
-        raise DataError(f"{call.name} is no data set that is published somewhere: it reads what you have")
+        raise DataError(f"{call.name} is not a published data set, so it can't be downloaded: it reads your own files")
     root = expand(str(call["root"]))
     if not offer.files and not offer.torchvision:
-        raise DataError(f"{call.name} can't be fetched by a program: {offer.by_hand or 'see ' + offer.page} ({offer.page})")
+        raise DataError(
+            f"{call.name} can't be downloaded by a program: {offer.by_hand or 'see ' + offer.page} ({offer.page})"
+        )
     root.mkdir(parents=True, exist_ok=True)
     for address, md5 in offer.files:
         file = download(address, root, md5, tick)
@@ -86,7 +90,7 @@ def get(spec: str | Call, tick: Tick | None = None) -> Path:
 
 
 def download(address: str, folder: Path, md5: str = "", tick: Tick | None = None) -> Path:
-    """The file at an address, whole and of that checksum, in the folder; one that is there already is kept."""
+    """Downloads a file completely into the folder and verifies its checksum; an existing valid file is kept."""
     place = folder / address.rsplit("/", 1)[1]
     if place.is_file() and (not md5 or _md5(place) == md5):
         return place
@@ -102,19 +106,21 @@ def download(address: str, folder: Path, md5: str = "", tick: Tick | None = None
                 if tick:
                     tick(done // CHUNK, total // CHUNK)
     except OSError as error:
-        raise DataError(f"{address} can't be fetched: {error}") from None
+        raise DataError(f"{address} can't be downloaded: {error}") from None
     if total and done != total:
-        raise DataError(f"{address} came cut short: {done:,} of {total:,} bytes; try again")
+        raise DataError(f"{address} was downloaded incompletely: {done:,} of {total:,} bytes; try again")
     if md5 and digest.hexdigest() != md5:
-        raise DataError(f"{address} is not the published file: md5 {digest.hexdigest()}, not {md5}; it is kept as {draft}")
+        raise DataError(
+            f"{address} is not the published file: md5 {digest.hexdigest()}, not {md5}; the download is kept as {draft}"
+        )
     draft.replace(place)
     return place
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """The files of a zip or tar archive in a folder; links and devices are passed over.
+    """Unpacks the files of a zip or tar archive into a folder; links and devices are skipped.
 
-    Raises `DataError` for an archive that is cut short or holds a name that would leave the folder.
+    Raises `DataError` if the archive is truncated or contains a path that leads outside the folder.
     """
     try:
         for name, source in _members(archive):
@@ -124,7 +130,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 shutil.copyfileobj(source, file, CHUNK)
     except DataError:
         raise
-    except Exception as error:  # zipfile, tarfile, lzma and zlib each raise their own on a broken archive
+    except Exception as error:  # zipfile, tarfile, lzma and zlib each raise their own errors for a broken archive
         raise DataError(f"{archive} can't be unpacked: {error}") from None
 
 
@@ -143,16 +149,16 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def by_torchvision(name: str, root: Path, arguments: dict[str, Any]) -> None:
-    """What torchvision's class of that name fetches into its root; `DataError` where it can't."""
+    """Downloads a data set into its root with the torchvision class of that name; raises `DataError` if that fails."""
     from torchvision import datasets
 
     try:
         getattr(datasets, name)(str(root), download=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"torchvision can't fetch {name} into {root}: {error}") from None
+        raise DataError(f"torchvision can't download {name} into {root}: {error}") from None
 
 
-def _is_there(call: Call, offer: Published) -> bool:
+def _exists(call: Call, offer: Published) -> bool:
     try:
         data = build(call, "Data")
     except DataError:

@@ -1,7 +1,8 @@
-"""Files to arrays, and nothing else: every reader opens its images, masks and depth maps here, so all refuse the same things.
+"""Decodes files to arrays: every reader opens its images, masks and depth maps here, so all readers reject the same files.
 
-A file is decoded whole or refused: a `DataError` starts with the file's name and says what would be right. Only PNG, JPEG,
-WebP and BMP are ever decoded, whatever a file's name says, and EXIF orientation is left as stored: pixels are what is there.
+A file is decoded completely or rejected with a `DataError` that starts with the file's name and says what is expected. Only
+PNG, JPEG, WebP and BMP are decoded, regardless of the suffix, and EXIF orientation is not applied: pixels are used as
+stored.
 """
 
 from __future__ import annotations
@@ -20,58 +21,58 @@ from hardsight.core.errors import DataError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 2**26
-"""A larger image is refused before it is decoded: some small files unfold to many gigabytes."""
+"""A larger image is rejected before it is decoded: some small files decode to many gigabytes."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 Size = int | tuple[int, int] | None
 
 
 def expand(path: str | Path) -> Path:
-    """The path with `~` and environment variables put in; `DataError` where it is empty or names a variable that isn't set."""
+    """Expands `~` and environment variables in a path; raises `DataError` if it is empty or a variable is not set."""
     text = os.path.expanduser(os.path.expandvars(str(path)))
     if not text.strip():
-        raise DataError("an empty path; name a folder, such as camvid:~/data/camvid")
+        raise DataError("the path is empty; give a folder, such as camvid:~/data/camvid")
     if (unset := re.search(r"\$\{?(\w+)", text)) and not Path(text).exists():
         raise DataError(f"{path}: the environment variable {unset[1]} is not set")
     return Path(text)
 
 
 def folder_at(path: str | Path, expected: str) -> Path:
-    """The folder at a path; `DataError` where there is none or nothing is in it, which says what was `expected`."""
+    """The existing, non-empty folder at a path; otherwise raises a `DataError` that says what was `expected`."""
     place = expand(path)
     if not place.exists():
         near = next(parent for parent in place.absolute().parents if parent.exists())
-        raise DataError(f"{place}: there is no such folder (expected {expected}); of its path, {near} exists")
+        raise DataError(f"{place}: no such folder (expected {expected}); the closest existing parent is {near}")
     if not place.is_dir():
         raise DataError(f"{place} is a file, not a folder; expected {expected}")
     try:
         if not any(not name.startswith(".") for name in os.listdir(place)):
             raise DataError(f"{place} is empty; expected {expected}")
     except PermissionError:
-        raise DataError(f"{place} may not be read (no permission)") from None
+        raise DataError(f"{place} can't be read: permission denied") from None
     return place
 
 
 def contents(folder: Path, limit: int = 8) -> str:
-    """What lies in a folder, for an error to tell."""
+    """A short list of a folder's contents, for error messages."""
     names = sorted((path.name + "/" * path.is_dir() for path in folder.iterdir()), key=natural)
     names = [name for name in names if not name.startswith(".")]
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
 
 
 def natural(name: str) -> list[tuple[bool, int | str]]:
-    """A key that sorts numbers by their value: img2 before img10."""
+    """A sort key that orders numbers by value: img2 before img10."""
     parts = [part for part in re.split(r"([0-9]+)", name) if part]
     return [(False, int(part)) if "0" <= part[0] <= "9" else (True, part) for part in parts]
 
 
 def is_image(name: str) -> bool:
-    """Whether a posix path names an image: by its suffix, in either case, and with nothing hidden in it."""
+    """Whether a posix path names an image, by its suffix (case-insensitive); hidden files and folders don't count."""
     parts = name.split("/")
     return parts[-1].lower().endswith(SUFFIXES) and not any(p.startswith(".") or p == "__MACOSX" for p in parts)
 
 
 def image_names(root: Path) -> list[str]:
-    """Posix paths, relative to root, of all images in it and below, in natural order; links to folders are followed once."""
+    """Posix paths relative to root of all images in it, recursively, in natural order; folder links are followed once."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} can't be listed: {error.strerror}")
@@ -90,58 +91,58 @@ def image_names(root: Path) -> list[str]:
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All images in a folder and below, in natural order; `DataError` where there is none."""
+    """All images in a folder, recursively, in natural order; raises `DataError` if it contains none."""
     place = folder_at(root, "a folder of images")
     names = image_names(place)
     if not names:
-        raise DataError(f"{place} holds no image ({', '.join(SUFFIXES)}); it holds {contents(place)}")
+        raise DataError(f"{place} contains no image ({', '.join(SUFFIXES)}); it contains {contents(place)}")
     return [place / name for name in names]
 
 
 def open_image(source: Path | bytes, name: str = "") -> np.ndarray:
-    """The image, uint8 [H, W, 3] RGB, from a path or from a file's bytes; `name` is what errors call it.
+    """The image, uint8 [H, W, 3] RGB, from a path or from the bytes of a file; errors use `name` for it.
 
-    Grey becomes RGB, a palette is put in, transparency is dropped, 16-bit grey keeps its upper 8 bits (rounded).
-    Raises `DataError` for what is missing, empty, cut short, corrupt, too large, or in another colour space or format.
+    Greyscale becomes RGB, palettes are applied, transparency is dropped, 16-bit grey keeps its upper 8 bits (rounded).
+    Raises `DataError` if it is missing, empty, truncated, corrupt, too large, or in another colour space or format.
     """
     label = name or _name_of(source)
-    picture = _decoded(source, label, FORMATS)
-    if picture.mode in SIXTEEN:
-        grey = np.asarray(picture).astype(np.int64)
+    pil = _decoded(source, label, FORMATS)
+    if pil.mode in SIXTEEN:
+        grey = np.asarray(pil).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
             raise DataError(f"{label} has 32-bit pixels from {grey.min()} to {grey.max()}; save it with 8 bits a channel")
         return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
-    if picture.mode not in ("RGB", "L", "1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
-        raise DataError(f"{label} is in colour mode {picture.mode}; save it as 8-bit RGB")
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    if pil.mode not in ("RGB", "L", "1", "P", "PA", "LA", "La", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        raise DataError(f"{label} is in colour mode {pil.mode}; save it as 8-bit RGB")
+    return np.array(pil if pil.mode == "RGB" else pil.convert("RGB"))
 
 
 def open_mask(source: Path | bytes, name: str = "") -> np.ndarray:
     """The class ids, uint8 [H, W], of a PNG with one 8-bit channel or a palette (its indices are the ids)."""
     label = name or _name_of(source)
-    picture = _decoded(source, label, ("PNG", "BMP"))
-    if picture.mode not in ("L", "P", "1"):
-        raise DataError(f"{label} has colour mode {picture.mode}; a mask is a PNG with one 8-bit channel of class ids")
-    return np.array(picture).astype(np.uint8)
+    pil = _decoded(source, label, ("PNG", "BMP"))
+    if pil.mode not in ("L", "P", "1"):
+        raise DataError(f"{label} has colour mode {pil.mode}; a mask must be a PNG with one 8-bit channel of class ids")
+    return np.array(pil).astype(np.uint8)
 
 
 def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
-    """Depth in metres, float32 [H, W], of a 16-bit PNG in millimetres; 0 where nothing was measured."""
+    """Depth in metres, float32 [H, W], from a 16-bit PNG in millimetres; 0 means not measured."""
     label = name or _name_of(source)
-    picture = _decoded(source, label, ("PNG",))
-    if picture.mode not in SIXTEEN:
-        raise DataError(f"{label} has 8-bit pixels (mode {picture.mode}); depth is wanted as a 16-bit PNG in millimetres")
-    return np.asarray(picture).astype(np.float32) / np.float32(1000)
+    pil = _decoded(source, label, ("PNG",))
+    if pil.mode not in SIXTEEN:
+        raise DataError(f"{label} has 8-bit pixels (mode {pil.mode}); depth must be a 16-bit PNG in millimetres")
+    return np.asarray(pil).astype(np.float32) / np.float32(1000)
 
 
 def size_of(source: Path | bytes, name: str = "") -> tuple[int, int]:
-    """Height and width, from the file's head alone."""
-    with _opened(source, name or _name_of(source), FORMATS) as picture:
-        return picture.height, picture.width
+    """Height and width, read from the file's header only."""
+    with _opened(source, name or _name_of(source), FORMATS) as pil:
+        return pil.height, pil.width
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int]:
-    """The one size (h, w) of all images; `DataError` where two differ. Unreadable files are passed over: reading tells."""
+    """The common size (h, w) of all images; `DataError` if two differ. Unreadable files are skipped, and raise when read."""
     first, trouble = None, None
     for path in paths:
         try:
@@ -151,38 +152,38 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
             continue
         first = first or (path, size)
         if size != first[1]:
-            raise DataError(unlike(str(path), size, str(first[0]), first[1]))
+            raise DataError(size_mismatch(str(path), size, str(first[0]), first[1]))
     if first is None:
-        raise trouble or DataError("there is no image to take a size from")
+        raise trouble or DataError("no image to take a size from; expected at least one")
     return first[1]
 
 
-def unlike(name: str, size: Sequence[int], first: str, first_size: Sequence[int]) -> str:
-    """What is said where two images differ in size."""
+def size_mismatch(name: str, size: Sequence[int], first: str, first_size: Sequence[int]) -> str:
+    """The error message for two images that differ in size."""
     return (
-        f"{name} is {size[1]}x{size[0]} pixels but {first} is {first_size[1]}x{first_size[0]}: all images must have one "
-        "size; give size= to resize them"
+        f"{name} is {size[1]}x{size[0]} pixels but {first} is {first_size[1]}x{first_size[0]}: all images must have "
+        "one size; give size= to resize them"
     )
 
 
 def shared_size(size: Size, paths: Callable[[], Iterable[Path]]) -> tuple[int, int]:
-    """The size (h, w) of all samples: the one asked for, else the one that all images have; the paths are listed only then."""
+    """The size (h, w) of all samples: the requested size, or else the common size of all images; only then calls `paths`."""
     if size is None:
         return common_size(list(paths()))
     return (size, size) if isinstance(size, int) else size
 
 
 def check_size(size: Size) -> None:
-    """`DataError` unless size is None, a positive number of pixels, or two of them (h, w)."""
+    """Raises `DataError` unless size is None, a positive number of pixels, or two of them (h, w)."""
     sides = (size,) if isinstance(size, int) else size or ()
     if any(not 1 <= side <= 2**14 for side in sides):
-        raise DataError(f"size={size}: an image's side is 1 to {2**14} pixels")
+        raise DataError(f"size={size}: a side must be 1 to {2**14} pixels")
 
 
 def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
-    """The array [H, W] or [H, W, 3] at a size: (h, w) exactly; a number: the shorter side resized to it, then the centre.
+    """The array [H, W] or [H, W, 3] resized: to (h, w) exactly; for an int, the shorter side to it, then a centre crop.
 
-    Bilinear, over all source pixels where it shrinks (antialiased); `nearest` for ids and depths, which may not be mixed.
+    Bilinear, with antialiasing when shrinking; `nearest` for ids and depths, whose values must not be mixed.
     """
     exact, (top, left) = placing(image.shape[:2], size)
     if exact != image.shape[:2]:
@@ -192,7 +193,7 @@ def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
 
 
 def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What `fit` does to an image of this shape (h, w): the size it is resized to, and where in that the cut begins."""
+    """What `fit` does to an image of this shape (h, w): the size it is resized to, and the top left corner of the crop."""
     high, wide = shape
     if not isinstance(size, int):
         return size or (high, wide), (0, 0)
@@ -202,7 +203,7 @@ def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[in
 
 
 def first_few(names: Iterable[str], limit: int = 4) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and how many more follow."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
@@ -212,33 +213,33 @@ def _name_of(source: Path | bytes) -> str:
 
 
 def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image.Image:
-    """The picture with only its head read."""
+    """The PIL image, with only its header read."""
     try:
         if len(source) == 0 if isinstance(source, bytes) else source.stat().st_size == 0:
             raise DataError(f"{label} is empty (0 bytes)")
-        picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+        pil = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{label}: there is no such file") from None
+        raise DataError(f"{label}: no such file") from None
     except Image.UnidentifiedImageError:
         raise DataError(
-            f"{label} is not an image that can be read here ({', '.join(formats)}), or its head is broken"
+            f"{label} is not an image in a supported format ({', '.join(formats)}), or its header is broken"
         ) from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"{label} is refused: {error}") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on a broken head
+        raise DataError(f"{label} is rejected: {error}") from None
+    except Exception as error:  # Pillow's decoders raise almost any error for a broken header
         raise DataError(f"{label} can't be opened: {error}") from None
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise DataError(f"{label} is refused: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
-    return picture
+    if pil.width * pil.height > MAX_PIXELS:
+        pil.close()
+        raise DataError(f"{label} is rejected: {pil.width}x{pil.height} pixels, more than {MAX_PIXELS:,}")
+    return pil
 
 
 def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image.Image:
-    with _opened(source, label, formats) as picture:
+    with _opened(source, label, formats) as pil:
         try:
-            picture.load()
-        except Exception as error:  # Pillow's decoders raise nearly anything on broken data
-            raise DataError(f"{label} is corrupt or cut short: {error}") from None
-        return picture.copy()
+            pil.load()
+        except Exception as error:  # Pillow's decoders raise almost any error for broken data
+            raise DataError(f"{label} is corrupt or truncated: {error}") from None
+        return pil.copy()

@@ -1,4 +1,4 @@
-"""Images with a class each: the part that all classification formats share once they know which file has which."""
+"""Images with one class each: the code that all classification formats share, once they know the class of each file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hardsight.data.images import Size, fit, open_image
 from hardsight.data.splits import Files
 
 Item = tuple[Path, int]
-"""An image's file and its class; -1 where nobody tells."""
+"""The file of an image and its class; -1 if it has no label."""
 
 
 def labelled(root: Path, items: Sequence[Item], size: Size) -> Files:
-    """A split of files, its ids their paths below root, that are read when they are looked at."""
+    """A split of image files, read on demand; the ids are their paths relative to root."""
 
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         path, label = items[place]

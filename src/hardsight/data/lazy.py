@@ -1,6 +1,6 @@
-"""What waits until it is needed: packages that only some formats want, and splits whose list is long.
+"""Lazy loading: optional packages are imported, and long file lists are built, only when they are needed.
 
-A list of a million files takes seconds, a package takes its import: neither is paid for by opening the data set next to it.
+Listing a million files takes seconds, and so does importing a package; opening some other data set must not pay for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hardsight.data.base import Images, Sample
 
 
 def need(module: str, reader: str, extra: str = "data") -> ModuleType:
-    """The module, imported now; `MissingDependency` where it is not installed, with the extra that brings it."""
+    """Imports and returns a module; raises `MissingDependency`, which names the extra to install, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -24,7 +24,7 @@ def need(module: str, reader: str, extra: str = "data") -> ModuleType:
 
 
 class Lazy:
-    """A split that is put together when it is first asked for anything."""
+    """A split that is built on first use."""
 
     def __init__(self, make: Callable[[], Images]) -> None:
         self._make = make
@@ -43,7 +43,7 @@ class Lazy:
         return self.images.sample(place)
 
     def __getattr__(self, name: str) -> Any:
-        """What else the split has, such as `batch`."""
+        """Other attributes of the split, such as `batch`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.images, name)

@@ -1,4 +1,4 @@
-"""Images with a mask file each, whose ids a table turns into classes: the part that all segmentation formats share."""
+"""Images with one mask file each, whose ids a table maps to classes: the code that all segmentation formats share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hardsight.data.images import Size, fit, open_image, open_mask
 from hardsight.data.splits import Files
 
 UNKNOWN = -1
-"""What a table holds at an id that the format does not have."""
+"""The table entry of an id that the format does not define."""
 
 
 def table_of_ids(classes: dict[int, int], ignored: Iterable[int] = ()) -> np.ndarray:
-    """The table, int16 [256]: a file's id -> class, `IGNORE`, or `UNKNOWN`."""
+    """The lookup table, int16 [256]: id in the file -> class, `IGNORE`, or `UNKNOWN`."""
     table = np.full(256, UNKNOWN, dtype=np.int16)
     table[list(ignored)] = IGNORE
     for number, name in classes.items():
@@ -25,26 +25,26 @@ def table_of_ids(classes: dict[int, int], ignored: Iterable[int] = ()) -> np.nda
     return table
 
 
-def read_mask(path: Path, table: np.ndarray, told: str) -> np.ndarray:
-    """The classes, uint8 [H, W]; `DataError`, which ends in `told`, for an id that the table does not know."""
+def read_mask(path: Path, table: np.ndarray, expected: str) -> np.ndarray:
+    """The class map, uint8 [H, W]; raises `DataError`, which ends with `expected`, for an id that is not in the table."""
     ids = open_mask(path)
     classes = table[ids]
     if (strange := ids[classes == UNKNOWN]).size:
-        raise DataError(f"{path} has the id {int(strange.max())}; {told}")
+        raise DataError(f"{path} has the id {int(strange.max())}; {expected}")
     return classes.astype(np.uint8)
 
 
-def masked(root: Path, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, told: str, size: Size) -> Files:
-    """A split of (image, mask) files, its ids their images' paths below root; masks are resized by the nearest pixel.
+def masked(root: Path, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, expected: str, size: Size) -> Files:
+    """A split of (image, mask) files; ids are the image paths relative to root; masks are resized with nearest neighbour.
 
-    Raises `DataError` at once for a mask that is not there; for a mask of another size than its image when it is read.
+    Raises `DataError` immediately for a missing mask; for a mask that differs in size from its image, when it is read.
     """
     for image, mask in pairs:
         if not mask.is_file():
-            raise DataError(f"{image} has no mask: there is no file {mask}")
+            raise DataError(f"{image} has no mask: expected the file {mask}")
 
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, classes = open_image(pairs[place][0]), read_mask(pairs[place][1], table, told)
+        image, classes = open_image(pairs[place][0]), read_mask(pairs[place][1], table, expected)
         same_size(pairs[place][1], classes, image)
         return fit(image, size), {"mask": fit(classes, size, nearest=True)}
 
@@ -52,7 +52,7 @@ def masked(root: Path, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, to
 
 
 def same_size(name: Path | str, mask: np.ndarray, image: np.ndarray) -> None:
-    """`DataError`, which starts with the mask's name, unless the mask [H, W] has the size of the image [H, W, 3]."""
+    """Raises `DataError`, which starts with `name`, unless the mask [H, W] and the image [H, W, 3] have the same size."""
     (high, wide), (image_high, image_wide) = mask.shape[:2], image.shape[:2]
     if (high, wide) != (image_high, image_wide):
         raise DataError(f"{name} is {wide}x{high} pixels, its image is {image_wide}x{image_high}")

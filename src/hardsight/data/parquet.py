@@ -1,10 +1,10 @@
-"""Parquet files as Hugging Face writes them: a row a sample, an image as the bytes of its file, features told in the schema.
+"""Parquet files as Hugging Face writes them: one row per sample, images as encoded files, features described in the schema.
 
     data/train-00000-of-00294.parquet     a repository's own layout
     <config>/train/0000.parquet           the hub's converted copy
 
-A row is read with its row group, the least that Parquet gives; the last group is kept, so reading in order is fast and
-reading all over the place costs a group an image.
+A row is read with its whole row group, the smallest unit that Parquet can read. The last group is cached, so sequential
+reading is fast and random access reads one group per image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.data.depths import Metres
-from hardsight.data.images import Size, fit, open_depth, open_image, open_mask, size_of, unlike
+from hardsight.data.images import Size, fit, open_depth, open_image, open_mask, size_mismatch, size_of
 from hardsight.data.lazy import need
 from hardsight.data.masks import same_size
 from hardsight.data.splits import Files
@@ -32,16 +32,16 @@ NAMED = re.compile(r"(\w+?)(?:[-_.][\w.-]*)?\.parquet")
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file belongs to, by its posix path: what its name starts with, else its folder; None for neither."""
+    """The split of a file by its posix path: from the start of its name, else from its folder; None if neither names one."""
     path = PurePosixPath(name)
     named = NAMED.fullmatch(path.name)
     return SPLITS.get(named[1].lower() if named else "") or SPLITS.get(path.parent.name.lower())
 
 
 def by_split(names: Sequence[str], where: str, config: str | None = None) -> dict[str, list[str]]:
-    """Parquet files by split, in order; those of one configuration (a folder, or a folder's folder) where it is named.
+    """Parquet files by split, in order; only those of one configuration (the name of a parent folder) if `config` is given.
 
-    Raises `DataError` where there is none, or where several configurations are mixed.
+    Raises `DataError` if no such file exists, or if several configurations are mixed.
     """
     found: dict[str, list[str]] = {}
     tops = set()
@@ -52,15 +52,15 @@ def by_split(names: Sequence[str], where: str, config: str | None = None) -> dic
         tops.add(next((part for part in parts if part not in SPLITS and part != "data"), ""))
         found.setdefault(split, []).append(name)
     if not found:
-        told = f" of the configuration '{config}'" if config else ""
-        raise DataError(f"{where} has no parquet file{told} that names its split, such as train-00000-of-00001.parquet")
+        limit = f" of the configuration '{config}'" if config else ""
+        raise DataError(f"{where} has no parquet file{limit} that names its split, such as train-00000-of-00001.parquet")
     if len(tops) > 1:
         raise DataError(f"{where} has several configurations: {', '.join(sorted(filter(None, tops)))}; give config=")
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
 class Shards:
-    """The rows of several parquet files, one after another, of the named columns."""
+    """The rows of several parquet files, concatenated in order."""
 
     def __init__(self, paths: Sequence[Path], reader: str) -> None:
         self.parquet = need("pyarrow.parquet", reader)
@@ -80,7 +80,7 @@ class Shards:
         return self.files[0].schema_arrow.names
 
     def features(self) -> dict[str, Any]:
-        """What Hugging Face's `datasets` wrote of the columns: {name: {"_type": "Image" | "ClassLabel" ..., ...}}."""
+        """The column types that Hugging Face's `datasets` wrote: {name: {"_type": "Image" | "ClassLabel" ..., ...}}."""
         noted = (self.files[0].schema_arrow.metadata or {}).get(b"huggingface", b"{}")
         try:
             found = json.loads(noted).get("info", {}).get("features", {})
@@ -89,7 +89,7 @@ class Shards:
         return found if isinstance(found, dict) else {}
 
     def row(self, place: int, columns: tuple[str, ...]) -> dict[str, Any]:
-        """The values of a row; `DataError`, with the file's name, where they can't be read."""
+        """The values of a row; raises `DataError`, with the file's name, if they can't be read."""
         group = bisect_right(self.starts, place) - 1
         if self._kept[:2] != (group, columns):
             self._kept = group, columns, self._group(group, columns)
@@ -97,7 +97,7 @@ class Shards:
         return {name: table.column(name)[inner].as_py() for name in columns}
 
     def values(self, column: str) -> list[Any]:
-        """One column whole."""
+        """All values of one column."""
         return [
             value for group in range(len(self.groups)) for value in self._group(group, (column,)).column(column).to_pylist()
         ]
@@ -109,28 +109,30 @@ class Shards:
         file, inner = self.groups[group]
         try:
             return self.files[file].read_row_group(inner, columns=list(columns))
-        except Exception as error:  # pyarrow raises several kinds on a broken file
+        except Exception as error:  # pyarrow raises several kinds of errors for a broken file
             raise DataError(f"{self.paths[file]} is corrupt: {' '.join(str(error).split())[:200]}") from None
 
     def _opened(self, path: Path) -> Any:
         try:
             return self.parquet.ParquetFile(path)
         except FileNotFoundError:
-            raise DataError(f"{path}: there is no such file") from None
-        except Exception as error:  # pyarrow raises several kinds on a broken file
-            raise DataError(f"{path} is cut short or no parquet file: {' '.join(str(error).split())[:200]}") from None
+            raise DataError(f"{path}: no such file") from None
+        except Exception as error:  # pyarrow raises several kinds of errors for a broken file
+            raise DataError(f"{path} is truncated or not a parquet file: {' '.join(str(error).split())[:200]}") from None
 
 
 def bytes_of(value: Any, path: Path) -> bytes:
-    """The bytes of an image's file in a cell; `DataError` where the cell only names a file, or holds something else."""
+    """The encoded image in a table cell; raises `DataError` if the cell only names a file, or contains something else."""
     raw = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(raw, bytes):
-        raise DataError(f"{path}: a cell holds no image's bytes but {type(raw).__name__}; the files must be embedded")
+        raise DataError(
+            f"{path}: a cell contains {type(raw).__name__}, not the bytes of an image; the image files must be embedded"
+        )
     return raw
 
 
 def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], card: DataCard, size: Size) -> Files:
-    """A split over rows: each the bytes of an image and its targets, by the column of each."""
+    """A split of table rows: `image` is the column with the encoded images, `wanted` the column of each target."""
     columns = (image, *dict.fromkeys(column for column in wanted.values() if column))
 
     metres = Metres(card.max_depth or 1.0, "millimetres")
@@ -149,7 +151,7 @@ def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], c
         if "mask" in target:
             same_size(f"the mask of {where}", target["mask"], pixels)
         if size is None and pixels.shape[:2] != card.size:
-            raise DataError(unlike(where, pixels.shape[:2], "the first", card.size))
+            raise DataError(size_mismatch(where, pixels.shape[:2], "the first", card.size))
         target = {kind: fit(value, size, nearest=True) if value.ndim else value for kind, value in target.items()}
         return fit(pixels, size), target
 
@@ -157,17 +159,17 @@ def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], c
 
 
 def row_size(size: Size, shards: Shards, image: str) -> tuple[int, int]:
-    """The size (h, w) of all rows' images: the one asked for, else the first row's."""
+    """The size (h, w) of the images in all rows: the requested size, or else that of the first row."""
     if size is not None:
         return (size, size) if isinstance(size, int) else size
     if len(shards) == 0:
-        raise DataError(f"{shards.paths[0]} has no row")
+        raise DataError(f"{shards.paths[0]} has no rows")
     return size_of(bytes_of(shards.row(0, (image,))[image], shards.paths[0]), f"{shards.paths[0]}, row 0")
 
 
 def _label(value: Any, count: int, where: str) -> int:
     if not isinstance(value, int) or not 0 <= value < count:
-        raise DataError(f"{where}: its label is {value!r}; there are the classes 0 to {count - 1}")
+        raise DataError(f"{where}: its label is {value!r}; valid classes are 0 to {count - 1}")
     return value
 
 
@@ -175,6 +177,7 @@ def _mask(ids: np.ndarray, count: int, where: str) -> np.ndarray:
     strange = ids[(ids >= count) & (ids != IGNORE)]
     if strange.size:
         raise DataError(
-            f"{where}: its mask has the id {int(strange.max())}; mask_classes={count}, and {IGNORE} for no class"
+            f"{where}: its mask has the id {int(strange.max())}; valid are 0 to {count - 1} (mask_classes={count}) "
+            f"and {IGNORE}"
         )
     return ids

@@ -1,8 +1,8 @@
-"""Any data set at another size, so that eps may be had at the size an encoder works at.
+"""Any data set at another size, so that eps can be defined at the input size of an encoder.
 
-With `resize=224` an encoder enlarges its images within the attacked graph: a perturbation has the image's own pixels, and eps
-means the same for every encoder. Much published work enlarges the images first and attacks what came of it, which hands the
-attack more freedom, the more an encoder enlarges. Both can be measured, and a report says which was:
+With `resize=224` an encoder enlarges its images inside the attacked graph: the perturbation has the resolution of the image,
+and eps means the same for every encoder. Much published work enlarges the images first and attacks the enlarged ones, which
+gives the attack more freedom the larger they become. Both can be measured, and a report says which one was used:
 
     --encoder 'timm:vit_small_patch14_dinov2(resize=98)' --data cifar10:PATH                  eps at 32x32
     --encoder 'timm:vit_small_patch14_dinov2(size=98)' --data "resized(cifar10('PATH'), 98)"  eps at 98x98
@@ -23,7 +23,7 @@ from hardsight.specs.catalog import register
 
 
 class Resized:
-    """A split at another size: images bilinearly and rounded to bytes, masks and depth by the nearest pixel, boxes scaled."""
+    """A split at another size: images resized bilinearly and rounded to uint8, masks and depth by nearest, boxes scaled."""
 
     def __init__(self, images: Images, size: tuple[int, int]) -> None:
         self.images, self.size = images, size
@@ -36,7 +36,7 @@ class Resized:
         return Sample(sample.id, self._image(sample.image), {name: self._target(sample, name) for name in sample.target})
 
     def _image(self, image: Tensor) -> Tensor:
-        """Of a clip [3, T, H, W] every frame."""
+        """Resizes an image [3, H, W], or every frame of a clip [3, T, H, W]."""
         x = image.float() if image.dim() == 3 else image.float().transpose(0, 1)
         x = F.interpolate(x[None] if x.dim() == 3 else x, self.size, mode="bilinear", antialias=True, align_corners=False)
         x = x.round().clamp(0, 255).to(torch.uint8)
@@ -54,9 +54,9 @@ class Resized:
 
 @register
 def resized(data: Data, size: int | tuple[int, int]) -> Data:
-    """Another data set, every image brought to `size` before it is attacked: resized(cifar10('PATH'), 96).
+    """Another data set, with every image resized to `size` before it is attacked: resized(cifar10('PATH'), 96).
 
-    size: (h, w), or a side of a square. Tables name the size, and say what the images' own was.
+    size: (h, w), or the side of a square. Tables show this size and the original size of the images.
     """
     check_size(size)
     sides = (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,7 +1,7 @@
-"""Two ways to hold a split: `Files`, read when asked for and kept as bytes; `Arrays`, the whole of it in one array of bytes.
+"""Two kinds of split: `Files`, read on demand and then cached in memory; `Arrays`, all images in one uint8 array.
 
-Both keep what they hold compact (uint8 pixels and masks) and widen it as it goes out, and what goes out is a copy, so that
-nobody's changes reach the next reader.
+Both store pixels and masks compactly as uint8, and convert targets on access. Every sample is returned as a copy, so that
+changes made by one caller never affect another.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from hardsight.data.base import Sample
 
 MEMORY = 2**30
-"""Bytes that one split of files may keep; what comes after is read anew on each visit."""
+"""How many bytes one split of files may cache; samples beyond that are read again on each access."""
 
 Read = Callable[[int], tuple[np.ndarray, dict[str, np.ndarray]]]
-"""A place to its image, uint8 [H, W, 3], a clip [T, H, W, 3], and its targets: label and mask as integers of any width, depth
-as float32."""
+"""Maps an index to an image, uint8 [H, W, 3], or a clip [T, H, W, 3], and its targets: label and mask of any integer type,
+depth as float32."""
 
 
 class Files:
-    """A split whose samples are files: `Images` over a reading function that raises `DataError` with the file's name."""
+    """A split (`Images`) of files, read by a function that raises `DataError` with the name of the file."""
 
     def __init__(self, ids: Sequence[str], read: Read, memory: int = MEMORY) -> None:
         self.ids, self.memory = list(ids), memory
@@ -35,7 +35,7 @@ class Files:
         return len(self.ids)
 
     def sample(self, place: int) -> Sample:
-        """The sample at a place, 0 to len - 1."""
+        """The sample at an index, 0 to len - 1."""
         place = checked(place, len(self))
         image, target = self._kept.get(place) or self._fresh(place)
         return Sample(self.ids[place], image.clone(), {name: widened(value) for name, value in target.items()})
@@ -52,7 +52,7 @@ class Files:
 
 
 class Arrays:
-    """A split that is rows of an array of images, uint8 [N, 3, H, W], with a label each (or none); also has `batch`."""
+    """A split of rows of an image array, uint8 [N, 3, H, W], with one label each (or no labels); also has `batch`."""
 
     def __init__(
         self, ids: Sequence[str], images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray | None = None
@@ -65,7 +65,7 @@ class Arrays:
         return len(self.ids)
 
     def sample(self, place: int) -> Sample:
-        """The sample at a place, 0 to len - 1."""
+        """The sample at an index, 0 to len - 1."""
         ids, images, target = self.batch([place])
         return Sample(ids[0], images[0], {name: value[0] for name, value in target.items()})
 
@@ -78,12 +78,12 @@ class Arrays:
 
 
 def checked(place: int, count: int) -> int:
-    """The place; `IndexError` unless it is 0 to count - 1."""
+    """Returns the index unchanged; raises `IndexError` unless it is 0 to count - 1."""
     if not 0 <= int(place) < count:
-        raise IndexError(f"there are places 0 to {count - 1}, not {int(place)}")
+        raise IndexError(f"index {int(place)} is out of range; valid indices are 0 to {count - 1}")
     return int(place)
 
 
 def widened(value: Tensor) -> Tensor:
-    """Ids as int64 and depths as float32, always a copy."""
+    """Integer targets as int64 and depths as float32, always a copy."""
     return value.clone() if value.is_floating_point() else value.to(torch.int64, copy=True)

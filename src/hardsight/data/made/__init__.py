@@ -1,8 +1,8 @@
-"""Made scenes: textured solids on a ground, drawn from a seed, with the exact truth for every task.
+"""Synthetic scenes: textured solids on a ground, generated from a seed, with exact ground truth for every task.
 
-The label is the shape of the main object, the one nearest the middle; the mask, the depth and the boxes tell of everything in
-view. Colour, pattern, light and pose are drawn without regard to shape, so shape is what there is to learn. Nothing is
-downloaded and nothing is stored: a scene is rendered when it is first asked for, and the same pixels come out everywhere.
+The label is the shape of the main object, the one closest to the image centre; mask, depth and boxes cover every visible
+object. Colour, pattern, light and pose are drawn independently of shape, so only shape predicts the label. Nothing is
+downloaded or stored on disk: a scene is rendered on first access, with the same pixels on every machine.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard, Sample
-from hardsight.data.made.picture import MAX_DEPTH, Frames, render
+from hardsight.data.made.renderer import MAX_DEPTH, Frames, render
 from hardsight.data.made.scene import OBJECTS, labels, lay
 from hardsight.data.made.solids import SHAPES
 from hardsight.specs.catalog import register
 
 BLOCK = 64 * 64 * 48
-"""Pixels rendered at once: more is slower, as they leave the processor's cache."""
+"""Pixels rendered at once; larger blocks are slower, because they no longer fit in the processor's cache."""
 MEMORY = 2**31
-"""Bytes that one split may keep; a larger one is rendered anew each time."""
+"""How many bytes one split may cache; a larger split is rendered again on each access."""
 
 
 @register
 def made(size: int = 64, seed: int = 0, train: int = 10000, test: int = 2000) -> Data:
-    """Scenes of solids on a ground, rendered as they are asked for: label, mask, depth and boxes, all exact.
+    """Synthetic scenes of solids on a ground, rendered on demand, with exact label, mask, depth and boxes.
 
-    size: pixels a side, 16 to 512; another size shows the same scenes. train, test: how many scenes; a scene depends on its
-    seed, split and place alone. Raises `DataError`.
+    size: pixels per side, 16 to 512; other sizes show the same scenes. train, test: the number of scenes; a scene depends
+    only on its seed, split and index. Raises `DataError`.
     """
     if not 16 <= size <= 512:
-        raise DataError(f"made: size is {size}; it can be 16 to 512 pixels")
+        raise DataError(f"made: size is {size}; it must be 16 to 512 pixels")
     for name, count in (("train", train), ("test", test)):
         if count < 1:
-            raise DataError(f"made: {name} is {count}; there must be at least 1 scene")
+            raise DataError(f"made: {name} is {count}; it must be at least 1 scene")
     card = DataCard(
         name="made",
         targets=("label", "mask", "depth", "boxes"),
@@ -54,17 +54,18 @@ def made(size: int = 64, seed: int = 0, train: int = 10000, test: int = 2000) ->
 
 
 class Scenes:
-    """One split: an `Images` that remembers what it has rendered, as long as all of it would fit in `MEMORY`.
+    """One split (`Images`); rendered scenes are cached if the whole split fits in `MEMORY`.
 
-    `batch` is the fast way through. Targets: label int64 [], mask int64 [H, W], depth float32 [H, W] in metres; boxes float32
-    [N, 4], x1 y1 x2 y2 in pixels from the picture's corner, and box_labels int64 [N], of all objects of which a pixel shows.
+    `batch` is faster than `sample`. Targets: label int64 [], mask int64 [H, W], depth float32 [H, W] in metres; boxes
+    float32 [N, 4], x1 y1 x2 y2 in pixels from the top left corner, and box_labels int64 [N], of all objects with a visible
+    pixel.
     """
 
     def __init__(self, name: str, part: int, count: int, size: int, seed: int) -> None:
         self.name, self.part, self.count, self.size, self.seed = name, part, count, size, seed
         self.keeps = count * (size * size * 8 + OBJECTS * 9) <= MEMORY
         room = count if self.keeps else 0
-        # Not yet memory: the system gives a page when something is first written to it.
+        # This uses no memory yet: the operating system allocates a page when it is first written.
         self._kept = Frames(
             image=np.empty((room, 3, size, size), dtype=np.uint8),
             mask=np.empty((room, size, size), dtype=np.uint8),
@@ -75,14 +76,14 @@ class Scenes:
         self._done = np.zeros(room, dtype=bool)
 
     def __reduce__(self) -> tuple:
-        """A copy, such as a loader's worker gets, starts with nothing rendered."""
+        """A copy, for example in a data loader's worker, starts with an empty cache."""
         return Scenes, (self.name, self.part, self.count, self.size, self.seed)
 
     def __len__(self) -> int:
         return self.count
 
     def sample(self, place: int) -> Sample:
-        """The scene at a place, 0 to len - 1; its neighbours are rendered with it where they can be kept."""
+        """The scene at an index, 0 to len - 1; if scenes are cached, the neighbours in its block are rendered with it."""
         where = self._checked([place])
         if self.keeps and not self._done[where[0]]:
             start = where[0] // self.step * self.step
@@ -93,7 +94,7 @@ class Scenes:
         return Sample(self._id(where[0]), torch.from_numpy(frames.image[at[0]].copy()), target)
 
     def batch(self, places: Sequence[int]) -> tuple[list[str], Tensor, dict[str, Any]]:
-        """Ids, images uint8 [B, 3, H, W], and the targets [B, ...], with the boxes as a list of a dict a scene."""
+        """Ids, images uint8 [B, 3, H, W], and the targets [B, ...], with boxes as a list of one dict per scene."""
         where = self._checked(places)
         frames, at = self._frames(where)
         ids = [self._id(place) for place in where]
@@ -112,9 +113,12 @@ class Scenes:
     def _checked(self, places: Sequence[int]) -> np.ndarray:
         where = np.asarray(places, dtype=np.int64)
         if where.size == 0:
-            raise IndexError(f"made: no places of {self.name} are named")
+            raise IndexError(f"made: no indices given for {self.name}; give at least one")
         if not (where.min() >= 0 and where.max() < self.count):
-            raise IndexError(f"made: {self.name} has places 0 to {self.count - 1}, not {where.min()} to {where.max()}")
+            raise IndexError(
+                f"made: indices {where.min()} to {where.max()} of {self.name} are out of range; "
+                f"valid indices are 0 to {self.count - 1}"
+            )
         return where
 
     def _target(self, frames: Frames, at: np.ndarray, places: np.ndarray) -> dict[str, Tensor]:
@@ -125,7 +129,7 @@ class Scenes:
         }
 
     def _frames(self, places: np.ndarray) -> tuple[Frames, np.ndarray]:
-        """Frames that hold the scenes at `places` (int64 [B]), and where in them they are (int64 [B])."""
+        """Frames that contain the scenes at indices `places` (int64 [B]), and their positions in them (int64 [B])."""
         wanted, at = np.unique(places, return_inverse=True)
         if self.keeps:
             wanted = wanted[~self._done[wanted]]
@@ -136,7 +140,7 @@ class Scenes:
         for block in blocks:
             for name, part in vars(render(lay(self.seed, self.part, block), self.size)).items():
                 getattr(self._kept, name)[block] = part
-            # Only now, so that another thread never takes what is half written; two that render the same write the same.
+            # Set last, so that no thread reads a half-written block; two threads that render one block write the same.
             self._done[block] = True
         return self._kept, places
 

@@ -1,7 +1,7 @@
-"""Chance by counting: every number of a scene is a hash of the scene's key and of what the number is for.
+"""Counter-based random numbers: every number of a scene is a hash of the scene's key and of the purpose of the number.
 
-No generator carries state, so a scene is the same alone or in a block, and a new draw moves no other. The hashes are integer
-arithmetic and the uniforms are 24 bits times a power of two, so they are the same bits on every machine.
+There is no generator state, so a scene is the same alone or in a block, and adding a draw changes no other draw. The hashes
+use integer arithmetic and the uniforms are 24 bits times a power of two, so they are bitwise equal on every machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 
 GOLDEN = 0x9E3779B97F4A7C15
-"""Splitmix64's step (Steele, Lea, Flood 2014): an odd number, so that counters spread over all 64 bits."""
+"""Splitmix64's increment (Steele, Lea, Flood 2014): an odd number, so that counters spread over all 64 bits."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -22,7 +22,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def keys(seed: int, part: int, places: np.ndarray) -> np.ndarray:
-    """A uint64 key for each place (int [S]) of one part of a split data set."""
+    """A uint64 key for each index (int [S]) of one split, numbered `part`."""
     start = mix(np.array([seed % 2**64], dtype=np.uint64) + np.uint64(GOLDEN))
     start = mix(start ^ mix(np.array([part + 1], dtype=np.uint64)))
     return mix(start + (places.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN))
@@ -41,7 +41,7 @@ def uniform(key: np.ndarray, purpose: str, *shape: int) -> np.ndarray:
 
 
 def between(low: float, high: float, u: np.ndarray) -> np.ndarray:
-    """Uniforms stretched to [low, high)."""
+    """Uniforms scaled to [low, high)."""
     return low + (high - low) * u
 
 
@@ -51,9 +51,9 @@ def choose(count: int | np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def speck(key: np.ndarray, *cells: np.ndarray) -> np.ndarray:
-    """uint32 hash of integer cells (int32) under a uint32 key: cheap, for each pixel.
+    """uint32 hash of integer cells (int32) with a uint32 key: cheap enough to compute for each pixel.
 
-    differs: from Wellons' lowbias32 by its last step, that would better the low bits, which `tone` drops.
+    differs: Wellons' lowbias32 has one more step, which improves only the low bits, and `tone` drops those.
     """
     value = key
     for cell, prime in zip(cells, (0x8DA6B343, 0xD8163841, 0xCB1AB31F), strict=False):

@@ -1,7 +1,7 @@
-"""How things look: colours, patterns and light, drawn from the scene's key and never from a shape.
+"""Appearance of the scenes: colours, patterns and light, drawn from the scene's key, independently of the shapes.
 
 Colours are linear light in 0..1, float32 [3, P]; the renderer takes the square root (a gamma of 2) at the very end. Every
-function works pixel by pixel. A pattern is a weight between a thing's two colours.
+function works per pixel. A pattern is a weight between the two colours of an object.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from hardsight.data.made.draws import between, bits, choose, speck, spread, tone
 PATTERNS = ("matte", "stripes", "checker", "speckle", "cloudy", "fade")
 GROUNDS = ("earth", "tiles", "planks", "flags")
 MIST = 18.0
-"""Metres at which the ground has half faded into the horizon."""
+"""The distance in metres at which the ground is blended half with the horizon colour."""
 JOINT = np.float32(0.06)
-"""Half the width of the joints between planks and flags, as a share of their size."""
+"""Half the width of the joints between planks or flagstones, as a fraction of their size."""
 
 ONE = np.float32(1)
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Of S scenes with M objects each: colours float32 [3, ...], numbers float32, choices int64, salts uint32.
+    """The appearance of S scenes of M objects each: colours float32 [3, ...], numbers float32, choices int64, salts uint32.
 
-    first, second [3, S, M], pattern, fine (cells a unit), shine and sharp [S, M], offset [3, S, M], salt [S, M]; the ground's
-    earth, joint [3, S], ground, ground_fine (cells a metre), ground_salt, ground_turn [2, S]; zenith, horizon, sunlight,
-    skylight [3, S].
+    first, second [3, S, M], pattern, fine (cells per unit), shine and sharp [S, M], offset [3, S, M], salt [S, M]; for the
+    ground earth, joint [3, S], ground, ground_fine (cells per metre), ground_salt, ground_turn [2, S]; zenith, horizon,
+    sunlight, skylight [3, S].
     """
 
     first: np.ndarray
@@ -52,10 +52,10 @@ class Looks:
 
 
 def looks(key: np.ndarray, objects: int) -> Looks:
-    """The looks of the scenes with these keys (uint64 [S])."""
+    """The appearance of the scenes with these keys (uint64 [S])."""
     u = uniform(key, "colour", objects, 6)
     first = colour(u[..., 0], between(0.15, 1.0, u[..., 1]), between(0.5, 1.0, u[..., 2]))
-    # The second colour is far from the first in hue or in brightness, so that every pattern shows.
+    # The second colour differs clearly from the first in hue or in brightness, so that every pattern is visible.
     second = colour(u[..., 0] + between(0.25, 0.75, u[..., 3]), u[..., 4], np.where(u[..., 2] < 0.5, 1.0, 0.32))
     pattern = choose(len(PATTERNS) + 1, uniform(key, "pattern", objects)) % len(PATTERNS)
     gloss = uniform(key, "gloss", objects, 2)
@@ -96,7 +96,7 @@ def looks(key: np.ndarray, objects: int) -> Looks:
 
 
 def colour(hue: np.ndarray, strength: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Linear light [3, ...] from hue (turns), saturation and value, by HSV's straight lines and a gamma of 2."""
+    """Linear light [3, ...] from hue (in turns), saturation and value: HSV to RGB, then a gamma of 2."""
     h = (hue - np.floor(hue)) * 6
     wheel = np.stack([np.abs(h - 3) - 1, 2 - np.abs(h - 2), 2 - np.abs(h - 4)])
     display = value * (1 - strength * (1 - np.clip(wheel, 0, 1)))
@@ -104,7 +104,7 @@ def colour(hue: np.ndarray, strength: np.ndarray, value: np.ndarray) -> np.ndarr
 
 
 def pattern_weight(kind: np.ndarray, p: np.ndarray, salt: np.ndarray) -> np.ndarray:
-    """float32 [P]: how much of the second colour shows at p (float32 [3, P], in cells) of a pattern (int [P])."""
+    """float32 [P]: the weight of the second colour at p (float32 [3, P], in cells) of a pattern (int [P])."""
     weight = np.zeros(len(kind), dtype=np.float32)
     for index, paint in ((1, _stripes), (2, _checker), (3, _speckle), (4, _cloudy), (5, _fade)):
         where = np.flatnonzero(kind == index)
@@ -141,7 +141,7 @@ def _fade(p: np.ndarray, salt: np.ndarray) -> np.ndarray:
 
 
 def value_noise(x: np.ndarray, y: np.ndarray, salt: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1): a random tone at each whole point, smoothly joined (Perlin's cubic)."""
+    """float32 in [0, 1): a random value at each integer point, smoothly interpolated (Perlin's cubic)."""
     left, low = np.floor(x), np.floor(y)
     i, j = left.astype(np.int32), low.astype(np.int32)
     u, v = x - left, y - low
@@ -163,7 +163,7 @@ def paint_ground(
     dark: np.ndarray,
     size: int,
 ) -> np.ndarray:
-    """Light [3, P] of the ground where rays x, y (at unit depth) end after t metres; scene int64 [P], sorted; dark: no sun.
+    """Light [3, P] of the ground where rays x, y (at unit depth) hit it at depth t; scene int64 [P], sorted; dark: shadow.
 
     camera: [7, S] height, cosine and sine of the pitch, zoom, sun.
     """
@@ -171,7 +171,7 @@ def paint_ground(
     fine, (cosine, sine) = spread(appearance.ground_fine, scene), spread(appearance.ground_turn, scene)
     east, north = t * x * fine, t * (c + y * s) * fine
     u, v = (np.clip(part, -1e5, 1e5) for part in (cosine * east - sine * north, sine * east + cosine * north))
-    # A pixel's length on the ground, in cells: a pattern that is finer than a pixel gives way to its mean.
+    # The length of a pixel on the ground, in cells: a pattern finer than a pixel is replaced by its mean.
     blur = t * t * fine / (height * zoom * np.float32(size))
     weight, bright = _ground_weight(spread(appearance.ground, scene), u, v, spread(appearance.ground_salt, scene), blur)
     earth = spread(appearance.earth, scene)
@@ -191,7 +191,7 @@ def paint_sky(appearance: Looks, camera: np.ndarray, scene: np.ndarray, y: np.nd
 
 
 def _ground_weight(kind: np.ndarray, x: np.ndarray, y: np.ndarray, salt: np.ndarray, blur: np.ndarray) -> tuple:
-    """Weight of the joints' colour and brightness of the ground, float32 [P] each, at x, y (cells)."""
+    """The weight of the joint colour and the brightness of the ground, float32 [P] each, at x, y (in cells)."""
     tiles, planks, flags = (kind == index for index in (1, 2, 3))
     left, low = np.floor(x), np.floor(y)
     u, v = x - left, y - low
@@ -220,10 +220,10 @@ def lit(
     shine: np.ndarray,
     sharp: np.ndarray,
 ) -> np.ndarray:
-    """Light [3, P] from a surface of colour `base` with unit normal n: sun, sky above, bounce below, and a highlight.
+    """Light [3, P] from a surface of colour `base` with unit normal n: sun, sky, reflection from below, and a highlight.
 
-    n, view (unit, towards the camera), sun (unit): float32 [3, P]. The highlight is Blinn's, to the power 16, or 64 where
-    `sharp` is 1, by squaring.
+    n, view (unit, towards the camera), sun (unit): float32 [3, P]. The highlight is Blinn's, with exponent 16, or 64
+    where `sharp` is 1, computed by squaring.
     """
     facing = np.maximum(n[0] * sun[0] + n[1] * sun[1] + n[2] * sun[2], 0)
     above = np.float32(0.72) + np.float32(0.38) * n[2]

@@ -1,9 +1,9 @@
-"""Made clips: a solid of a made scene that moves in one of eight ways, so that its motion is what there is to learn.
+"""Synthetic clips: the main solid of a synthetic scene moves in one of eight ways, and only its motion predicts the class.
 
-Where the solid is (across, up, by its size, turned) are four numbers, each uniform on a circle, and a motion lets one of them
-run round: what leaves on the right comes in on the left. So at every moment the four are uniform whatever the motion is: no
-single frame tells the class, and no set of frames without their order tells left from right: what pools an image encoder's
-answers by their mean is right in 5 of 8 clips at most. Rendered by `data/made`.
+The state of the solid (horizontal, vertical, size, rotation) is four numbers, each uniform on a circle, and a motion changes
+one of them cyclically: what leaves on the right re-enters on the left. So at any time all four are uniform for every motion:
+no single frame reveals the class, and an unordered set of frames cannot separate left from right. Mean pooling of an image
+encoder's outputs over frames is therefore correct on at most 5 of 8 clips. Rendered by `data/made`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard, Sample
 from hardsight.data.made import BLOCK, MEMORY
 from hardsight.data.made.draws import between, keys, uniform
-from hardsight.data.made.picture import render
+from hardsight.data.made.renderer import render
 from hardsight.data.made.scene import Layout, labels, lay, turn
 from hardsight.data.made.solids import SHAPES
 from hardsight.data.splits import checked
@@ -36,17 +36,17 @@ MOTIONS = {
     "farther": (0, 0, -1, 0),
     "turning": (0, 0, 0, 1),
 }
-"""The way each class runs: across, up, in size, round."""
+"""The direction of each class: horizontal, vertical, size, rotation."""
 EDGED = ("cube", "pyramid", "octahedron", "prism", "cross", "steps")
-"""Shapes that look different when turned; nothing else moves."""
+"""The shapes that look different when rotated; only these are used."""
 REACH = 0.7
-"""The share of the picture's side that the solid's middle crosses."""
+"""The share of the image side over which the centre of the solid can move."""
 SMALL, LARGE = 0.55, 1.25
-"""The solid's size beside that of its made scene."""
+"""The range of the solid's size, relative to its size in the still scene."""
 LEAST, MOST = 0.35, 0.6
-"""The share of its circle that a motion runs through in a clip."""
+"""The share of the circle that a motion covers in one clip."""
 CLEAR = 0.4
-"""Metres above the ground, as a share of the solid's first distance, that its lowest place is."""
+"""The height of the solid's lowest position above the ground, as a share of its initial distance."""
 
 
 @register
@@ -58,17 +58,17 @@ def moving(
     test: int = 500,
     label: Literal["motion", "shape"] = "motion",
 ) -> Data:
-    """Clips of a moving solid, rendered as they are asked for; the label is its motion, one of eight, or its shape, one of six.
+    """Synthetic clips of a moving solid, rendered on demand; the label is one of eight motions, or one of six shapes.
 
-    size: pixels a side, 16 to 512. frames: of a clip, 2 to 64; more frames show the same motion in smaller steps. train,
-    test: how many clips; a clip depends on its seed, split and place alone. Raises `DataError`.
+    size: pixels per side, 16 to 512. frames: per clip, 2 to 64; more frames show the same motion in smaller steps. train,
+    test: the number of clips; a clip depends only on its seed, split and index. Raises `DataError`.
     """
     for name, value, low, high in (("size", size, 16, 512), ("frames", frames, 2, 64)):
         if not low <= value <= high:
-            raise DataError(f"moving: {name} is {value}; it can be {low} to {high}")
+            raise DataError(f"moving: {name} is {value}; it must be {low} to {high}")
     for name, count in (("train", train), ("test", test)):
         if count < 1:
-            raise DataError(f"moving: {name} is {count}; there must be at least 1 clip")
+            raise DataError(f"moving: {name} is {count}; it must be at least 1 clip")
     card = DataCard(
         name="moving" if label == "motion" else "moving shapes",
         targets=("label",),
@@ -83,7 +83,7 @@ def moving(
 
 
 class Clips:
-    """One split: an `Images` of clips, uint8 [3, T, H, W], that keeps what it has rendered while all of it fits in `MEMORY`."""
+    """One split (`Images`) of clips, uint8 [3, T, H, W]; rendered clips are cached if the whole split fits in `MEMORY`."""
 
     def __init__(self, name: str, part: int, count: int, size: int, frames: int, seed: int, label: str = "motion") -> None:
         self.name, self.part, self.count, self.size, self.frames, self.seed = name, part, count, size, frames, seed
@@ -94,14 +94,14 @@ class Clips:
         self._done = np.zeros(room, dtype=bool)
 
     def __reduce__(self) -> tuple:
-        """A copy, such as a loader's worker gets, starts with nothing rendered."""
+        """A copy, for example in a data loader's worker, starts with an empty cache."""
         return Clips, (self.name, self.part, self.count, self.size, self.frames, self.seed, self.label)
 
     def __len__(self) -> int:
         return self.count
 
     def sample(self, place: int) -> Sample:
-        """The clip at a place, 0 to len - 1."""
+        """The clip at an index, 0 to len - 1."""
         ids, clips, target = self.batch([place])
         return Sample(ids[0], clips[0], {"label": target["label"][0]})
 
@@ -127,26 +127,26 @@ class Clips:
 
 
 def motions(seed: int, part: int, places: np.ndarray) -> np.ndarray:
-    """int64 [S], the classes: each run of eight places holds every motion once, in an order of its own."""
+    """int64 [S], the classes: each block of eight indices contains every motion once, in its own random order."""
     run = keys(seed, 2000 + part, places // len(MOTIONS))
     order = np.argsort(uniform(run, "motions", len(MOTIONS)), axis=1, kind="stable")
     return order[np.arange(len(places)), places % len(MOTIONS)]
 
 
 def shapes(seed: int, part: int, places: np.ndarray) -> np.ndarray:
-    """int64 [S], the places in `EDGED` of the moving solids' shapes: each run of six places holds every shape once."""
+    """int64 [S], the shapes of the moving solids, as indices into `EDGED`: each block of six clips has every shape once."""
     known = np.array([SHAPES.index(name) for name in EDGED])
     return np.argmax(labels(seed, part, _scenes(seed, part, places))[:, None] == known, axis=1)
 
 
 def film(seed: int, part: int, places: np.ndarray, frames: int, size: int) -> np.ndarray:
-    """The clips at `places` (int64 [S]) of one part, uint8 [S, 3, T, H, W]."""
+    """The clips at indices `places` (int64 [S]) of one split, uint8 [S, 3, T, H, W]."""
     layout = moved(lay(seed, part, _scenes(seed, part, places)), *path(seed, part, places, frames))
     return np.moveaxis(render(layout, size).image.reshape(len(places), frames, 3, size, size), 1, 2)
 
 
 def path(seed: int, part: int, places: np.ndarray, frames: int) -> tuple[np.ndarray, int]:
-    """float64 [S, T, 4] in [0, 1): across, up, size and turn of the main solid at each moment; and T."""
+    """float64 [S, T, 4] in [0, 1): horizontal, vertical, size and rotation state of the main solid at each time; and T."""
     key = keys(seed, 3000 + part, places)
     way = np.array(list(MOTIONS.values()), dtype=np.float64)[motions(seed, part, places)]
     way[:, 3] *= np.where(uniform(key, "side") < 0.5, -1.0, 1.0)
@@ -157,9 +157,9 @@ def path(seed: int, part: int, places: np.ndarray, frames: int) -> tuple[np.ndar
 
 
 def moved(layout: Layout, spot: np.ndarray, frames: int) -> Layout:
-    """A still layout of S scenes as one of S T moments, clip by clip, the main solid at `spot` [S, T, 4].
+    """Expands a still layout of S scenes to S T frames, clip by clip, with the main solid in the states `spot` [S, T, 4].
 
-    Camera and clutter rise together until the solid's lowest place is clear of the ground.
+    Camera and clutter are raised together until the lowest position of the solid is above the ground.
     """
     cosine, sine = layout.pitch[:, 0], layout.pitch[:, 1]
     first = layout.centre[:, 0, 1] * cosine + (layout.height - layout.centre[:, 0, 2]) * sine
@@ -183,7 +183,7 @@ def moved(layout: Layout, spot: np.ndarray, frames: int) -> Layout:
 
 
 def _scenes(seed: int, part: int, places: np.ndarray) -> np.ndarray:
-    """int64 [S]: the places of the made scenes whose main solid has edges, in their order."""
+    """int64 [S]: the indices of the still scenes whose main solid is one of `EDGED`, in order."""
     run = places // len(EDGED)
     near = run[:, None] * len(SHAPES) + np.arange(len(SHAPES))
     shape = labels(seed, part, near.reshape(-1)).reshape(near.shape)

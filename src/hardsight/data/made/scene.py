@@ -1,9 +1,9 @@
-"""What stands where: the layout of a block of scenes, drawn from their keys and free of any image size.
+"""Scene layout: the positions of camera, sun and objects in a block of scenes, drawn from their keys, for any image size.
 
-The main object is laid first, near the middle of the view; clutter is then tried a few times for each slot and dropped where
-it would run into something or hide the main object. World axes: x right, y ahead, z up, metres, ground at z = 0. The camera
-stands above the origin. A layout is a still moment: a moving scene would be a `Layout` for each time, made by moving
-`height`, `pitch`, `centre` and `frame` between `lay` and the renderer, with nothing else to change.
+The main object is placed first, near the centre of the view. For each clutter slot a few positions are tried, and the slot
+stays empty if all of them collide with an object or hide the main one. World axes: x right, y ahead, z up, metres, ground at
+z = 0; the camera is above the origin. A layout is one point in time: a moving scene is one `Layout` per frame, which needs
+only changes to `height`, `pitch`, `centre` and `frame` between `lay` and the renderer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLUTTER = 6
 OBJECTS = 1 + CLUTTER
 TRIES = 6
 NEAREST, FARTHEST = 2.0, 10.0
-"""Metres ahead of the camera between which clutter stands."""
+"""The range of distances ahead of the camera, in metres, for clutter."""
 
 _RESTS = max(len(solid.rests) for solid in SOLIDS.values())
 REST = np.array([[solid.rests[i % len(solid.rests)] for i in range(_RESTS)] for solid in SOLIDS.values()])
@@ -28,16 +28,16 @@ GIVE = np.array([solid.give for solid in SOLIDS.values()])
 REACH = np.array([solid.reach for solid in SOLIDS.values()])
 TURNS = np.array([solid.turns for solid in SOLIDS.values()])
 FLAT = np.array([SHAPES.index("cube"), SHAPES.index("cylinder")])
-"""Shapes whose first rest has a flat top, as far above the origin as the ground is below it: others may stand on them."""
+"""Shapes whose first rest pose has a flat top, as far above the origin as the ground is below: objects can rest on them."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """S scenes of up to M objects each; float64 unless told otherwise.
+    """S scenes of up to M objects each; float64 unless stated otherwise.
 
-    key uint64 [S]; label int64 [S]; height [S] of the camera; pitch [S, 2] the cosine and sine of its look downwards; zoom
-    [S] its focal length in image widths; sun [S, 3] unit vector towards the light; shape int64 [S, M], -1 where a slot is
-    empty, slot 0 the main object; centre [S, M, 3]; frame [S, M, 3, 3], from world to the solid's own axes and unit.
+    key uint64 [S]; label int64 [S]; height [S] of the camera; pitch [S, 2] cosine and sine of its downward angle; zoom [S]
+    its focal length in image widths; sun [S, 3] unit vector towards the light; shape int64 [S, M], -1 if a slot is empty,
+    slot 0 is the main object; centre [S, M, 3]; frame [S, M, 3, 3], from world coordinates to the solid's axes and unit.
     """
 
     key: np.ndarray
@@ -52,7 +52,7 @@ class Layout:
 
 
 def labels(seed: int, part: int, places: np.ndarray) -> np.ndarray:
-    """int64 [S]: each run of K places holds every class once, in an order that changes from run to run."""
+    """int64 [S]: each block of K indices contains every class once, in an order that differs between blocks."""
     count = len(SHAPES)
     run = uniform(keys(seed, 1000 + part, places // count), "order", 2)
     steps = np.array([step for step in range(1, count) if np.gcd(step, count) == 1])
@@ -61,14 +61,14 @@ def labels(seed: int, part: int, places: np.ndarray) -> np.ndarray:
 
 
 def turn(u: np.ndarray, half: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of an angle drawn by u in [0, 1): any angle, or -70 to 70 degrees where `half`; rational, so exact."""
+    """Cosine and sine of an angle drawn from u in [0, 1): any angle, or -70 to 70 degrees if `half`; rational, so exact."""
     t = (u * 2 - 1) * 0.7 if half else np.abs(u * 4 - 2) - 1
     sign = 1.0 if half else np.where(u < 0.5, 1.0, -1.0)
     return sign * (1 - t * t) / (1 + t * t), sign * 2 * t / (1 + t * t)
 
 
 def lay(seed: int, part: int, places: np.ndarray) -> Layout:
-    """The scenes at `places` (int64 [S]) of one part."""
+    """The layout of the scenes at indices `places` (int64 [S]) of one split."""
     key, label = keys(seed, part, places), labels(seed, part, places)
     count = len(key)
     shape = choose(len(SHAPES), uniform(key, "shape", OBJECTS))
@@ -100,8 +100,8 @@ def lay(seed: int, part: int, places: np.ndarray) -> Layout:
     centre[:, :, 2] = rise
     centre[:, 0, 0] = aim[:, 0] * away
     centre[:, 0, 1] = ahead
-    there = np.zeros((count, OBJECTS), dtype=bool)
-    there[:, 0] = True
+    present = np.zeros((count, OBJECTS), dtype=bool)
+    present[:, 0] = True
     wanted = between(2, CLUTTER + 1, uniform(key, "clutter"))
     for slot in range(1, OBJECTS):
         spot = _spots(uniform(key, f"spot {slot}", TRIES, 2), rise[:, slot], ahead, zoom)
@@ -109,18 +109,18 @@ def lay(seed: int, part: int, places: np.ndarray) -> Layout:
             top = centre[:, 1].copy()
             top[:, 2] += rise[:, 1] + rise[:, 2]
             spot = np.where(tower[:, None, None], top[:, None], spot)
-        free = _free(spot, reach[:, slot], centre, reach, there, skip=np.where(tower, 1, -1) if slot == 2 else None)
+        free = _free(spot, reach[:, slot], centre, reach, present, skip=np.where(tower, 1, -1) if slot == 2 else None)
         free &= _shows_main(spot, reach[:, slot], centre[:, 0], reach[:, 0], height, pitch, zoom)
         first = np.argmax(free, axis=1)
         centre[:, slot] = spot[np.arange(count), first]
-        there[:, slot] = free.any(axis=1) & (slot <= wanted)
+        present[:, slot] = free.any(axis=1) & (slot <= wanted)
         if slot == 2:
-            there[:, 2] &= ~tower | there[:, 1]
-    return Layout(key, label, height, pitch, zoom, _suns(key), np.where(there, shape, -1), centre, frame)
+            present[:, 2] &= ~tower | present[:, 1]
+    return Layout(key, label, height, pitch, zoom, _suns(key), np.where(present, shape, -1), centre, frame)
 
 
 def _suns(key: np.ndarray) -> np.ndarray:
-    """[S, 3]: 35 to 65 degrees high, from any side but straight ahead, where it would leave all that is seen in the dark."""
+    """[S, 3]: 35 to 65 degrees high, from any side except straight ahead, where all visible surfaces would be in shadow."""
     u = uniform(key, "sun", 2)
     cosine, sine = turn(u[:, 0], half=True)
     flat = between(0.42, 0.8, u[:, 1])
@@ -130,13 +130,13 @@ def _suns(key: np.ndarray) -> np.ndarray:
 
 
 def _poses(key: np.ndarray, shape: np.ndarray, rest: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """frame [S, M, 3, 3] and rise [S, M], the height of the origin, of solids that lie on the plane their rest names."""
+    """frame [S, M, 3, 3] and rise [S, M], the height of the origin, of solids resting on the face given by `rest`."""
     stretch = size[..., None] * (1 + GIVE[shape] * (2 * uniform(key, "stretch", OBJECTS, 3) - 1))
     plane = REST[shape, rest]
     normal = plane[..., :3] / stretch
     length = np.sqrt(normal[..., 0] * normal[..., 0] + normal[..., 1] * normal[..., 1] + normal[..., 2] * normal[..., 2])
     up = -normal / length[..., None]
-    # Any level pair of axes will do, as the solid is spun about the upright next: start from the one that is least upright.
+    # Any pair of horizontal axes works, because a rotation about the vertical follows: start from the least vertical axis.
     helper = np.where((np.abs(up[..., 0]) < 0.6)[..., None], np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]))
     along = helper[..., 0] * up[..., 0] + helper[..., 1] * up[..., 1]
     right = helper - along[..., None] * up
@@ -153,7 +153,7 @@ def _poses(key: np.ndarray, shape: np.ndarray, rest: np.ndarray, size: np.ndarra
 
 
 def _spots(u: np.ndarray, rise: np.ndarray, ahead: np.ndarray, zoom: np.ndarray) -> np.ndarray:
-    """[S, T, 3]: places to try, from u [S, T, 2]; more of them near than far, as wide as the view is there."""
+    """[S, T, 3]: candidate positions, from u [S, T, 2]; denser near the camera, as wide as the view at their depth."""
     nearest = np.minimum(np.maximum(ahead - 0.6, NEAREST), FARTHEST - 1)[:, None]
     y = nearest + (FARTHEST - nearest) * u[..., 0] * (0.35 + 0.65 * u[..., 0])
     x = (u[..., 1] * 2 - 1) * 0.5 * y / zoom[:, None]
@@ -161,15 +161,15 @@ def _spots(u: np.ndarray, rise: np.ndarray, ahead: np.ndarray, zoom: np.ndarray)
 
 
 def _free(
-    spot: np.ndarray, radius: np.ndarray, centre: np.ndarray, reach: np.ndarray, there: np.ndarray, skip: np.ndarray | None
+    spot: np.ndarray, radius: np.ndarray, centre: np.ndarray, reach: np.ndarray, present: np.ndarray, skip: np.ndarray | None
 ) -> np.ndarray:
-    """bool [S, T]: whether a ball about the spot is clear of those about the objects that are there, but for the one to skip."""
+    """bool [S, T]: whether a ball around the position intersects none of those around existing objects, except `skip`."""
     free = np.ones(spot.shape[:2], dtype=bool)
     for other in range(OBJECTS):
         x, y, z = (spot[..., i] - centre[:, other, None, i] for i in range(3))
         room = 0.9 * (radius + reach[:, other])[:, None]
         apart = x * x + y * y + z * z > room * room
-        counts = there[:, other] if skip is None else there[:, other] & (skip != other)
+        counts = present[:, other] if skip is None else present[:, other] & (skip != other)
         free &= apart | ~counts[:, None]
     return free
 
@@ -183,7 +183,7 @@ def _shows_main(
     pitch: np.ndarray,
     zoom: np.ndarray,
 ) -> np.ndarray:
-    """bool [S, T]: whether the spot is in view, looks smaller than the main object and, where nearer, stands clear of it."""
+    """bool [S, T]: whether the object is in view, appears smaller than the main object and, if closer, does not cover it."""
     c, s = pitch[:, 0, None], pitch[:, 1, None]
 
     def seen(point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,10 +1,10 @@
-"""The shapes, and where a ray meets them.
+"""The shapes, and ray intersection with them.
 
-A solid is a union of convex parts, a part an intersection of surfaces, and each surface lets a ray in at one t and out at
-another: a part is entered at the last "in", if that comes before the first "out". A hole is the one thing cut away. Every
-surface's outward normal is `scale * p + shift`, axis by axis, so that one small table serves planes and quadrics alike.
+A solid is a union of convex parts, and a part is an intersection of surfaces. A ray enters each surface at one t and leaves
+it at another: it enters a part at the last entry, if that is before the first exit. Only a hole is subtracted from a part.
+The outward normal of every surface is `scale * p + shift`, per axis, so one small table covers both planes and quadrics.
 
-Points p are in the solid's own frame, z up, about one unit from the middle to the rim. Rays are three arrays of origins and
+Points p are in the solid's own frame, z up, about one unit from the centre to the rim. Rays are three arrays of origins and
 three of directions, float32 [P]; only +, -, *, /, sqrt and comparisons touch them.
 """
 
@@ -17,12 +17,12 @@ import numpy as np
 
 Vector = tuple[np.ndarray, np.ndarray, np.ndarray]
 Crossing = tuple[np.ndarray, np.ndarray, np.ndarray | int]
-"""Where a ray gets in, where it gets out, and the number of the face by which it gets in."""
+"""The t where a ray enters, the t where it leaves, and the number of the face where it enters."""
 
 FAR = np.float32(1e12)
-"""Added to the t of what is missed: far beyond all that can be seen."""
+"""Added to the t of surfaces that a ray misses: far beyond everything visible."""
 TINY = np.float32(1e-30)
-"""Keeps a ray parallel to a surface from dividing zero by zero; lost in rounding for all others."""
+"""Prevents 0 / 0 for a ray parallel to a surface; lost in rounding for all other rays."""
 
 _faces: list[tuple[tuple[float, ...], tuple[float, ...]]] = []
 
@@ -33,7 +33,7 @@ def _face(scale: tuple[float, ...], shift: tuple[float, ...]) -> int:
 
 
 def _dot(normal: Sequence[float], v: Sequence[np.ndarray]) -> np.ndarray:
-    """The constant `normal` times v, in a fixed order, zeros left out."""
+    """The dot product of the constant `normal` and v, summed in a fixed order, without zero terms."""
     terms = [part if weight == 1 else part * np.float32(weight) for weight, part in zip(normal, v, strict=True) if weight]
     total = terms[0]
     for term in terms[1:]:
@@ -43,7 +43,7 @@ def _dot(normal: Sequence[float], v: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Slab:
-    """low <= normal . p <= high; a plain half-space where low is -inf."""
+    """low <= normal . p <= high; a half-space if low is -inf."""
 
     normal: tuple[float, float, float]
     low: float
@@ -64,7 +64,7 @@ class Slab:
 
 @dataclass(frozen=True)
 class Round:
-    """sum_i scale_i (p_i - centre_i)^2 <= radius^2: a ball (1, 1, 1), an endless tube (1, 1, 0)."""
+    """sum_i scale_i (p_i - centre_i)^2 <= radius^2: a ball (1, 1, 1), an infinite cylinder (1, 1, 0)."""
 
     scale: tuple[float, float, float]
     radius: float
@@ -101,7 +101,7 @@ class Cone:
         root, pace = np.sqrt(np.maximum(inside, np.float32(0))), np.float32(1) / a
         one, two = (-b - root) * pace, (root - b) * pace
         first, second = np.minimum(one, two), np.maximum(one, two)
-        # A ray steeper than the side is in the double cone before the first root and after the second, once in each half.
+        # A ray steeper than the side is inside the double cone before the first root and after the second, once per half.
         steep, down = a < 0, d[2] < 0
         later, sooner = steep & down, steep & ~down
         enter = np.where(later, second, first) - sooner * FAR
@@ -123,7 +123,7 @@ Surface = Slab | Round | Cone
 
 @dataclass(frozen=True)
 class Part:
-    """A convex body less a hole."""
+    """A convex body, minus a hole."""
 
     surfaces: tuple[Surface, ...]
     hole: Round | None = None
@@ -131,12 +131,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Solid:
-    """One class of shape.
+    """One shape class.
 
-    box: half the sides of the box around it (about the origin). reach: farthest point from the origin. rests: ways to lie
-    on the ground, each a plane n . p = h that touches the solid with all of it on the side below h. give: how much each axis
-    may be stretched, as a share. turns: whether it may be spun
-    all around; the others stay within 70 degrees, as from behind they look like something else (a lying cone like a ball).
+    box: half the sides of its bounding box, centred at the origin. reach: the largest distance of a point from the origin.
+    rests: the poses on the ground, each as a plane n . p = h that touches the solid, with the whole solid at n . p <= h.
+    give: how much each axis may be stretched, as a fraction. turns: whether it may be rotated to any angle; the others stay
+    within 70 degrees, because from behind they look like another shape (a cone on its side like a ball).
     """
 
     parts: tuple[Part, ...]
@@ -270,7 +270,7 @@ FACE_SHIFT *= HOLES
 
 
 def meet(shape: int, o: Vector, d: Vector) -> tuple[np.ndarray, np.ndarray]:
-    """t (float32 [P], at least FAR / 2 where it misses) and face (uint8 [P]) where rays from outside first meet a solid."""
+    """t (float32 [P], at least FAR / 2 for a miss) and face (uint8 [P]) where rays from outside first hit a solid."""
     nearest, by = _enter(PARTS[shape][0], o, d)
     for part in PARTS[shape][1:]:
         t, face = _enter(part, o, d)
@@ -280,7 +280,7 @@ def meet(shape: int, o: Vector, d: Vector) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pick(chosen: np.ndarray, old: np.ndarray, new: np.ndarray | int) -> np.ndarray:
-    """What to xor `old` with to make it `new` where chosen, uint8: no branches, and so several times faster than `where`."""
+    """The value to xor `old` with to get `new` where chosen, uint8: branch-free, so several times faster than `where`."""
     return (old ^ np.uint8(new) if isinstance(new, int) else old ^ new) & -chosen.view(np.uint8)
 
 

@@ -1,8 +1,8 @@
-"""What the camera may see where: the block's objects in their own frames, and the pairs of an object and a ray to try.
+"""Visibility candidates: the block's objects in their own frames, and the (object, ray) pairs to test for intersection.
 
-An object is tried only by rays through the pixels that the outline of its box may touch, and its shadow only by those that
-the outline of the box's shadow may touch. Objects are sorted by shape and pairs by object, so all that one shape has to meet
-lies in one run, and what belongs to an object is spread over its pairs by repetition, which is faster than by index.
+An object is tested only with rays through the pixels that the outline of its bounding box can cover, and its shadow only
+with those that the outline of the box's shadow can cover. Objects are sorted by shape and pairs by object, so all pairs of a
+shape are contiguous, and the values of an object are repeated over its pairs, which is faster than indexing.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _BOX = np.array([solid.box for solid in SOLIDS.values()])
 
 @dataclass(frozen=True)
 class Objects:
-    """The block's O objects. scene, slot, shape int64 [O]; starts int64 [K + 1], where each shape begins; float32 tables:
-    rays [13, O] (forward, right, up and the camera in the solid's frame, and the depth of its centre), sun [3, O], frame
-    [9, O], paint [12, O] (first and second colour, offset, fine, shine, sharp); pattern int64 and salt uint32 [O]; boxes and
-    shade_boxes int64 [4, O], of pixels."""
+    """The block's O objects. scene, slot, shape int64 [O]; starts int64 [K + 1], the first object of each shape; float32
+    tables: rays [13, O] (forward, right, up and the camera in the solid's frame, and the depth of its centre), sun [3, O],
+    frame [9, O], paint [12, O] (first and second colour, offset, fine, shine, sharp); pattern int64 and salt uint32 [O];
+    boxes and shade_boxes int64 [4, O], in pixels."""
 
     scene: np.ndarray
     slot: np.ndarray
@@ -41,13 +41,13 @@ class Objects:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which rays may meet which object: ray int64 [P], and how many of them are each object's, counts int64 [O]."""
+    """Which rays can hit which object: ray int64 [P], object by object, and counts int64 [O], the rays per object."""
 
     ray: np.ndarray
     counts: np.ndarray
 
     def among(self, rank: np.ndarray, times: int = 1) -> Pairs:
-        """The pairs of the rays that have a rank (int64 [R], -1 for none), under their ranks; each rank so many rays."""
+        """The pairs of the rays with a rank (int64 [R], -1 for none), renumbered by rank, with `times` rays per rank."""
         ray = rank.take(self.ray, mode="clip")
         kept = ray >= 0
         before = np.concatenate([[0], np.cumsum(kept)])
@@ -57,7 +57,7 @@ class Pairs:
 
 
 def gather(layout: Layout, appearance: Looks, size: int) -> Objects:
-    """The objects of a layout, for a picture of `size` pixels."""
+    """The objects of a layout, for an image of `size` pixels."""
     scene, slot = np.nonzero(layout.shape >= 0)
     shape = layout.shape[scene, slot]
     order = np.argsort(shape, kind="stable")
@@ -95,8 +95,8 @@ def gather(layout: Layout, appearance: Looks, size: int) -> Objects:
 
 
 def _corners(frame: np.ndarray, centre: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
-    """World x, y, z, [8, O] each, of the corners of the boxes around solids."""
-    # A frame's rows are at right angles, each over its stretch: divided by their squared lengths they lead back to the world.
+    """World x, y, z, [8, O] each, of the corners of the solids' bounding boxes."""
+    # The rows of a frame are orthogonal, each divided by its stretch: over their squared lengths they give the inverse.
     squared = frame[..., 0] * frame[..., 0] + frame[..., 1] * frame[..., 1] + frame[..., 2] * frame[..., 2]
     sides = frame * (box / squared)[..., None]
     signs = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)]).T[..., None]
@@ -106,7 +106,7 @@ def _corners(frame: np.ndarray, centre: np.ndarray, box: np.ndarray) -> list[np.
 
 
 def _outline(points: list, height: np.ndarray, c: np.ndarray, s: np.ndarray, zoom: np.ndarray, size: int) -> np.ndarray:
-    """int64 [4, O]: x1, y1, x2, y2 of the pixels that the points' outline may touch, the whole picture if one is behind."""
+    """int64 [4, O]: x1, y1, x2, y2 of the pixels that the points' outline can cover; the full image if a point is behind."""
     x, y, z = points[0], points[1], points[2] - height
     depth = y * c - z * s
     safe = np.maximum(depth, 0.05)
@@ -125,7 +125,7 @@ def _outline(points: list, height: np.ndarray, c: np.ndarray, s: np.ndarray, zoo
 
 
 def pair(objects: Objects, boxes: np.ndarray, size: int) -> Pairs:
-    """Each object with the rays of the pixels in its box, row by row; rays are numbered scene by scene, row by row."""
+    """Pairs each object with the rays of the pixels in its box, row by row; rays are numbered scene by scene, row by row."""
     wide, high = np.maximum(boxes[2] - boxes[0], 0), np.maximum(boxes[3] - boxes[1], 0)
     corner = objects.scene * size * size + boxes[1] * size + boxes[0]
     row_width = np.repeat(wide, high)
@@ -137,13 +137,13 @@ def pair(objects: Objects, boxes: np.ndarray, size: int) -> Pairs:
     return Pairs(ray, wide * high)
 
 
-def outlines(objects: Objects, thing: np.ndarray, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The box of the pixels where each object is seen, int16 [S, M, 4], and its label, int8 [S, M], -1 where it is not.
+def outlines(objects: Objects, owner: np.ndarray, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bounding box of each object's visible pixels, int16 [S, M, 4], and its label, int8 [S, M], -1 if none is visible.
 
-    thing: int64 [S H W], the object that each pixel shows, or -1.
+    owner: int64 [S H W], the object that each pixel shows, or -1.
     """
-    seen = np.flatnonzero(thing >= 0)
-    who = thing.take(seen)
+    seen = np.flatnonzero(owner >= 0)
+    who = owner.take(seen)
     row = seen // size
     low, high = np.full((2, len(objects.slot)), size), np.zeros((2, len(objects.slot)), dtype=np.int64)
     for axis, place in enumerate((seen - row * size, row % size)):

@@ -1,1 +1,1 @@
-"""Readers of published data sets, one a file; each is a factory `-> Data`."""
+"""Readers of published data sets, one per file; each is a factory `-> Data`."""

@@ -1,7 +1,7 @@
-"""ADE20K as the scene parsing challenge gave it: images/{training,validation}/*.jpg, and annotations/ with a PNG for each.
+"""ADE20K in the scene parsing challenge's layout: images/{training,validation}/*.jpg, and annotations/ with one PNG each.
 
-An annotation's 0 is what nobody labelled and becomes `IGNORE`; k stands for class k - 1. To take 0 for a class, or for one
-that a loss may ignore but a metric counts, is the commonest way to a number that compares with nothing.
+In an annotation, 0 means unlabelled and becomes `IGNORE`; k means class k - 1. Treating 0 as a class, or ignoring it in the
+loss but not in the metric, is the most common cause of results that are not comparable.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ PUBLISHED = {
 def ade20k(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """ADE20K, 150 classes of scenes, from the folder `ADEChallengeData2016` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; its images differ in size, so one is
-    needed. Splits train and val. Class names are those of objectInfo150.txt beside the images, and numbers without it.
-    Source: Zhou et al., 2017. Raises `DataError`: for a missing mask when its split is listed, for a bad one when it is read.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; required, because the images differ in size.
+    Splits train and val. Class names come from objectInfo150.txt next to images/; without it they are numbers. Source: Zhou
+    et al., 2017. Raises `DataError`: for a missing mask when its split is listed, for an invalid one when it is read.
     """
     check_size(size)
-    expected = f"the folder {FOLDER} or its parent, with images/training, images/validation and annotations/ alike"
+    expected = f"the folder {FOLDER} or its parent, with images/training, images/validation and the same in annotations/"
     place = folder_at(root, expected)
     place = place / FOLDER if (place / FOLDER).is_dir() else place
     found = {name: place / "images" / below for name, below in SPLITS.items() if (place / "images" / below).is_dir()}
     if not found:
-        raise DataError(f"{place} holds no ADE20K; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no ADE20K; expected {expected}, found {contents(place)}")
     card = DataCard(
         name="ADE20K",
         targets=("mask",),
@@ -57,17 +57,17 @@ def ade20k(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 def class_names(path: Path) -> tuple[str, ...]:
-    """The 150 names, each to its first comma, of a table whose columns Idx and Name are set apart by tabs."""
+    """The 150 names, each up to its first comma, from a tab-separated table with columns Idx and Name."""
     if not path.is_file():
         return tuple(f"class {number}" for number in range(1, COUNT + 1))
     rows = [line.split("\t") for line in lines_of(path)]
     names = {row[0].strip(): row[-1].split(",")[0].strip() for row in rows[1:]}
     if set(names) != {str(number) for number in range(1, COUNT + 1)}:
-        raise DataError(f"{path} lists {len(names)} classes; it should have the numbers 1 to {COUNT}, one a line")
+        raise DataError(f"{path} lists {len(names)} classes; it should have the numbers 1 to {COUNT}, one per line")
     return tuple(names[str(number)] for number in range(1, COUNT + 1))
 
 
 def _split(place: Path, folder: Path, size: Size) -> Files:
     annotations = place / "annotations" / folder.name
     pairs = [(path, (annotations / path.name).with_suffix(".png")) for path in list_images(folder)]
-    return masked(place, pairs, TABLE, f"an ADE20K annotation has 1 to {COUNT}, and 0 for what is not labelled", size)
+    return masked(place, pairs, TABLE, f"an ADE20K annotation has 1 to {COUNT}, and 0 for unlabelled", size)

@@ -1,4 +1,4 @@
-"""CamVid as SegNet laid it out: {train,val,test}/*.png, and for each its mask of the same name in {split}annot/."""
+"""CamVid in SegNet's layout: {train,val,test}/*.png, and a mask of the same name in {split}annot/ for each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = (
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
 )  # fmt: skip
 VOID = len(CLASSES)
-"""The id of pixels without a class; it becomes `IGNORE`."""
+"""The id of pixels without a class, which becomes `IGNORE`."""
 SPLITS = ("train", "val", "test")
 
 
@@ -35,17 +35,17 @@ SPLITS = ("train", "val", "test")
 def camvid(root: str, size: tuple[int, int] | None = None) -> Data:
     """CamVid, 11 classes of street scenes, in SegNet's layout: {train,val,test}/*.png with masks in {split}annot/*.png.
 
-    root: the folder with these, or the one that holds CamVid/. size: (h, w) to resize to; masks by the nearest pixel.
+    root: the folder with these, or the one that contains CamVid/. size: (h, w) to resize to; masks use nearest neighbour.
     Mask ids 0 to 10 are the classes, 11 (void) becomes 255. Source: Brostow et al., 2009; Badrinarayanan et al., 2017.
-    Raises `DataError` for a missing mask at once; for a mask of another size or with other ids when it is read.
+    Raises `DataError` for a missing mask immediately; for a mask of the wrong size or with invalid ids when it is read.
     """
     check_size(size)
-    expected = "train/ and trainannot/ (test/ and testannot/, val/ and valannot/), or CamVid/ that holds them"
+    expected = "train/ and trainannot/ (test/ and testannot/, val/ and valannot/), or CamVid/ with these inside"
     place = folder_at(root, expected)
     place = place / "CamVid" if (place / "CamVid").is_dir() else place
     pairs = {name: _pairs(place, name) for name in SPLITS if (place / name).is_dir()}
     if not pairs:
-        raise DataError(f"{place} holds no CamVid; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no CamVid; expected {expected}, found {contents(place)}")
     natural_size = size or common_size([image for found in pairs.values() for image, _ in found])
     card = DataCard(
         name="CamVid",
@@ -59,7 +59,7 @@ def camvid(root: str, size: tuple[int, int] | None = None) -> Data:
 
 
 def read_ids(path: Path) -> np.ndarray:
-    """The mask, uint8 [H, W]: 0 to 10, and `IGNORE` where the file says void."""
+    """The mask, uint8 [H, W]: 0 to 10, and `IGNORE` where the file has void."""
     ids = open_mask(path)
     if ids.max() > VOID:
         raise DataError(f"{path} has the id {int(ids.max())}; a CamVid mask has 0 to {VOID - 1}, and {VOID} for void")
@@ -71,11 +71,11 @@ def _pairs(place: Path, split: str) -> list[tuple[Path, Path]]:
     masks = place / f"{split}annot"
     names = sorted((path.name for path in (place / split).iterdir() if is_image(path.name)), key=natural)
     if not names:
-        raise DataError(f"{place / split} holds no image ({', '.join(SUFFIXES)}); it holds {contents(place / split)}")
+        raise DataError(f"{place / split} contains no image ({', '.join(SUFFIXES)}); it contains {contents(place / split)}")
     pairs = [(place / split / name, (masks / name).with_suffix(".png")) for name in names]
     for image, mask in pairs:
         if not mask.is_file():
-            raise DataError(f"{image} has no mask: there is no file {mask}")
+            raise DataError(f"{image} has no mask: expected the file {mask}")
     return pairs
 
 

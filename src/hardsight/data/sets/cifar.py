@@ -1,7 +1,8 @@
-"""CIFAR-10 and CIFAR-100 in their own pickle files, read without running anything that a pickle asks for.
+"""CIFAR-10 and CIFAR-100 from their original pickle files, read without executing any code from the pickle.
 
-A pickle names the functions that rebuild its objects. Here each name that CIFAR's files need (NumPy's way to rebuild an array,
-from either Python and any NumPy) answers with a stand-in that only notes its arguments; every other name is refused.
+A pickle names the functions that rebuild its objects. Here each name that CIFAR's files need (NumPy's functions for
+rebuilding an array, written by Python 2 or 3 and any NumPy) is replaced by a stub that only records its arguments; all other
+names raise.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ PUBLISHED = {
 
 
 class Format(NamedTuple):
-    """Which of the two a file is: its name, its folder, its splits' files, and the key and number of its labels."""
+    """One of the two formats: its name, its folder, the files of each split, and the key and number of its labels."""
 
     name: str
     folder: str
@@ -65,10 +66,10 @@ HUNDRED = {
 
 @register
 def cifar10(root: str) -> Data:
-    """CIFAR-10, 32x32, 10 classes, from the folder `cifar-10-batches-py` or its parent; a part of the set is read as it is.
+    """CIFAR-10, 32x32, 10 classes, from the folder `cifar-10-batches-py` or its parent; a subset of the files is enough.
 
-    Splits train (data_batch_*) and test (test_batch), as far as they are there; ids `test_00012` count within the split.
-    Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for what is not such a file.
+    Splits train (data_batch_*) and test (test_batch), if their files exist; ids such as `test_00012` count within the split.
+    Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for an invalid file.
     """
     _, splits = _splits(root, TEN)
     return Data(_card(TEN, CLASSES), splits)
@@ -76,11 +77,11 @@ def cifar10(root: str) -> Data:
 
 @register
 def cifar100(root: str, labels: Literal["fine", "coarse"] = "fine") -> Data:
-    """CIFAR-100, 32x32, 100 classes, from the folder `cifar-100-python` or its parent; a part of the set is read as it is.
+    """CIFAR-100, 32x32, 100 classes, from the folder `cifar-100-python` or its parent; one of the files is enough.
 
-    labels: `fine`, or the 20 `coarse` ones. Splits train and test, as far as they are there. Class names are those of the
-    file `meta`, and numbers without it. Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for what is
-    not such a file.
+    labels: `fine`, or the 20 `coarse` ones. Splits train and test, if their files exist. Class names come from the file
+    `meta`; without it they are numbers. Source: A. Krizhevsky, 2009. Raises `DataError`, with the file's name, for an
+    invalid file.
     """
     kind = HUNDRED[labels]
     place, splits = _splits(root, kind)
@@ -93,24 +94,24 @@ def read_batch(path: Path, kind: Format = TEN) -> tuple[np.ndarray, np.ndarray]:
     if missing := [key for key in ("data", kind.key) if key not in named]:
         other = "fine_labels" in named or "labels" in named
         hint = f"; it looks like {'CIFAR-100' if 'fine_labels' in named else 'CIFAR-10'}" if other else ""
-        raise DataError(f"{path} is no {kind.name} file: it has no '{missing[0]}'{hint}")
+        raise DataError(f"{path} is not a {kind.name} file: it has no '{missing[0]}'{hint}")
     images, labels = _array(named["data"], path), named[kind.key]
     labels = _array(labels, path).tolist() if isinstance(labels, _Array) else labels
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
-        raise DataError(f"{path}: 'data' is {images.dtype} {list(images.shape)}; {kind.name}'s is uint8 [N, 3072]")
+        raise DataError(f"{path}: 'data' is {images.dtype} {list(images.shape)}; {kind.name} has uint8 [N, 3072]")
     if len(images) == 0:
-        raise DataError(f"{path} holds no image")
+        raise DataError(f"{path} contains no image")
     if not isinstance(labels, list) or len(labels) != len(images):
         count = len(labels) if isinstance(labels, list) else "no list of"
         raise DataError(f"{path}: {count} labels for {len(images)} images")
     for label in labels:
         if not isinstance(label, int) or not 0 <= label < kind.count:
-            raise DataError(f"{path}: a label is {label!r}; {kind.name}'s are 0 to {kind.count - 1}")
+            raise DataError(f"{path}: a label is {label!r}; {kind.name} labels are 0 to {kind.count - 1}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 
 def _splits(root: str, kind: Format) -> tuple[Path, dict[str, Images]]:
-    """The folder with the files, and the splits that are there."""
+    """The folder with the files, and the existing splits."""
     expected = f"the folder {kind.folder} or its parent, with {kind.expected}"
     place = folder_at(root, expected)
     place = place / kind.folder if (place / kind.folder).is_dir() else place
@@ -122,7 +123,7 @@ def _splits(root: str, kind: Format) -> tuple[Path, dict[str, Images]]:
             images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
             splits[name] = Arrays([f"{name}_{number:05d}" for number in range(len(images))], images, labels)
     if not splits:
-        raise DataError(f"{place} holds no {kind.name}; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no {kind.name}; expected {expected}, found {contents(place)}")
     return place, splits
 
 
@@ -131,7 +132,7 @@ def _card(kind: Format, classes: tuple[str, ...]) -> DataCard:
 
 
 def _names(path: Path, key: str, count: int) -> tuple[str, ...]:
-    """The class names of a file `meta`, and numbers where there is none."""
+    """The class names from the file `meta`, or numbers if it does not exist."""
     if not path.is_file():
         return tuple(str(number) for number in range(count))
     names = _dict(path, HUNDRED["fine"], f"'{key}'").get(key)
@@ -143,26 +144,26 @@ def _names(path: Path, key: str, count: int) -> tuple[str, ...]:
 def _dict(path: Path, kind: Format, keys: str) -> dict[str, Any]:
     found = safe_pickle(path)
     if not isinstance(found, dict):
-        raise DataError(f"{path} is no {kind.name} file: it holds a {type(found).__name__}, not a dict with {keys}")
+        raise DataError(f"{path} is not a {kind.name} file: it contains a {type(found).__name__}, not a dict with {keys}")
     return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in found.items()}
 
 
 def safe_pickle(path: Path) -> Any:
-    """What a pickle of plain things and NumPy arrays holds, arrays as notes of what to build; text of Python 2 as bytes.
+    """The contents of a pickle of plain objects and NumPy arrays; arrays as unbuilt records, Python 2 text as bytes.
 
-    Raises `DataError` for a pickle that is broken or asks for anything else; nothing that it names is imported or called.
+    Raises `DataError` if the pickle is broken or requests anything else; nothing that it names is imported or called.
     """
     try:
         with path.open("rb") as file:
             return _Reader(file, encoding="bytes").load()
     except DataError as error:
-        raise DataError(f"{path} is refused: {error}") from None
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise DataError(f"{path} is cut short or no pickle file: {error or type(error).__name__}") from None
+        raise DataError(f"{path} is rejected: {error}") from None
+    except Exception as error:  # a broken pickle can raise almost any error
+        raise DataError(f"{path} is truncated or not a pickle file: {error or type(error).__name__}") from None
 
 
 class _Array:
-    """Notes what an array is to be built from."""
+    """Records the data from which an array will be built."""
 
     __slots__ = ("dtype", "fortran", "raw", "shape")
 
@@ -171,16 +172,16 @@ class _Array:
 
 
 class _Dtype:
-    """Notes an element type's name."""
+    """Records the name of a dtype."""
 
     __slots__ = ("name",)
 
     def __setstate__(self, state: Any) -> None:
-        """The rest of a dtype (byte order, fields) says nothing on bytes and little-endian integers."""
+        """Ignored: the rest of a dtype (byte order, fields) does not matter for bytes and little-endian integers."""
 
 
 class _Admitted:
-    """A callable that a pickle may name; a pickle can neither change it nor take it apart."""
+    """A callable that a pickle may name; the pickle can neither modify nor inspect it."""
 
     __slots__ = ("_call",)
 
@@ -191,24 +192,24 @@ class _Admitted:
         return self._call(*args)
 
     def __setstate__(self, state: Any) -> None:
-        raise DataError("it would change the functions it is read with")
+        raise DataError("it would modify the functions that read it")
 
 
 def _dtype(name: Any, *_: Any) -> _Dtype:
-    made = _Dtype()
-    made.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
-    return made
+    dtype = _Dtype()
+    dtype.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+    return dtype
 
 
 def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    made = _Array()
-    made.__setstate__((1, shape, dtype, order == "F", raw))
-    return made
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", raw))
+    return array
 
 
 def _encode(text: Any, how: Any = "latin1") -> bytes:
     if not isinstance(text, str) or how not in ("latin1", b"latin1"):
-        raise DataError("it asks for a text encoding that no array needs")
+        raise DataError("it requests a text encoding that no array needs")
     return text.encode("latin1")
 
 
@@ -237,7 +238,7 @@ HOMES = {
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         if module not in HOMES.get(name, ()):
-            raise DataError(f"its pickle asks for {module}.{name}, which no array needs; a file like this may run code")
+            raise DataError(f"its pickle requests {module}.{name}, which no array needs; such a file may execute code")
         return _Admitted(ADMITTED[name])
 
 
@@ -247,7 +248,7 @@ def _array(note: Any, path: Path) -> np.ndarray:
     try:
         kind = np.dtype(note.dtype.name)
         if kind.kind not in "iu":
-            raise DataError(f"{path}: 'data' holds {kind}; CIFAR's holds uint8")
+            raise DataError(f"{path}: 'data' contains {kind}; CIFAR has uint8")
         return np.frombuffer(note.raw, kind).reshape(note.shape, order="F" if note.fortran else "C")
     except (AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path} holds a broken array: {error}") from None
+        raise DataError(f"{path} contains a broken array: {error}") from None

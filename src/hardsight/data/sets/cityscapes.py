@@ -1,7 +1,7 @@
 """Cityscapes: leftImg8bit/{train,val}/<city>/*_leftImg8bit.png, and gtFine/ with a *_gtFine_labelIds.png for each.
 
-Of its 34 label ids 19 are evaluated; the table here turns them into train ids 0 to 18 and all others into `IGNORE`, so that
-the files are used as they come. The test split's truth is not published, and is not offered.
+Of its 34 label ids 19 are evaluated; the table here maps them to train ids 0 to 18 and all others to `IGNORE`, so the
+original files can be used. The ground truth of the test split is not published, so there is no such split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EVALUATED = {
     21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train",
     32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
-"""The label ids that count, with their names; their order is that of the train ids."""
+"""The evaluated label ids and their names, in the order of the train ids."""
 LAST = 33
 TABLE = table_of_ids(
     {label: train for train, label in enumerate(EVALUATED)}, ignored=[n for n in range(LAST + 1) if n not in EVALUATED]
@@ -33,25 +33,25 @@ PUBLISHED = {
     "cityscapes": Published(
         "https://www.cityscapes-dataset.com",
         {"train": 2975, "val": 500},
-        by_hand="with an account, take leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip and unpack both in the root",
+        by_hand="with an account download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip; unpack both in the root",
     )
 }
 
 
 @register
 def cityscapes(root: str, size: int | tuple[int, int] | None = None) -> Data:
-    """Cityscapes, 19 classes of street scenes at 1024x2048, from the folder that holds leftImg8bit/ and gtFine/.
+    """Cityscapes, 19 classes of street scenes at 1024x2048, from the folder that contains leftImg8bit/ and gtFine/.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; masks by the nearest pixel. Splits
-    train and val, with fine annotations. Source: Cordts et al., 2016. Raises `DataError`: for a missing mask when its split
-    is listed, for a bad one when it is read.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; masks use nearest neighbour. Splits train
+    and val, with fine annotations. Source: Cordts et al., 2016. Raises `DataError`: for a missing mask when its split is
+    listed, for an invalid one when it is read.
     """
     check_size(size)
-    expected = "leftImg8bit/train, leftImg8bit/val and gtFine/ alike"
+    expected = "leftImg8bit/train, leftImg8bit/val and the same in gtFine/"
     place = folder_at(root, expected)
     found = {name: place / "leftImg8bit" / name for name in SPLITS if (place / "leftImg8bit" / name).is_dir()}
     if not found:
-        raise DataError(f"{place} holds no Cityscapes; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no Cityscapes; expected {expected}, found {contents(place)}")
     card = DataCard(
         name="Cityscapes",
         targets=("mask",),
@@ -67,7 +67,7 @@ def _split(place: Path, folder: Path, size: Size) -> Files:
     pairs = []
     for path in list_images(folder):
         if not path.name.endswith(IMAGE):
-            raise DataError(f"{path} is no Cityscapes image; its name ends in {IMAGE}")
+            raise DataError(f"{path} is not a Cityscapes image; its name must end in {IMAGE}")
         below = path.relative_to(folder).with_name(path.name.removesuffix(IMAGE) + MASK)
         pairs.append((path, place / "gtFine" / folder.name / below))
     return masked(place, pairs, TABLE, f"a Cityscapes labelIds file has 0 to {LAST}", size)

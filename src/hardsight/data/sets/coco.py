@@ -1,7 +1,7 @@
-"""COCO's layout: annotations/instances_<split><year>.json, and the images it names in a folder a split.
+"""COCO's layout: annotations/instances_<split><year>.json, and one folder per split with the images it names.
 
-Category ids have gaps (COCO uses 80 of 1 to 90); in the order of the ids they become 0, 1, 2, ... A box is [x, y, width,
-height] from the picture's corner. A file is read when its split is first used: that of COCO's train2017 has 450 MB.
+Category ids have gaps (COCO uses 80 of 1 to 90); sorted by id they become 0, 1, 2, ... A box is [x, y, width, height] from
+the top left corner. An annotation file is read when its split is first used: that of COCO's train2017 has 450 MB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hardsight.specs.catalog import register
 
 NAMED = re.compile(r"instances_(train|val|test)(\d*)\.json")
 OUTLINE = re.compile(rb'"segmentation":\s*\[[^"{}]*\]\s*,\s*(?=")')
-"""The outlines, which no box needs and which are three quarters of a file: to cut them first makes reading more than twice as fast."""
+"""Segmentation outlines: boxes don't need them, and removing this 3/4 of the file first makes parsing over twice as fast."""
 EXPECTED = "annotations/instances_train2017.json or instances_val2017.json, with train2017/ or val2017/"
 PUBLISHED = {
     "coco": Published(
@@ -41,10 +41,10 @@ PUBLISHED = {
 
 
 class Index(NamedTuple):
-    """One file of annotations.
+    """The contents of one annotation file.
 
-    categories: name by id. names and sizes (h, w), (0, 0) where none is told, of N images. boxes [M, 4] as x, y, w, h and
-    labels [M] in 0..K-1, image after image; those of image n are starts[n] to starts[n + 1].
+    categories: name by id. names and sizes (h, w) of N images, (0, 0) if not given. boxes [M, 4] as x, y, w, h and labels
+    [M] in 0..K-1, image after image; those of image n are starts[n] to starts[n + 1].
     """
 
     categories: dict[int, str]
@@ -65,10 +65,10 @@ def coco(
 ) -> Data:
     """COCO, or another set in its layout: boxes of its categories, from annotations/instances_*.json.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; COCO's images differ in size, so one
-    is needed. images: the folder below root that the file names start in, where it is none of the usual. year: where there
-    are several. crowd: whether boxes of crowds are kept. Images without a box are kept. Source: Lin et al., 2014. differs:
-    COCO's own score neither rewards nor punishes what is found in crowds; here they are left out. Raises `DataError`.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; required, because COCO's images differ in size.
+    images: the image folder relative to root, if it is not one of the usual ones. year: needed if there are several. crowd:
+    whether crowd boxes are kept. Images without a box are kept. Source: Lin et al., 2014. differs: COCO's own metric ignores
+    detections in crowds; here crowds are removed from the ground truth. Raises `DataError`.
     """
     check_size(size)
     place = folder_at(root, EXPECTED)
@@ -83,7 +83,9 @@ def coco(
 
     def split(name: str) -> Files:
         if index(name).categories != categories:
-            raise DataError(f"{files[name]} has other categories than {files[smallest]}")
+            raise DataError(
+                f"{files[name]} and {files[smallest]} have different categories; they must be the same in all splits"
+            )
         return _split(files[name], index(name), paths(name), size)
 
     whole = len(categories) == 80
@@ -98,11 +100,11 @@ def coco(
 
 
 def read_index(path: Path, crowd: bool = False) -> Index:
-    """What a file of annotations says; `DataError`, with its name, for one that is cut short or does not hold together."""
+    """Reads an annotation file; raises `DataError`, with its name, if it is truncated or inconsistent."""
     try:
         content = json.loads(OUTLINE.sub(b"", path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is cut short or no JSON: {error}") from None
+        raise DataError(f"{path} is truncated or not JSON: {error}") from None
     try:
         categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
         images = {int(one["id"]): one for one in content["images"]}
@@ -116,15 +118,15 @@ def read_index(path: Path, crowd: bool = False) -> Index:
             if one.get("iscrowd") and not crowd:
                 continue
             if one["image_id"] not in row or one["category_id"] not in label:
-                told = f"image {one['image_id']} and category {one['category_id']}"
-                raise DataError(f"{path}: the annotation {one.get('id')} is of {told}, and the file has no such")
+                pair = f"image {one['image_id']} and category {one['category_id']}"
+                raise DataError(f"{path}: annotation {one.get('id')} refers to {pair}; the file must list both")
             x, y, wide, high = one["bbox"]
             found.append((row[one["image_id"]], label[one["category_id"]], float(x), float(y), float(wide), float(high)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        told = f"{type(error).__name__} {error}"
-        raise DataError(f"{path} is no file of instances (images, annotations with a bbox, categories): {told}") from None
+        reason = f"{type(error).__name__} {error}"
+        raise DataError(f"{path} is no instances file (images, annotations with a bbox, categories): {reason}") from None
     table = np.array(found, dtype=np.float64).reshape(-1, 6)
     table = table[np.argsort(table[:, 0], kind="stable")]
     starts = np.searchsorted(table[:, 0], np.arange(len(names) + 1))
@@ -132,7 +134,7 @@ def read_index(path: Path, crowd: bool = False) -> Index:
 
 
 def _files(place: Path, year: int | None) -> dict[str, Path]:
-    """The file of each split; `DataError` where there is none, or several years of one and none is asked for."""
+    """The file of each split; raises `DataError` if there is none, or if a split has several years and none is chosen."""
     found: dict[str, Path] = {}
     folder = place / "annotations"
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
@@ -142,13 +144,13 @@ def _files(place: Path, year: int | None) -> dict[str, Path]:
             found[named[1]] = path
     if not found:
         raise DataError(
-            f"{place} holds no COCO{f' of {year}' if year else ''}; expected {EXPECTED}, found {contents(place)}"
+            f"{place} contains no COCO{f' of {year}' if year else ''}; expected {EXPECTED}, found {contents(place)}"
         )
     return {name: found[name] for name in ("train", "val", "test") if name in found}
 
 
 def _folder(place: Path, split: str, file: Path, images: str | None, names: list[str]) -> Path:
-    """The folder that a split's file names start in: the first of the usual ones that holds its first image."""
+    """The image folder of a split: the first of the usual ones that contains its first image."""
     if images is not None:
         return place / images
     named: Any = NAMED.fullmatch(file.name)
@@ -161,10 +163,10 @@ def _folder(place: Path, split: str, file: Path, images: str | None, names: list
 
 def _split(file: Path, index: Index, paths: list[Path], size: Size) -> Files:
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, told = open_image(paths[place]), index.sizes[place]
-        if all(told) and told != image.shape[:2]:
+        image, listed = open_image(paths[place]), index.sizes[place]
+        if all(listed) and listed != image.shape[:2]:
             high, wide = image.shape[:2]
-            raise DataError(f"{paths[place]} is {wide}x{high} pixels, but {file.name} says {told[1]}x{told[0]}")
+            raise DataError(f"{paths[place]} is {wide}x{high} pixels, but {file.name} says {listed[1]}x{listed[0]}")
         mine = slice(index.starts[place], index.starts[place + 1])
         corners = index.boxes[mine].copy()
         corners[:, 2:] += corners[:, :2]

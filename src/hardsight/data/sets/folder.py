@@ -1,12 +1,12 @@
-"""Folders of images, however people keep them, told apart by the paths alone; an archive is a folder that stays packed.
+"""Folders of images in the common layouts, recognized by their paths only; an archive is read as a packed folder.
 
-    train/<class>/*  val/<class>/*  test/<class>/*   the splits as they are
+    train/<class>/*  val/<class>/*  test/<class>/*   the given splits
     <class>/*                                        split by a hash of each path, class by class
-    labels.csv beside the images                     a split "test", unless the file has a column "split"
+    labels.csv next to the images                    a split "test", unless the file has a column "split"
     *                                                a split "test" without labels
 
-A class is a folder of the first level with whatever is below it; classes count in the alphabetical order of their names. A
-folder that alone holds all the rest is passed through, so `root` may be one too high.
+A class is a first-level folder with everything below it; classes are numbered in alphabetical order. A folder that contains
+nothing but one folder is skipped, so `root` may be one level too high.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EXPECTED = "train/<class>/*.jpg and test/<class>/*.jpg, or <class>/*.jpg, or lab
 
 
 class Layout(NamedTuple):
-    """Split -> [(posix path, class index)]; the index is -1, and there are no classes, where nothing labels the images."""
+    """Split -> [(posix path, class index)]; for images without labels the index is -1 and classes is empty."""
 
     splits: dict[str, list[tuple[str, int]]]
     classes: tuple[str, ...] = ()
@@ -51,20 +51,20 @@ class Layout(NamedTuple):
 
 @register
 def folder(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
-    """Images in folders, one folder a class, with or without train/, val/, test/; also labels.csv, and .tar.xz of such.
+    """Images in folders, one folder per class, with or without train/, val/, test/; also labels.csv, and .tar.xz archives.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; needed unless all images have one
-    size. test: the share of each class that becomes the test split where the folders name none. labels.csv has the columns
-    file, class_index and maybe name and split. Ids are paths relative to root. Raises `DataError`.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; required unless all images have the same size.
+    test: the share of each class for the test split, if the folders define no splits. labels.csv has the columns file,
+    class_index and optionally name and split. Ids are paths relative to root. Raises `DataError`.
     """
     check_size(size)
     if not 0 <= test <= 1:
-        raise DataError(f"test={test}: the share of images to test on lies between 0 and 1")
+        raise DataError(f"test={test}: the share of images to test on must be between 0 and 1")
     return _from_archive(expand(root), size, test) if is_archive(root) else _from_folder(root, size, test)
 
 
 def arrange(names: list[str], test: float, root: str) -> Layout:
-    """Splits and classes by the paths alone; `DataError` where they leave it open what is a class."""
+    """Splits and classes, from the paths only; raises `DataError` if it is ambiguous what the classes are."""
     names = sorted(names)
     depth = _shared_depth(names)
     parts = {name: name.split("/")[depth:] for name in names}
@@ -79,7 +79,9 @@ def arrange(names: list[str], test: float, root: str) -> Layout:
         groups = {"": parts}
     labelled = {_is_labelled(group, f"{root}/{split}".rstrip("/")) for split, group in groups.items()}
     if len(labelled) > 1:
-        raise DataError(f"{root}: of its splits {', '.join(groups)}, some have a folder a class and some have none")
+        raise DataError(
+            f"{root}: of its splits {', '.join(groups)}, some have class folders and some don't; all or none must have them"
+        )
     if labelled == {False}:
         return Layout({split or "test": [(name, -1) for name in group] for split, group in groups.items()})
     classes = tuple(sorted({found[0] for group in groups.values() for found in group.values()}))
@@ -92,7 +94,7 @@ def arrange(names: list[str], test: float, root: str) -> Layout:
 
 
 def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[str, int]]]:
-    """Train and test: of each class, the share `test` (at least one of several, never all) with the lowest hashes of path."""
+    """Train and test: of each class, the share `test` with the lowest path hashes (if several, at least one and not all)."""
     chosen: set[str] = set()
     members: dict[int, list[str]] = {}
     for name, label in items:
@@ -110,7 +112,7 @@ def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[st
 
 
 def read_labels(file: Path) -> Layout:
-    """What a labels.csv says; `DataError`, with the line, for a missing image, a path that leaves the folder, a bad index."""
+    """Reads a labels.csv; raises `DataError`, with the line, for a missing image, a path outside the folder, a bad index."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
             reader = csv.DictReader(text)
@@ -119,7 +121,7 @@ def read_labels(file: Path) -> Layout:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} can't be read as CSV: {error}") from None
     if missing := [name for name in ("file", "class_index") if name not in columns]:
-        raise DataError(f"{file} has no column '{missing[0]}'; it has: {', '.join(columns) or 'none'}")
+        raise DataError(f"{file} has no column '{missing[0]}'; its columns are: {', '.join(columns) or 'none'}")
     if not rows:
         raise DataError(f"{file} lists no image")
     splits: dict[str, list[tuple[str, int]]] = {}
@@ -129,15 +131,17 @@ def read_labels(file: Path) -> Layout:
         name, index = PurePosixPath(row["file"] or "").as_posix(), (row["class_index"] or "").strip()
         split = (row.get("split") or "test").strip()
         if name.startswith("/") or ".." in name.split("/"):
-            raise DataError(f"{file}, line {line}: {name} lies outside the folder")
+            raise DataError(f"{file}, line {line}: {name} is outside the folder")
         if not (file.parent / name).is_file():
-            raise DataError(f"{file}, line {line}: there is no file {name}")
+            raise DataError(f"{file}, line {line}: no such file {name}")
         if name in seen:
             raise DataError(f"{file}, line {line}: {name} is listed twice")
         if not (index.isascii() and index.isdigit() and int(index) < MOST_CLASSES):
-            raise DataError(f"{file}, line {line}: class_index is '{index}'; it is a whole number, 0 to {MOST_CLASSES - 1}")
+            raise DataError(
+                f"{file}, line {line}: class_index is '{index}'; it must be an integer from 0 to {MOST_CLASSES - 1}"
+            )
         if split not in SPLITS:
-            raise DataError(f"{file}, line {line}: split is '{split}'; it can be train, val or test")
+            raise DataError(f"{file}, line {line}: split is '{split}'; it must be train, val or test")
         seen.add(name)
         splits.setdefault(SPLITS[split], []).append((name, int(index)))
         if row.get("name"):
@@ -154,8 +158,8 @@ def _from_folder(root: str, size: Size, test: float) -> Data:
         names = image_names(place)
         if not names:
             raise DataError(
-                f"{place} holds no image ({', '.join(SUFFIXES)}); expected {EXPECTED} or an archive ({', '.join(ENDINGS)}); "
-                f"it holds {contents(place)}"
+                f"{place} contains no image ({', '.join(SUFFIXES)}); expected {EXPECTED} "
+                f"or an archive ({', '.join(ENDINGS)}); it contains {contents(place)}"
             )
         layout = arrange(names, test, str(place))
     if size is None:
@@ -193,7 +197,7 @@ def _card(name: str, layout: Layout, size: tuple[int, int]) -> DataCard:
 
 
 def _shared_depth(names: list[str]) -> int:
-    """How many folders all the paths share at their start, before one is a split's."""
+    """How many leading folders all paths have in common, up to a folder named like a split."""
     first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
     depth = 0
     for one, other in zip(first, last, strict=False):
@@ -207,18 +211,18 @@ def _is_labelled(group: dict[str, list[str]], where: str) -> bool:
     loose = [name for name, found in group.items() if len(found) == 1]
     if loose and len(loose) < len(group):
         raise DataError(
-            f"{where} holds both images ({first_few(loose)}) and folders of images; put each image in a class's folder"
+            f"{where} contains both images ({first_few(loose)}) and folders of images; put each image into a class folder"
         )
     return not loose
 
 
 def _refuse_strangers(groups: dict[str, dict[str, list[str]]], root: str) -> None:
-    """A class that is only tested on is a folder in the wrong place more often than not."""
+    """Raises `DataError` for a class that appears only outside train: it is most often a misplaced folder."""
     known = {found[0] for found in groups.get("train", {}).values()}
     for split, group in groups.items():
         strangers = sorted({found[0] for found in group.values()} - known)
         if known and strangers:
-            raise DataError(f"{root}/{split} has classes that train has not: {first_few(strangers)}")
+            raise DataError(f"{root}/{split} has classes that train does not have: {first_few(strangers)}")
 
 
 def _hash(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub by name, or a folder of their parquet files: `hfdata:uoft-cs/cifar100(label=fine_label)`.
+"""Data sets of the Hugging Face hub by name, or a folder of parquet files: `hfdata:uoft-cs/cifar100(label=fine_label)`.
 
-Read as parquet, which the hub keeps or makes of every public data set; no code of a repository is run. What a name stands
-for is fetched into the hub's own cache when a split is first used; HF_HUB_OFFLINE is respected.
+They are read as parquet, which the hub stores or creates for every public data set; no code from a repository is executed.
+Files are downloaded to the hub's own cache when a split is first used; HF_HUB_OFFLINE is respected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hardsight.specs.catalog import build, register
 from hardsight.specs.syntax import Call
 
 CONVERTED = "refs/convert/parquet"
-"""The branch that holds the hub's own copy of a data set as parquet."""
+"""The branch with the hub's own parquet conversion of a data set."""
 
 
 @register
@@ -37,29 +37,30 @@ def hfdata(
     mask_classes: int = 0,
     max_depth: float = 10.0,
 ) -> Data:
-    """A data set of the Hugging Face hub, or a folder of its parquet files: label, mask or depth, by the columns' names.
+    """A data set of the Hugging Face hub, or a folder of its parquet files: label, mask or depth, by column name.
 
-    name: a repository, or a folder. size: (h, w), or a number: the shorter side is resized to it and the centre cut out;
-    needed unless all images have one size. image, label: columns; None takes the only one of its kind. mask: a column of
-    PNGs of ids, 0 to mask_classes - 1, and 255. depth: a column of 16-bit PNGs in millimetres; beyond max_depth, metres, is
-    not measured. config, revision: as the hub has them. Raises `DataError`, `MissingDependency` (pyarrow, huggingface_hub).
+    name: a repository, or a folder. size: (h, w), or an int: resize the shorter side to it, then centre crop; required
+    unless all images have the same size. image, label: columns; None takes the only one of that type. mask: a column of PNGs
+    with ids, 0 to mask_classes - 1, and 255. depth: a column of 16-bit PNGs in millimetres; values beyond max_depth, in
+    metres, count as not measured. config, revision: as on the hub. Raises `DataError`, `MissingDependency` (pyarrow,
+    huggingface_hub).
     """
     check_size(size)
     if mask is not None and not 1 <= mask_classes <= 255:
-        raise DataError(f"hfdata:{name}: mask_classes={mask_classes}; say how many classes the masks have, 1 to 255")
+        raise DataError(f"hfdata:{name}: mask_classes={mask_classes}; give the number of classes in the masks, 1 to 255")
     listed, fetch = _source(name, config, revision)
     shards = functools.cache(lambda split: Shards([fetch(file) for file in listed[split]], "hfdata"))
     first = Shards([fetch(listed[min(listed, key=lambda split: len(listed[split]))][0])], "hfdata")
     features = first.features()
     image = _column(image, "Image", first.columns, features, name, mask, depth) or ""
     if not image:
-        raise DataError(f"hfdata:{name} has no column of images; it has: {', '.join(first.columns)}; give image=")
+        raise DataError(f"hfdata:{name} has no column of images; its columns are: {', '.join(first.columns)}; give image=")
     if label is not None or not (mask or depth):
         label = _column(label, "ClassLabel", first.columns, features, name)
     wanted = {"label": label, "mask": mask, "depth": depth}
     for column in filter(None, wanted.values()):
         if column not in first.columns:
-            raise DataError(f"hfdata:{name} has no column '{column}'; it has: {', '.join(first.columns)}")
+            raise DataError(f"hfdata:{name} has no column '{column}'; its columns are: {', '.join(first.columns)}")
     card = DataCard(
         name=name.rstrip("/").rpartition("/")[2],
         targets=tuple(target for target, column in wanted.items() if column),
@@ -77,7 +78,7 @@ def hfdata(
 
 
 def fetch(call: Call) -> Path:
-    """Fetches every split of a name on the hub into the hub's cache."""
+    """Downloads every split of a data set on the hub into the hub's cache."""
     data = build(call, "Data")
     for images in data.splits.values():
         len(images)
@@ -85,26 +86,28 @@ def fetch(call: Call) -> Path:
 
 
 def _source(name: str, config: str | None, revision: str | None) -> tuple[dict[str, list[str]], Callable[[str], Path]]:
-    """Parquet files by split, and what brings one here."""
+    """Parquet files by split, and a function that returns the local path of one, downloading it if needed."""
     if (place := expand(name)).is_dir():
         listed = by_split([path.relative_to(place).as_posix() for path in place.rglob("*.parquet")], name, config)
         return listed, lambda file: place / file
     if place.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise DataError(f"hfdata:{name} is no folder; name one with parquet files, or a repository such as uoft-cs/cifar100")
+        raise DataError(
+            f"hfdata:{name} is not a folder; give one with parquet files, or a repository such as uoft-cs/cifar100"
+        )
     hub = need("huggingface_hub", "hfdata", "hf")
     try:
         for branch in dict.fromkeys((revision, CONVERTED)):
             files = hub.HfApi().list_repo_files(name, repo_type="dataset", revision=branch)
             if any(file.endswith(".parquet") for file in files):
                 break
-    except Exception as error:  # the hub's client raises many kinds, and those of its transport
+    except Exception as error:  # the hub's client raises many kinds of errors, also those of its HTTP library
         raise DataError(f"hfdata:{name} can't be listed: {' '.join(str(error).split())[:200]}") from None
 
     def bring(file: str) -> Path:
         try:
             return Path(hub.hf_hub_download(name, file, repo_type="dataset", revision=branch))
-        except Exception as error:  # likewise
-            raise DataError(f"hfdata:{name}: {file} can't be fetched: {' '.join(str(error).split())[:200]}") from None
+        except Exception as error:  # as above
+            raise DataError(f"hfdata:{name}: {file} can't be downloaded: {' '.join(str(error).split())[:200]}") from None
 
     return by_split(files, f"hfdata:{name}", config), bring
 
@@ -112,10 +115,10 @@ def _source(name: str, config: str | None, revision: str | None) -> tuple[dict[s
 def _column(
     asked: str | None, kind: str, columns: list[str], features: dict[str, Any], name: str, *others: str | None
 ) -> str | None:
-    """The column that is asked for, else the only one whose feature is of that kind; None where there is none."""
+    """The requested column, or else the only one whose feature has that type; None if there is none."""
     if asked is not None:
         if asked not in columns:
-            raise DataError(f"hfdata:{name} has no column '{asked}'; it has: {', '.join(columns)}")
+            raise DataError(f"hfdata:{name} has no column '{asked}'; its columns are: {', '.join(columns)}")
         return asked
     fitting = [column for column, what in features.items() if isinstance(what, dict) and what.get("_type") == kind]
     fitting = [column for column in fitting if column not in others]
@@ -127,7 +130,7 @@ def _column(
 
 
 def _classes(label: str | None, features: dict[str, Any], values: Callable[[], list[Any]]) -> tuple[str, ...]:
-    """The names that the schema gives, else numbers up to the greatest label there is."""
+    """The class names from the schema, or else numbers up to the largest existing label."""
     if label is None:
         return ()
     names = features.get(label, {}).get("names") if isinstance(features.get(label), dict) else None

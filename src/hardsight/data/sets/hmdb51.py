@@ -1,9 +1,9 @@
-"""HMDB51: videos of 51 actions in class folders, and the publisher's three splits, a list a class and split.
+"""HMDB51: videos of 51 actions in class folders, and the publisher's three splits, one list per class and split.
 
-    hmdb51_org/<class>/*.avi                                      unpacked from a .rar a class
-    testTrainMulti_7030_splits/<class>_test_split1.txt ... 3.txt  "a_clip.avi 1": 1 to train, 2 to test, 0 in neither
+    hmdb51_org/<class>/*.avi                                      unpacked from one .rar per class
+    testTrainMulti_7030_splits/<class>_test_split1.txt ... 3.txt  "a_clip.avi 1": 1 is train, 2 is test, 0 is neither
 
-The folders of videos may lie below the root by any name, as people unpack them. Classes count in the order of their names.
+The video folders may be anywhere below the root. Classes are numbered in alphabetical order.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ PUBLISHED = {
 
 @register
 def hmdb51(root: str, frames: int = 16, stride: int | None = None, size: int | tuple[int, int] = 112, fold: int = 1) -> Data:
-    """HMDB51, clips of 51 human actions, from the folder that holds the class folders and the split lists.
+    """HMDB51, clips of 51 human actions, from the folder that contains the class folders and the split lists.
 
-    frames, stride, size: as for `video`. fold: which of the three splits. Folders of frames may stand in for the videos. Source:
-    Kuehne et al., ICCV 2011. Raises `DataError`, with the line, for a clip that is not there.
+    frames, stride, size: as for `video`. fold: which of the three splits. Folders of frames may replace the videos. Source:
+    Kuehne et al., ICCV 2011. Raises `DataError`, with the line of the list, for a missing clip.
     """
     card = DataCard("HMDB51", ("label",), (0, 0), source="Kuehne et al., ICCV 2011", frames=frames)
     return by_lists(root, card, r".+_test_split\d\.txt", EXPECTED, stride, size, fold)

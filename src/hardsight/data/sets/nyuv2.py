@@ -1,10 +1,10 @@
-"""NYU Depth V2, the 1,449 labelled frames: colour and depth in metres, from the publisher's one .mat file or FastDepth's .h5.
+"""NYU Depth V2, the 1,449 labelled frames: colour and depth in metres, from the publisher's .mat or FastDepth's .h5 files.
 
     nyu_depth_v2_labeled.mat        images, depths (holes filled in) and rawDepths (0 where nothing was measured)
-    train/<scene>/*.h5  val/*/*.h5  one frame a file, with rgb and depth: FastDepth's, and what the Hugging Face hub unpacks to
+    train/<scene>/*.h5  val/*/*.h5  one frame per file, with rgb and depth: FastDepth's layout, also on the Hugging Face hub
 
-The official split, 795 and 654 frames, comes in a second file, splits.mat. It is a list of 654 numbers, which stands below, so
-nobody needs that file. The .mat is HDF5 with MATLAB's order of axes: [N, 3, W, H] and [N, W, H].
+The official split, 795 and 654 frames, is published in a second file, splits.mat. Its 654 frame numbers are included below,
+so that file is not needed. The .mat is HDF5 with MATLAB's order of axes: [N, 3, W, H] and [N, W, H].
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TEST = (
     "HzwDAAP////gAfB8DgD//HD8DgAAAABwDgceAOADzn+AA+DwcA4BxgGYwAA/8f9/eA4/4wH//H5nPwHw//HwfOADx/+APw/+5/BgAPPwOPAZgAH+f4P8DweA"
     "/4A="
 )
-"""The official split, a bit a frame from the first on, 1 for test; held against the publisher's splits.mat."""
+"""The official split, one bit per frame in order, 1 for test; verified with the publisher's splits.mat."""
 EIGEN = slice(45, 471), slice(41, 601)
-"""Rows and columns that count in Eigen, Puhrsch and Fergus, 2014: the frames' rims were not registered."""
+"""The rows and columns evaluated by Eigen, Puhrsch and Fergus, 2014: the frame borders are not registered."""
 WHOLE = 480, 640
-EXPECTED = f"{FILE}, its folder, or train/ and val/ with *.h5 frames"
+EXPECTED = f"{FILE}, the folder that contains it, or train/ and val/ with *.h5 frames"
 PUBLISHED = {
     "nyuv2": Published(
         "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
@@ -50,9 +50,9 @@ PUBLISHED = {
 
 Pair = tuple[np.ndarray, dict[str, np.ndarray]]
 Finish = Callable[[np.ndarray, np.ndarray, str], Pair]
-"""An image [H, W, 3], its depth [H, W] in metres and the frame's name, to what a split gives out."""
+"""Maps an image [H, W, 3], its depth [H, W] in metres and the frame's name to the image and targets of a sample."""
 Found = tuple[dict[str, Images], tuple[int, int]]
-"""The splits, and the frames' own size (h, w)."""
+"""The splits, and the original size (h, w) of the frames."""
 
 
 @register
@@ -65,11 +65,11 @@ def nyuv2(
 ) -> Data:
     """NYU Depth V2, indoor depth at 480x640, with the official split: the labelled .mat file, or FastDepth's .h5 frames.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; depth by the nearest pixel. max_depth,
-    metres: what lies beyond counts as not measured, 0. raw: the .mat's depths as the camera gave them, with holes, and not
-    those filled in. eigen: nothing outside Eigen's crop counts as measured, as in most published tables. A .mat of other than
-    1,449 frames is split by test.txt beside it, frame numbers from 1. Source: Silberman et al., 2012. Raises `DataError`,
-    `MissingDependency` (h5py).
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; depth uses nearest neighbour. max_depth,
+    metres: values beyond it count as not measured, 0. raw: use the .mat's raw camera depths with holes, not the filled ones.
+    eigen: pixels outside Eigen's crop count as not measured, as in most published tables. A .mat without exactly 1,449
+    frames is split by a file test.txt next to it, with frame numbers from 1. Source: Silberman et al., 2012. Raises
+    `DataError`, `MissingDependency` (h5py).
     """
     check_size(size)
     hdf = need("h5py", "nyuv2")
@@ -90,7 +90,9 @@ def _read(image: np.ndarray, depth: np.ndarray, where: str, size: Size, metres: 
     depth = metres(depth, image, where)
     if eigen:
         if depth.shape != WHOLE:
-            raise DataError(f"{where} is {depth.shape[1]}x{depth.shape[0]} pixels; Eigen's crop is one of 640x480 frames")
+            raise DataError(
+                f"{where} is {depth.shape[1]}x{depth.shape[0]} pixels; Eigen's crop is defined for 640x480 frames"
+            )
         inner = np.zeros_like(depth)
         inner[EIGEN] = depth[EIGEN]
         depth = inner
@@ -98,16 +100,16 @@ def _read(image: np.ndarray, depth: np.ndarray, where: str, size: Size, metres: 
 
 
 def _labelled(hdf: Any, path: Path, raw: bool, finish: Finish) -> Found:
-    """The splits of the .mat file, and its frames' size (h, w); frames are read from it one by one."""
+    """The splits of the .mat file, and the size (h, w) of its frames; frames are read one at a time."""
     file = _opened(hdf, path)
     depths = "rawDepths" if raw else "depths"
     for name, axes in (("images", 4), (depths, 3)):
         if name not in file or file[name].ndim != axes:
-            raise DataError(f"{path} has no '{name}' with {axes} axes; it holds {', '.join(file) or 'nothing'}")
+            raise DataError(f"{path} has no '{name}' with {axes} axes; it contains {', '.join(file) or 'nothing'}")
     count, channels, wide, high = file["images"].shape
     if channels != 3 or file["images"].dtype != np.uint8 or len(file[depths]) != count or wide * high > MAX_PIXELS:
-        told = f"images {file['images'].dtype} {list(file['images'].shape)}, {depths} {list(file[depths].shape)}"
-        raise DataError(f"{path} holds {told}; expected uint8 [N, 3, W, H] and [N, W, H]")
+        found = f"images {file['images'].dtype} {list(file['images'].shape)}, {depths} {list(file[depths].shape)}"
+        raise DataError(f"{path} contains {found}; expected uint8 [N, 3, W, H] and [N, W, H]")
     test = set(official_test() if count == FRAMES else _own_test(path, count))
 
     def split(name: str, members: list[int]) -> Files:
@@ -130,20 +132,21 @@ def _own_test(path: Path, count: int) -> list[int]:
     listed = path.with_name("test.txt")
     if not listed.is_file():
         raise DataError(
-            f"{path} has {count} frames, not the {FRAMES} of the official split; list the test frames, from 1, in {listed}"
+            f"{path} has {count} frames, not the {FRAMES} of the official split; list the test frames, "
+            f"numbered from 1, in {listed}"
         )
     lines = lines_of(listed)
     if strange := [line for line in lines if not line.isdigit() or not 1 <= int(line) <= count]:
-        raise DataError(f"{listed} has the frame '{strange[0]}'; {path.name} has 1 to {count}")
+        raise DataError(f"{listed} has the frame '{strange[0]}'; {path.name} has the frames 1 to {count}")
     return [int(line) - 1 for line in lines]
 
 
 def _frames(hdf: Any, place: Path, finish: Finish) -> Found:
-    """The splits of FastDepth's frames: train/, and val/, which is the official test split."""
+    """The splits of FastDepth's layout: train/, and val/, which is the official test split."""
     found = {"train": place / "train", "test": place / "val"}
     found = {name: folder for name, folder in found.items() if folder.is_dir() and next(folder.rglob("*.h5"), None)}
     if not found:
-        raise DataError(f"{place} holds no NYU Depth V2; expected {EXPECTED}, found {contents(place)}")
+        raise DataError(f"{place} contains no NYU Depth V2; expected {EXPECTED}, found {contents(place)}")
     first = next(next(iter(found.values())).rglob("*.h5"))
     real = _frame(hdf, first)[0].shape[:2]
 
@@ -160,17 +163,18 @@ def _frames(hdf: Any, place: Path, finish: Finish) -> Found:
 
 
 def _frame(hdf: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 [H, W, 3] and depth [H, W] of a frame's own file."""
+    """Image uint8 [H, W, 3] and depth [H, W] from the .h5 file of one frame."""
     with _opened(hdf, path) as file:
         if "rgb" not in file or "depth" not in file:
-            raise DataError(f"{path} holds {', '.join(file) or 'nothing'}; a frame has rgb and depth")
+            raise DataError(f"{path} contains {', '.join(file) or 'nothing'}; a frame must have rgb and depth")
         try:
             image, depth = file["rgb"][()], file["depth"][()]
         except (OSError, RuntimeError) as error:
             raise DataError(f"{path} can't be read: {error}") from None
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3 or depth.ndim != 2:
         raise DataError(
-            f"{path} holds rgb {image.dtype} {list(image.shape)} and depth {list(depth.shape)}; a frame has uint8 [3, H, W] and [H, W]"
+            f"{path} contains rgb {image.dtype} {list(image.shape)} and depth {list(depth.shape)}; "
+            "expected uint8 [3, H, W] and [H, W]"
         )
     return image.transpose(1, 2, 0), depth
 
@@ -179,4 +183,4 @@ def _opened(hdf: Any, path: Path) -> Any:
     try:
         return hdf.File(path, "r")
     except OSError as error:
-        raise DataError(f"{path} is cut short or no HDF5 file (MATLAB 7.3): {error}") from None
+        raise DataError(f"{path} is truncated or not an HDF5 file (MATLAB 7.3): {error}") from None

@@ -1,7 +1,7 @@
 """Penn-Fudan pedestrians: PNGImages/*.png, and in PedMasks/ a *_mask.png for each, in which every person has an id.
 
-It is small (170 images, 345 people) and its truth is exact, which makes it the set to try a detector on. A box is drawn
-around each id; the mask tells people from background.
+It is small (170 images, 345 people) and its ground truth is exact, so it is a good first set for a detector. Each id gives
+one bounding box; the mask separates people from background.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ PUBLISHED = {
 def penn_fudan(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
     """Penn-Fudan, people in the street: boxes and masks, from the folder `PennFudanPed` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out; its images differ in size, so one is
-    needed. test: the share of images that becomes the test split, chosen by a hash of their names: the publisher names no
-    split. Source: Wang, Shi, Song and Shen, 2007. Raises `DataError`.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop; required, because the images differ in size.
+    test: the share of images in the test split, selected by a hash of their names, because there is no published split.
+    Source: Wang, Shi, Song and Shen, 2007. Raises `DataError`.
     """
     check_size(size)
     expected = f"the folder {FOLDER} or its parent, with PNGImages/ and PedMasks/"
     place = folder_at(root, expected)
     place = place / FOLDER if (place / FOLDER).is_dir() else place
     if not (place / "PNGImages").is_dir():
-        raise DataError(f"{place} holds no Penn-Fudan; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no Penn-Fudan; expected {expected}, found {contents(place)}")
     paths = list_images(place / "PNGImages")
     for path in paths:
         if not _mask(path).is_file():
-            raise DataError(f"{path} has no mask: there is no file {_mask(path)}")
+            raise DataError(f"{path} has no mask: expected the file {_mask(path)}")
 
     def split(names: list[str]) -> Files:
         def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -1,7 +1,7 @@
-"""STL-10 in its own binary files: 96x96 images of ten classes, and 100,000 more without a label.
+"""STL-10 in its original binary files: 96x96 images of ten classes, and 100,000 more without labels.
 
-An image is three planes, red first, each written column by column; labels are bytes 1 to 10. The files are mapped, not read:
-the 2.6 GB of unlabelled images cost nothing until they are looked at.
+An image is three channels, red first, each stored column by column; labels are bytes 1 to 10. The files are memory-mapped,
+so the 2.6 GB of unlabelled images use no memory until they are accessed.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ PUBLISHED = {
 def stl10(root: str) -> Data:
     """STL-10, 96x96, 10 classes, from the folder `stl10_binary` or its parent.
 
-    Splits train, test, and unlabeled (whose samples carry no label), as far as their files are there; ids `test_00012`.
-    Source: Coates, Ng and Lee, 2011. Raises `DataError`, with the file's name, for what is not such a file.
+    Splits train, test, and unlabeled (whose samples have no label), if their files exist; ids such as `test_00012`.
+    Source: Coates, Ng and Lee, 2011. Raises `DataError`, with the file's name, for an invalid file.
     """
     expected = f"the folder {FOLDER} or its parent, with train_X.bin, train_y.bin, test_X.bin and test_y.bin"
     place = folder_at(root, expected)
     place = place / FOLDER if (place / FOLDER).is_dir() else place
     names = [name for name in ("train", "test", "unlabeled") if (place / f"{name}_X.bin").is_file()]
     if not names:
-        raise DataError(f"{place} holds no STL-10; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no STL-10; expected {expected}, found {contents(place)}")
     card = DataCard("STL-10", ("label",), (SIDE, SIDE), CLASSES, source="Coates, Ng and Lee, 2011")
     return Data(card, {name: _split(place, name) for name in names})
 
@@ -51,19 +51,19 @@ def _split(place: Path, name: str) -> Arrays:
     path = place / f"{name}_X.bin"
     length = path.stat().st_size
     if length == 0 or length % IMAGE:
-        raise DataError(f"{path} has {length:,} bytes; STL-10's has {IMAGE:,} an image, so it is cut short or another file")
-    planes = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, SIDE, SIDE)
-    labels = None if name == "unlabeled" else _labels(place / f"{name}_y.bin", len(planes))
-    return Arrays([f"{name}_{number:05d}" for number in range(len(planes))], planes.transpose(0, 1, 3, 2), labels)
+        raise DataError(f"{path} has {length:,} bytes; STL-10 has {IMAGE:,} per image, so it is truncated or another file")
+    images = np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, SIDE, SIDE)
+    labels = None if name == "unlabeled" else _labels(place / f"{name}_y.bin", len(images))
+    return Arrays([f"{name}_{number:05d}" for number in range(len(images))], images.transpose(0, 1, 3, 2), labels)
 
 
 def _labels(path: Path, count: int) -> np.ndarray:
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file, and {count:,} images need their labels")
+        raise DataError(f"{path}: no such file, but {count:,} images need labels")
     written = np.fromfile(path, dtype=np.uint8).astype(np.int64)
     if len(written) != count:
         raise DataError(f"{path}: {len(written):,} labels for {count:,} images")
     if written.min() < 1 or written.max() > len(CLASSES):
         strange = written[(written < 1) | (written > len(CLASSES))][0]
-        raise DataError(f"{path}: a label is {strange}; STL-10's are 1 to {len(CLASSES)}")
+        raise DataError(f"{path}: a label is {strange}; STL-10 labels are 1 to {len(CLASSES)}")
     return written - 1

@@ -1,11 +1,11 @@
-"""Tiny ImageNet: 200 of ImageNet's classes at 64x64, in the folder that Stanford's course gave out.
+"""Tiny ImageNet: 200 of ImageNet's classes at 64x64, in the layout published by Stanford's course.
 
     wnids.txt  words.txt                       the classes, and a name for each WordNet id
-    train/<wnid>/images/*.JPEG                 500 a class
-    val/images/*.JPEG  val/val_annotations.txt "val_0.JPEG  n03444034  0 32 44 62" a line
+    train/<wnid>/images/*.JPEG                 500 per class
+    val/images/*.JPEG  val/val_annotations.txt lines such as "val_0.JPEG  n03444034  0 32 44 62"
 
-The test images carry no label and are left out. Classes count in the order of their WordNet ids, as readers of class folders
-count them; wnids.txt has another order.
+The test images have no labels and are not read. Classes are numbered by sorted WordNet id, as class-folder readers do;
+wnids.txt has a different order.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ PUBLISHED = {
 def tiny_imagenet(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Tiny ImageNet, 64x64, 200 classes, from the folder `tiny-imagenet-200` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Splits train and val. Source: Stanford
-    CS231n, 2015. Raises `DataError`, with the line, for a class or an image that is not there.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Splits train and val. Source: Stanford
+    CS231n, 2015. Raises `DataError`, with the line, for a missing class or image.
     """
     check_size(size)
     expected = f"the folder {FOLDER} or its parent, with wnids.txt, train/ and val/val_annotations.txt"
     place = folder_at(root, expected)
     place = place / FOLDER if (place / FOLDER).is_dir() else place
     if not (place / "wnids.txt").is_file():
-        raise DataError(f"{place} holds no Tiny ImageNet; expected {expected}, found {contents(place)}")
+        raise DataError(f"{place} contains no Tiny ImageNet; expected {expected}, found {contents(place)}")
     wnids = sorted(set(lines_of(place / "wnids.txt")))
     index = {wnid: number for number, wnid in enumerate(wnids)}
     listing = {"train": lambda: _train(place, index), "val": lambda: _val(place, index)}
     listing = {name: items for name, items in listing.items() if (place / name).is_dir()}
     if not listing:
-        raise DataError(f"{place} has neither train/ nor val/; it holds {contents(place)}")
+        raise DataError(f"{place} has neither train/ nor val/; it contains {contents(place)}")
     card = DataCard(
         name="Tiny ImageNet",
         targets=("label",),
@@ -75,9 +75,9 @@ def _val(place: Path, index: dict[str, int]) -> list[Item]:
         name, wnid, *_ = [*line.split(), ""]
         path = place / "val" / "images" / inside(name, file)
         if wnid not in index:
-            raise DataError(f"{file}, line {number}: '{wnid}' is no class of wnids.txt")
+            raise DataError(f"{file}, line {number}: '{wnid}' is not a class in wnids.txt")
         if not path.is_file():
-            raise DataError(f"{file}, line {number}: there is no file {path}")
+            raise DataError(f"{file}, line {number}: no such file {path}")
         items.append((path, index[wnid]))
     if not items:
         raise DataError(f"{file} lists no image")
@@ -85,7 +85,7 @@ def _val(place: Path, index: dict[str, int]) -> list[Item]:
 
 
 def _names(path: Path, wnids: list[str]) -> tuple[str, ...]:
-    """The first name of each class, or its WordNet id where nobody names it."""
+    """The first name of each class, or its WordNet id if words.txt has no name for it."""
     rows = [line.split("\t") for line in lines_of(path)] if path.is_file() else []
     names = {row[0]: row[-1].split(",")[0] for row in rows}
     return tuple(names.get(wnid, wnid) for wnid in wnids)

@@ -1,8 +1,7 @@
-"""The transfer suite (Kornblith et al., 2019; Ericsson et al., 2021) as torchvision lays it out: nine sets to probe an encoder on.
+"""The transfer suite (Kornblith et al., 2019; Ericsson et al., 2021) in torchvision's layout: nine sets to probe encoders.
 
-torchvision lists the files and their classes, and is imported for that alone; the images are read here, like all others.
-CIFAR-10 and CIFAR-100 have a reader of their own, and VOC 2007 is `voc:PATH(what=boxes, years=[2007])`: it asks for several
-classes an image.
+torchvision is used only to list the files and their classes; the images are decoded here, like all others. CIFAR-10 and
+CIFAR-100 have their own reader, and VOC 2007, which has several classes per image, is `voc:PATH(what=boxes, years=[2007])`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from hardsight.specs.catalog import register
 
 
 class Set(NamedTuple):
-    """A class of torchvision's; a folder that its root must hold; our splits by its own; and where the set is from."""
+    """A torchvision class; a folder that its root must contain; our splits -> torchvision's; title and source of the set."""
 
     kind: str
     marker: str
@@ -52,9 +51,9 @@ SETS = {
     "sun397": Set("SUN397", "SUN397", {}, "SUN397", "Xiao et al., 2010"),
 }
 NEED_SCIPY = ("cars", "flowers102")
-"""The sets whose lists are MATLAB files."""
+"""The sets whose file lists are MATLAB files."""
 CALTECH_TRAIN = 30
-"""Images of each class to train on, as most published tables have it."""
+"""The number of training images per class, as in most published tables."""
 PUBLISHED = {
     "aircraft": Published(
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
@@ -65,7 +64,7 @@ PUBLISHED = {
     "cars": Published(
         "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         {"train": 8144, "test": 8041},
-        by_hand="its publisher's address is gone; from a mirror take cars_train/, cars_test/, devkit/ and "
+        by_hand="the original download is offline; from a mirror, put cars_train/, cars_test/, devkit/ and "
         "cars_test_annos_withlabels.mat into stanford_cars/ in the root",
     ),
     "dtd": Published(
@@ -95,7 +94,7 @@ PUBLISHED = {
 def aircraft(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """FGVC Aircraft, 100 variants of aircraft: splits train, val and test; the folder `fgvc-aircraft-2013b` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Source: Maji et al., 2013. Raises
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Maji et al., 2013. Raises
     `DataError`.
     """
     return _opened("aircraft", root, size)
@@ -105,8 +104,8 @@ def aircraft(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def caltech101(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Caltech-101, 101 classes of objects (the background class is left out), from the folder `caltech101` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. The publisher names no split: here 30
-    images of each class, by a hash of their names, are for training, and the others for testing. Source: Fei-Fei, Fergus and
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. There is no published split: here 30 images of
+    each class, selected by a hash of their names, are for training, the others for testing. Source: Fei-Fei, Fergus and
     Perona, 2004. Raises `DataError`.
     """
     return _opened("caltech101", root, size)
@@ -116,7 +115,7 @@ def caltech101(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def cars(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Stanford Cars, 196 models of cars: splits train and test; the folder `stanford_cars` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Source: Krause et al., 2013. Raises
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Krause et al., 2013. Raises
     `DataError`, `MissingDependency` (scipy).
     """
     return _opened("cars", root, size)
@@ -126,20 +125,20 @@ def cars(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def dtd(root: str, size: int | tuple[int, int] | None = None, partition: int = 1) -> Data:
     """Describable Textures, 47 classes: splits train, val and test; the folder `dtd` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. partition: which of the ten published
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. partition: which of the ten published
     splits. Source: Cimpoi et al., 2014. Raises `DataError`.
     """
     if not 1 <= partition <= 10:
-        raise DataError(f"dtd: partition={partition}; there are 1 to 10")
+        raise DataError(f"dtd: partition={partition}; it must be 1 to 10")
     return _opened("dtd", root, size, partition=partition)
 
 
 @register
 def eurosat(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
-    """EuroSAT, 10 classes of land seen from above, 64x64, from the folder `eurosat` or its parent.
+    """EuroSAT, 10 classes of land use in satellite images, 64x64, from the folder `eurosat` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. test: the share of each class that
-    becomes the test split, by a hash of the names; the publisher names none. Source: Helber et al., 2019. Raises `DataError`.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. test: the share of each class in the test
+    split, selected by a hash of the names; there is no published split. Source: Helber et al., 2019. Raises `DataError`.
     """
     return _opened("eurosat", root, size, test)
 
@@ -148,7 +147,7 @@ def eurosat(root: str, size: int | tuple[int, int] | None = None, test: float = 
 def flowers102(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Flowers-102, 102 kinds of flowers: splits train, val and test; the folder `flowers-102` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Source: Nilsback and Zisserman, 2008.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Nilsback and Zisserman, 2008.
     Raises `DataError`, `MissingDependency` (scipy).
     """
     return _opened("flowers102", root, size)
@@ -158,7 +157,7 @@ def flowers102(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def food101(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Food-101, 101 dishes: splits train and test; the folder `food-101` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Source: Bossard et al., 2014. Raises
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Bossard et al., 2014. Raises
     `DataError`.
     """
     return _opened("food101", root, size)
@@ -168,7 +167,7 @@ def food101(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def pets(root: str, size: int | tuple[int, int] | None = None) -> Data:
     """Oxford-IIIT Pet, 37 breeds of cats and dogs: splits train (their trainval) and test; `oxford-iiit-pet` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. Source: Parkhi et al., 2012. Raises
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Parkhi et al., 2012. Raises
     `DataError`.
     """
     return _opened("pets", root, size)
@@ -178,9 +177,9 @@ def pets(root: str, size: int | tuple[int, int] | None = None) -> Data:
 def sun397(root: str, size: int | tuple[int, int] | None = None, partition: int = 1, test: float = 0.5) -> Data:
     """SUN397, 397 kinds of scenes, from the folder `SUN397` or its parent.
 
-    size: (h, w), or a number: the shorter side is resized to it and the centre cut out. partition: which of the ten published
-    splits, where Training_01.txt and Testing_01.txt lie beside the images; without them, test is the share of each class to
-    test on, by a hash of the names. Source: Xiao et al., 2010. Raises `DataError`.
+    size: (h, w), or an int: resize the shorter side to it, then centre crop. partition: which of the ten published splits,
+    if Training_01.txt and Testing_01.txt are next to the images; without them, test is the share of each class in the test
+    split, selected by a hash of the names. Source: Xiao et al., 2010. Raises `DataError`.
     """
     return _opened("sun397", root, size, test, partition)
 
@@ -188,13 +187,13 @@ def sun397(root: str, size: int | tuple[int, int] | None = None, partition: int 
 def _opened(name: str, root: str, size: Size, test: float = 0.0, partition: int = 1) -> Data:
     check_size(size)
     known, home = SETS[name], _home(name, root)
-    made = functools.cache(functools.partial(_listed, name, home, partition))
+    listed = functools.cache(functools.partial(_listed, name, home, partition))
     listing: dict[str, Callable[[], list[Item]]]
     if known.splits:
-        classes = made(next(iter(known.splits.values())))[1]
-        listing = {ours: lambda theirs=theirs: made(theirs)[0] for ours, theirs in known.splits.items()}
+        classes = listed(next(iter(known.splits.values())))[1]
+        listing = {ours: lambda theirs=theirs: listed(theirs)[0] for ours, theirs in known.splits.items()}
     else:
-        items, classes = made("")
+        items, classes = listed("")
         parts = _divided(name, home / known.marker, items, test, partition)
         listing = {part: lambda found=found: found for part, found in parts.items() if found}
     card = DataCard(
@@ -208,18 +207,18 @@ def _opened(name: str, root: str, size: Size, test: float = 0.0, partition: int 
 
 
 def _home(name: str, root: str) -> Path:
-    """What torchvision calls the root: the folder that holds the set's own."""
+    """The root as torchvision defines it: the parent of the set's own folder."""
     known = SETS[name]
     own = known.marker.partition("/")[0]
     place = folder_at(root, f"the folder {own} or its parent")
     for home in (place, *([place.parent] if place.name == own else [])):
         if (home / known.marker).is_dir():
             return home
-    raise DataError(f"{place} holds no {known.title}; expected the folder {known.marker}, found {contents(place)}")
+    raise DataError(f"{place} contains no {known.title}; expected the folder {known.marker}, found {contents(place)}")
 
 
 def _listed(name: str, home: Path, partition: int, split: str) -> tuple[list[Item], tuple[str, ...]]:
-    """Files and classes of a split ("" where there is none), as torchvision lists them; nothing is decoded, nothing fetched."""
+    """Files and classes of a split ("" if the set has none), as listed by torchvision; nothing is decoded or downloaded."""
     if name in NEED_SCIPY:
         need("scipy.io", name)
     from torchvision import datasets
@@ -228,7 +227,7 @@ def _listed(name: str, home: Path, partition: int, split: str) -> tuple[list[Ite
     if name == "dtd":
         options["partition"] = partition
     if name not in ("pets", "caltech101"):
-        options["loader"] = lambda path: path  # what torchvision would decode here, it only names
+        options["loader"] = lambda path: path  # returns the path instead of the decoded image
     try:
         found = getattr(datasets, SETS[name].kind)(str(home), **options)
         if name == "caltech101":
@@ -241,15 +240,15 @@ def _listed(name: str, home: Path, partition: int, split: str) -> tuple[list[Ite
             pairs, names = (found[place] for place in range(len(found))), found.classes
         items = [(Path(path), int(label)) for path, label in pairs]
     except (AttributeError, KeyError, IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
-        raise DataError(f"{home / SETS[name].marker} is not what torchvision's {SETS[name].kind} reads: {told}") from None
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
+        raise DataError(f"{home / SETS[name].marker} can't be read by torchvision's {SETS[name].kind}: {reason}") from None
     if not items:
         raise DataError(f"{home / SETS[name].marker} lists no image{f' of {split}' if split else ''}")
     return (items if split else sorted(items)), tuple(str(one) for one in names)
 
 
 def _divided(name: str, place: Path, items: list[Item], test: float, partition: int) -> dict[str, list[Item]]:
-    """Train and test of a set that is published without a split, or with it as a list beside."""
+    """Train and test of a set published without a split, or with its split as separate list files."""
     label = {path.relative_to(place).as_posix(): number for path, number in items}
     if name == "sun397":
         lists = {"train": f"Training_{partition:02d}.txt", "test": f"Testing_{partition:02d}.txt"}

@@ -1,11 +1,11 @@
-"""UCF101: videos of 101 actions in class folders, and the publisher's three splits as lists beside them.
+"""UCF101: videos of 101 actions in class folders, and the publisher's three splits as list files.
 
     UCF-101/<Class>/v_<Class>_g01_c01.avi
-    ucfTrainTestlist/classInd.txt                    "1 ApplyEyeMakeup": the classes, counted from 1
+    ucfTrainTestlist/classInd.txt                    "1 ApplyEyeMakeup": the classes, numbered from 1
                     /trainlist01.txt ... 03.txt      "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
                     /testlist01.txt ... 03.txt       the same without the number
 
-Clips of one group (g01) come of one film, so a split of one's own would train on what it tests: only the lists are taken.
+Clips of one group (g01) come from one film, so a random split would leak test data into training: only the lists are used.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PUBLISHED = {
 
 @register
 def ucf101(root: str, frames: int = 16, stride: int | None = None, size: int | tuple[int, int] = 112, fold: int = 1) -> Data:
-    """UCF101, clips of 101 human actions, from the folder that holds UCF-101 and ucfTrainTestlist.
+    """UCF101, clips of 101 human actions, from the folder that contains UCF-101 and ucfTrainTestlist.
 
-    frames, stride, size: as for `video`. fold: which of the three splits. Folders of frames may stand in for the videos. Source:
-    Soomro, Zamir and Shah, CRCV-TR-12-01, 2012. Raises `DataError`, with the line, for a clip that is not there.
+    frames, stride, size: as for `video`. fold: which of the three splits. Folders of frames may replace the videos. Source:
+    Soomro, Zamir and Shah, CRCV-TR-12-01, 2012. Raises `DataError`, with the line of the list, for a missing clip.
     """
     card = DataCard("UCF101", ("label",), (0, 0), source="Soomro et al., CRCV-TR-12-01", frames=frames)
     return by_lists(root, card, r"classInd\.txt|(train|test)list\d\d\.txt", EXPECTED, stride, size, fold)

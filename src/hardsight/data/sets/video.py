@@ -1,12 +1,13 @@
-"""Folders of clips, for what happens in them: videos, or folders of frames, told apart by what lies there.
+"""Folders of clips for action recognition: videos, or folders of frames, recognized by their contents.
 
     <class>/*.mp4, or train/<class>/*.mp4 and test/<class>/*.mp4     as `folder` reads images
-    <class>/<clip>/*.jpg                                             frames that are files of their own
-    trainlist01.txt, testlist01.txt, classInd.txt somewhere within   UCF101's three splits
-    <class>_test_split1.txt somewhere within                         HMDB51's three splits
+    <class>/<clip>/*.jpg                                             frames as separate image files
+    trainlist01.txt, testlist01.txt, classInd.txt in any subfolder   UCF101's three splits
+    <class>_test_split1.txt in any subfolder                         HMDB51's three splits
     *.mp4                                                            a split "test" without labels
 
-A list's clip is found by its last folder and its name without the ending, so frames may stand in for the videos it names.
+A clip in a list is found by its last folder and its name without suffix, so folders of frames may replace the videos it
+names.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from hardsight.specs.catalog import register
 
 EXPECTED = "<class>/*.mp4, <class>/<clip>/*.jpg, or those with the split lists of UCF101 or HMDB51"
 CLASSES = "classInd.txt"
-"""UCF101's file that numbers its classes; without it they count in the order of their names."""
+"""UCF101's file that numbers its classes; without it they are numbered in alphabetical order."""
 HMDB = {"1": "train", "2": "test", "0": ""}
-"""What the numbers in HMDB51's lists mean; 0 is in neither split."""
+"""The split for each number in HMDB51's lists; 0 is in neither split."""
 
 
 @register
@@ -42,15 +43,15 @@ def video(
     test: float = 0.2,
     fold: int = 1,
 ) -> Data:
-    """Clips in folders, one folder a class, with or without split lists: videos through PyAV, or folders of frames.
+    """Clips in folders, one folder per class, with or without split lists: videos through PyAV, or folders of frames.
 
-    frames, stride: T of them, uniformly over the clip, or each stride-th about its middle; a clip that is too short repeats its
-    last frame. size: (h, w), or a number: the shorter side is resized to it and the centre cut out. test: the share of each
-    class to test on where nothing tells. fold: which of a data set's published splits. A clip is the same each time it is read.
-    Raises `DataError`, `MissingDependency`.
+    frames, stride: T frames, uniformly over the clip, or every stride-th, centred; if the clip is too short, its last frame
+    is repeated. size: (h, w), or an int: resize the shorter side to it, then centre crop. test: the share of each class for
+    the test split, if neither folders nor lists define one. fold: which of the published splits. A clip is the same each
+    time it is read. Raises `DataError`, `MissingDependency`.
     """
     if not 0 <= test <= 1:
-        raise DataError(f"test={test}: the share of clips to test on lies between 0 and 1")
+        raise DataError(f"test={test}: the share of clips to test on must be between 0 and 1")
     pick = _picker(frames, stride, size)
     place = folder_at(root, EXPECTED)
     clips, lists = find_clips(place)
@@ -64,15 +65,15 @@ def video(
 def by_lists(
     root: str, card: DataCard, lists: str, expected: str, stride: int | None, size: int | tuple[int, int], fold: int
 ) -> Data:
-    """A published set of clips, by those of its split lists whose name matches `lists`; the card lacks size and classes.
+    """A published set of clips, using the split lists whose name matches `lists`; size and classes are added to the card.
 
-    Raises `DataError` where there is no such list, or a clip that one names is missing; `MissingDependency`.
+    Raises `DataError` if there is no such list, or if a listed clip is missing; `MissingDependency`.
     """
     pick, place = _picker(card.frames, stride, size), folder_at(root, expected)
     clips, found = find_clips(place)
     found = [name for name in found if re.fullmatch(lists, PurePosixPath(name).name)]
     if not found:
-        raise DataError(f"{place} has none of {card.name}'s split lists; expected {expected}; it holds {contents(place)}")
+        raise DataError(f"{place} has none of {card.name}'s split lists; expected {expected}; it contains {contents(place)}")
     layout = read_lists(place, found, fold, list(clips))
     card = replace(card, size=(size, size) if isinstance(size, int) else size, classes=layout.classes)
     return _data(card, place, clips, layout, pick)
@@ -97,9 +98,9 @@ def _data(
 
 
 def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Clips by their posix path within root, each with its frames' names ([] for a video), and the split lists there are.
+    """Clips by posix path relative to root, each with its frames' names ([] for a video), and the existing split lists.
 
-    Raises `DataError` where there is none, or both videos and frames.
+    Raises `DataError` if there are no clips, or both videos and frames.
     """
 
     def refuse(error: OSError) -> None:
@@ -120,12 +121,12 @@ def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
             frames[inside.as_posix()] = images
     if videos and frames:
         raise DataError(
-            f"{root} holds both videos ({videos[0]}) and folders of frames ({next(iter(frames))}); name one of them"
+            f"{root} contains both videos ({videos[0]}) and folders of frames ({next(iter(frames))}); give only one kind"
         )
     if "." in frames:
-        raise DataError(f"{root} holds frames itself; put those of each clip in a folder of its own")
+        raise DataError(f"{root} contains frames directly; put the frames of each clip into its own folder")
     if not videos and not frames:
-        raise DataError(f"{root} holds no clip; expected {EXPECTED}; it holds {contents(root)}")
+        raise DataError(f"{root} contains no clip; expected {EXPECTED}; it contains {contents(root)}")
     if videos:
         need_decoder()
     known = {name: [] for name in sorted(videos, key=natural)} or dict(
@@ -135,10 +136,12 @@ def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def read_lists(root: Path, lists: list[str], fold: int, clips: list[str]) -> Layout:
-    """The split that the lists of this fold make; `DataError`, with the line, for a clip that is not there."""
+    """The splits given by the lists of this fold; raises `DataError`, with the line, for a missing clip."""
     found = {_key(name): name for name in clips}
     if len(found) < len(clips):
-        raise DataError(f"{root} holds two clips of one class and name, so its lists do not tell which is meant")
+        raise DataError(
+            f"{root} contains two clips with the same class and name, so its lists are ambiguous; rename or remove one"
+        )
     rows: list[tuple[str, str, str]] = []
     order: list[str] = []
     for name in lists:
@@ -154,7 +157,9 @@ def read_lists(root: Path, lists: list[str], fold: int, clips: list[str]) -> Lay
             label = base.removesuffix(f"_test_split{fold}.txt")
             for line, clip, mark in _lines(root / name):
                 if mark not in HMDB:
-                    raise DataError(f"{root / name}, line {line}: '{mark}' is no part of a split; it can be 0, 1 or 2")
+                    raise DataError(
+                        f"{root / name}, line {line}: '{mark}' is not a valid split number; it must be 0, 1 or 2"
+                    )
                 rows.append((HMDB[mark], _resolved(root / name, line, f"{label}/{clip}", found), label))
     if not rows:
         raise DataError(f"{root} has split lists ({', '.join(lists[:3])}), but none of fold {fold}")
@@ -181,14 +186,14 @@ def _is_list(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    """The class's folder and the clip's name without the ending of a video."""
+    """The class folder and the name of a clip, without the suffix of a video."""
     path = PurePosixPath(name)
     stem = path.stem if path.suffix.lower() in VIDEOS else path.name
     return f"{path.parent.name}/{stem}"
 
 
 def _lines(file: Path) -> list[tuple[int, str, str]]:
-    """Number, clip and mark ('' where there is none) of each line that is not empty."""
+    """Line number, clip and mark ('' if there is none) of each non-empty line."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -203,5 +208,5 @@ def _lines(file: Path) -> list[tuple[int, str, str]]:
 
 def _resolved(file: Path, line: int, clip: str, found: dict[str, str]) -> str:
     if _key(clip) not in found:
-        raise DataError(f"{file}, line {line}: there is no clip {clip}")
+        raise DataError(f"{file}, line {line}: no such clip {clip}")
     return found[_key(clip)]

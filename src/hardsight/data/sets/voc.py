@@ -1,10 +1,10 @@
 """PASCAL VOC's layout: JPEGImages/, lists in ImageSets/, and either a palette PNG or an XML file for every image.
 
-    ImageSets/Segmentation/{train,val}.txt    with SegmentationClass/*.png: 0 background, 1 to 20, 255 for the borders
-    ImageSets/Main/{train,val,test}.txt       with Annotations/*.xml: the objects, a name and a box each
+    ImageSets/Segmentation/{train,val}.txt    with SegmentationClass/*.png: 0 background, 1 to 20, 255 for borders
+    ImageSets/Main/{train,val,test}.txt       with Annotations/*.xml: objects with one name and one box each
 
-An XML counts pixels from 1 and names the last one, so a box [1, 1, 500, 375] is the whole of a 500x375 image, and here
-[0, 0, 500, 375]. Other sets in this layout count from 0 (`origin=0`) or have other classes (`classes=`).
+The XML counts pixels from 1 and includes the last one, so the box [1, 1, 500, 375] covers a whole 500x375 image and becomes
+[0, 0, 500, 375] here. Other sets in this layout count from 0 (`origin=0`) or have other classes (`classes=`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLASSES = (
 )  # fmt: skip
 LISTS = {"mask": "Segmentation", "boxes": "Main", "label": "Main"}
 SPLITS = ("train", "val", "test")
-EXPECTED = "JPEGImages/, ImageSets/ and Annotations/ or SegmentationClass/, or VOCdevkit/VOC2012 that holds them"
+EXPECTED = "JPEGImages/, ImageSets/ and Annotations/ or SegmentationClass/, or VOCdevkit/VOC2012 with these inside"
 PUBLISHED = {
     "voc": Published(
         "https://www.robots.ox.ac.uk/~vgg/projects/pascal/VOC/",
@@ -43,7 +43,7 @@ PUBLISHED = {
 }
 
 Object = tuple[str, tuple[float, float, float, float], bool]
-"""Name, box as the file writes it, and whether it is marked difficult."""
+"""The name, the box as stored in the file, and whether the object is marked difficult."""
 
 
 @register
@@ -58,12 +58,12 @@ def voc(
 ) -> Data:
     """PASCAL VOC 2007 to 2012: masks of 21 classes, or the boxes of 20, from the XML files.
 
-    root: the folder with JPEGImages/, VOCdevkit/, or what holds that. size: (h, w), or a number: the shorter side is resized
-    to it and the centre cut out; VOC's images differ in size, so one is needed. what: `mask`; `boxes`; `label`, the class of
-    the object with the largest box. years: of the folders in a devkit, their splits joined. classes: names of the objects
-    where they are not VOC's. difficult: whether objects marked so are kept. origin: the number of the XML's first pixel.
-    Source: Everingham et al., 2010. differs: VOC's own classification asks for each class apart, and its detection score
-    neither rewards nor punishes difficult objects; here they are left out. Raises `DataError`.
+    root: the folder with JPEGImages/, VOCdevkit/, or the parent of VOCdevkit/. size: (h, w), or an int: resize the shorter
+    side to it, then centre crop; required, because VOC's images differ in size. what: `mask`; `boxes`; `label`, the class of
+    the object with the largest box. years: which folders of a devkit to use, with their splits concatenated. classes: the
+    names of the objects, if they are not VOC's. difficult: whether difficult objects are kept. origin: the number of the
+    first pixel in the XML. Source: Everingham et al., 2010. differs: VOC's own classification task is multi-label, and its
+    detection metric ignores difficult objects; here they are removed. Raises `DataError`.
     """
     check_size(size)
     names = CLASSES if classes is None else classes
@@ -81,16 +81,16 @@ def voc(
     def split(items: list[tuple[Path, str]]) -> Files:
         if what == "mask":
             table = table_of_ids({number: number for number in range(len(names) + 1)}, ignored=[IGNORE])
-            told = f"a VOC mask has 0 to {len(names)}, and {IGNORE} for borders"
+            valid = f"a VOC mask has 0 to {len(names)}, and {IGNORE} for borders"
             pairs = [(_image(place, name), place / "SegmentationClass" / f"{name}.png") for place, name in items]
-            return masked(items[0][0].parent, pairs, table, told, size)
+            return masked(items[0][0].parent, pairs, table, valid, size)
         return _annotated(items, what, names, difficult, origin, size)
 
     return Data(card, {name: Lazy(lambda items=items: split(items)) for name, items in found.items()})
 
 
 def fetch(call: Call) -> Path:
-    """Fetches the devkits of the years that the call names into its root."""
+    """Downloads the devkits of the requested years into the root."""
     root = expand(str(call["root"]))
     for year in call["years"]:
         for part in ("trainval", "test") if year == 2007 else ("trainval",):
@@ -99,17 +99,17 @@ def fetch(call: Call) -> Path:
 
 
 def read_objects(path: Path) -> tuple[list[Object], tuple[int, int]]:
-    """The objects of an annotation and its image's (h, w), (0, 0) where it tells none; `DataError` for what is no such file."""
+    """The objects of an annotation and the image size (h, w), or (0, 0); raises `DataError` for an invalid file."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from None
     if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise DataError(f"{path} is refused: it declares entities, which no annotation needs")
+        raise DataError(f"{path} is rejected: it declares entities, which no annotation needs")
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise DataError(f"{path} is cut short or no XML: {error}") from None
+        raise DataError(f"{path} is truncated or not XML: {error}") from None
     objects = []
     for node in tree.iter("object"):
         name = (node.findtext("name") or "").strip()
@@ -125,19 +125,19 @@ def read_objects(path: Path) -> tuple[list[Object], tuple[int, int]]:
 
 
 def _places(root: Path, years: tuple[int, ...]) -> list[Path]:
-    """The folders with JPEGImages/: the root, or the years' in a devkit."""
+    """The folders with JPEGImages/: the root itself, or the folder of each year in a devkit."""
     if (root / "JPEGImages").is_dir():
         return [root]
     devkit = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     places = [devkit / f"VOC{year}" for year in years]
     for place in places:
         if not (place / "JPEGImages").is_dir():
-            raise DataError(f"{root} holds no VOC of {place.name[3:]}; expected {EXPECTED}, found {contents(devkit)}")
+            raise DataError(f"{root} contains no VOC of {place.name[3:]}; expected {EXPECTED}, found {contents(devkit)}")
     return places
 
 
 def _splits(places: list[Path], lists: str) -> dict[str, list[tuple[Path, str]]]:
-    """(folder, name) of every image by split; of a list of one class (`name 1`) only the names count."""
+    """(folder, name) of every image, by split; in the list of one class (`name 1`) only the names are used."""
     found: dict[str, list[tuple[Path, str]]] = {}
     for place in places:
         for split in SPLITS:
@@ -163,16 +163,16 @@ def _annotated(
         path = place / "Annotations" / f"{name}.xml"
         image, (objects, shape) = open_image(_image(place, name)), read_objects(path)
         if all(shape) and shape != image.shape[:2]:
-            raise DataError(f"{path} tells of {shape[1]}x{shape[0]} pixels, its image is {image.shape[1]}x{image.shape[0]}")
+            raise DataError(f"{path} says {shape[1]}x{shape[0]} pixels, but its image is {image.shape[1]}x{image.shape[0]}")
         for kind, _, _ in objects:
             if kind not in index:
-                raise DataError(f"{path} has the object '{kind}', none of the {len(names)} classes; give classes=[...]")
+                raise DataError(f"{path} has the object '{kind}', not one of the {len(names)} classes; give classes=[...]")
         kept = [(index[kind], box) for kind, box, hard in objects if difficult or not hard]
         corners = [(x1 - origin, y1 - origin, x2, y2) for _, (x1, y1, x2, y2) in kept]
         if what == "boxes":
             return fit(image, size), boxed(corners, [kind for kind, _ in kept], image.shape, size, str(path))
         if not kept:
-            raise DataError(f"{path} has no object (difficult={difficult}), so its image has no label")
+            raise DataError(f"{path} has no object (difficult={difficult}), so its image has no label; it needs one object")
         areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
         return fit(image, size), {"label": np.array(kept[int(np.argmax(areas))][0])}
 

@@ -1,5 +1,5 @@
-"""What a training method sees of an image: random views, drawn for a batch at once. `geometry` and `colour` change pixels,
-`view` draws how, `plans` says how many and of which kinds.
+"""Random views (augmentations) for training, computed for a whole batch at once. `geometry` and `colour` transform pixels,
+`view` draws the random parameters, `plans` defines how many views and of which kinds.
 """
 
 from hardsight.data.views.plans import views

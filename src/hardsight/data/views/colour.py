@@ -1,4 +1,4 @@
-"""What a view's colours become: every image by its own numbers, [B, 3, N] pixels at once, in as few passes as the steps allow."""
+"""Colour transforms of views: per-image parameters, applied to [B, 3, N] pixels at once, in as few passes as possible."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from hardsight.data.views.geometry import apart
 
 GREY = (0.299, 0.587, 0.114)
-"""Luma's weights (ITU-R BT.601), as in NTSC's YIQ and in PIL."""
+"""Luma weights (ITU-R BT.601), as in NTSC's YIQ and in PIL."""
 TV_GREY = (0.2989, 0.587, 0.114)
-"""The same, as torchvision writes them; they add up to 0.9999."""
+"""The same weights as rounded in torchvision; they sum to 0.9999."""
 TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 class Colours(NamedTuple):
-    """What is done to the colours of B images, each [B], on the CPU; 1, 1, 1, 0 and False leave an image as it is.
+    """The colour parameters of B images, each [B], on the CPU; 1, 1, 1, 0 and False leave an image unchanged.
 
-    bright, contrast, saturation: factors. hue: share of the circle by which all colours are turned. drained: without colour.
-    order: [B, 4], which of the first four comes when, for `step_by_step`.
+    bright, contrast, saturation: factors. hue: hue rotation, as a share of the circle. drained: converted to greyscale.
+    order: [B, 4], the order of the first four, for `step_by_step`.
     """
 
     bright: Tensor
@@ -34,10 +34,10 @@ class Colours(NamedTuple):
 
 
 def at_once(x: Tensor, colours: Colours) -> Tensor:
-    """Pixels x [B, 3, N] made brighter, given contrast, turned in YIQ (NTSC, 1953), saturated or drained, clamped to [0, 1] at last.
+    """Pixels x [B, 3, N] after brightness, contrast, hue in YIQ (NTSC, 1953), saturation or greyscale, clamped to [0, 1].
 
-    Given an image's mean grey, all of that is linear: one matrix M and one number an image,
-    y = M x + (1 - contrast) mean, as every step after the first leaves greys alone.
+    Given the mean grey of an image, all of these are linear: one matrix M and one number per image,
+    y = M x + (1 - contrast) mean, because every step after the first leaves greys unchanged.
     """
     grey = torch.tensor(GREY).expand(3, 3)
     kept = torch.where(colours.drained, 0.0, colours.saturation).view(-1, 1, 1)
@@ -50,7 +50,7 @@ def at_once(x: Tensor, colours: Colours) -> Tensor:
 
 
 def step_by_step(x: Tensor, colours: Colours) -> Tensor:
-    """The same as torchvision does it: each image's steps in its own order, each clamped, and hue turned in HSV."""
+    """The same in torchvision's way: each image has its own order of steps, each step is clamped, hue is rotated in HSV."""
     steps = (brightened, contrasted, saturated, turned)
     idle = (1.0, 1.0, 1.0, 0.0)
     x = x.clone()
@@ -69,27 +69,31 @@ def brightened(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrasted(x: Tensor, factor: Tensor) -> Tensor:
-    """x [B, 3, N] blended with its mean grey, clamped: factor 0 is that grey, 1 is x."""
+    """x [B, 3, N] blended with its mean grey, clamped: factor 0 gives that grey, 1 gives x."""
     factor = factor.to(x).view(-1, 1, 1)
     mean = (x.mean(2) @ torch.tensor(TV_GREY).to(x)).view(-1, 1, 1)
     return (x * factor + mean * (1 - factor)).clamp(0, 1)
 
 
 def saturated(x: Tensor, factor: Tensor) -> Tensor:
-    """x [B, 3, N] blended with its own grey, clamped: factor 0 is grey, 1 is x."""
+    """x [B, 3, N] blended with its greyscale version, clamped: factor 0 gives greyscale, 1 gives x."""
     factor, grey = factor.view(-1, 1, 1), torch.tensor(TV_GREY).expand(3, 3)
     return torch.bmm((torch.eye(3) * factor + grey * (1 - factor)).to(x), x).clamp(0, 1)
 
 
 def turned(x: Tensor, share: Tensor) -> Tensor:
-    """x [B, 3, N] in [0, 1] with its hue in HSV turned by `share` [B] of the circle."""
+    """x [B, 3, N] in [0, 1] with its hue in HSV rotated by `share` [B] of the circle."""
     red, green, blue = x.unbind(1)
     most = torch.maximum(torch.maximum(red, green), blue)
     span = most - torch.minimum(torch.minimum(red, green), blue)
     later = torch.where(most == green, blue - red + 2 * span, red - green + 4 * span)
     place = torch.where(most == red, green - blue, later) / span.clamp_min(1e-12) / 6 + share.to(x)[:, None]
     found = []
-    for own in (5 / 6, 3 / 6, 1 / 6):  # a channel lacks all of the span from 1/6 to 1/2 on from here, none of it after 2/3
+    for own in (
+        5 / 6,
+        3 / 6,
+        1 / 6,
+    ):  # a channel is at its minimum from 1/6 to 1/2 of the circle, at its maximum from 2/3 on
         there = place + own
         lack = (6 * (there - there.floor()) - 2).abs()
         found.append(torch.addcmul(most, span, (lack - 2).clamp(-1, 0)))
@@ -97,19 +101,19 @@ def turned(x: Tensor, share: Tensor) -> Tensor:
 
 
 def drained(x: Tensor, which: Tensor) -> Tensor:
-    """x [B, 3, N], without colour where `which` [B]."""
+    """x [B, 3, N], converted to greyscale where `which` [B] is True."""
     return changed(x, which, lambda some: (some.transpose(1, 2) @ torch.tensor(TV_GREY).to(x))[:, None].expand_as(some))
 
 
 def solarised(x: Tensor, which: Tensor, threshold: float) -> Tensor:
-    """x [B, ...], where `which` [B], with the pixels from `threshold` on turned to their negative."""
+    """x [B, ...], with pixels at or above `threshold` inverted in the images where `which` [B] is True."""
     return changed(x, which, lambda some: torch.where(some >= threshold, 1 - some, some))
 
 
 def blurred(x: Tensor, which: Tensor, sigma: Tensor, taps: int) -> Tensor:
-    """Images x [B, C, H, W], where `which` [B], under a Gaussian of `sigma` [B] pixels, cut off at `taps` and mirrored at edges.
+    """Images x [B, C, H, W], where `which` [B] blurred by a Gaussian of `sigma` [B] pixels, with reflection at the edges.
 
-    taps: odd; fewer where the image is too small to be mirrored so far.
+    taps: the kernel size, odd; reduced if the image is too small for that much reflection.
     """
     some = sigma[which]
 
@@ -120,7 +124,7 @@ def blurred(x: Tensor, which: Tensor, sigma: Tensor, taps: int) -> Tensor:
 
 
 def changed(x: Tensor, which: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """x [B, ...] with `change` made to the images that `which` [B], on the CPU, marks; the others cost nothing but a copy."""
+    """x [B, ...] with `change` applied to the images where `which` [B], on the CPU, is True; the others are only copied."""
     if which.all():
         return change(x)
     places = which.nonzero()[:, 0].to(x.device)
@@ -128,7 +132,7 @@ def changed(x: Tensor, which: Tensor, change: Callable[[Tensor], Tensor]) -> Ten
 
 
 def _gaussian(sigma: Tensor, length: int, taps: int) -> Tensor:
-    """[B, length, length]: how much each pixel of a side counts in each blurred one, those beyond both edges folded back."""
+    """[B, length, length]: the weight of each pixel of a row in each blurred pixel, with reflection at the edges."""
     reach = min(taps // 2, length - 1)
     steps = torch.arange(reach + 1)
     weights = (-(steps**2) / (2 * sigma[:, None] ** 2)).exp()
@@ -144,7 +148,7 @@ def _gaussian(sigma: Tensor, length: int, taps: int) -> Tensor:
 
 
 def _turn(share: Tensor) -> Tensor:
-    """[B, 3, 3]: colours turned about the grey axis by `share` [B] of the circle, in YIQ."""
+    """[B, 3, 3]: the rotation of colours about the grey axis by `share` [B] of the circle, in YIQ."""
     forth = torch.tensor(TO_YIQ)
     angle = 2 * math.pi * share.float()
     spin = torch.eye(3).repeat(len(share), 1, 1)

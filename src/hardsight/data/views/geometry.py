@@ -1,4 +1,4 @@
-"""Where a view looks: one crop an image, cut, mirrored and brought to size in one resampling of the batch."""
+"""View geometry: one crop per image, cropped, flipped and resized in a single resampling of the batch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from hardsight.core.when import When
 
 TRIES = 10
-"""How often torchvision draws a crop that fits, before it takes the middle of the image."""
+"""How many times torchvision tries to draw a crop that fits, before it takes a centre crop."""
 
 
 class Crop(NamedTuple):
-    """Crops of B images, each number [B], on the CPU. The image reaches from -1 to 1, from left to right and from top to bottom.
+    """Crops of B images, each field [B], on the CPU. Image coordinates go from -1 to 1, left to right and top to bottom.
 
-    across, down: a crop's middle. wide, high: its share of the image's width and height; below 0 it is mirrored.
+    across, down: the centre of a crop. wide, high: its share of the image's width and height; a negative share flips it.
     """
 
     across: Tensor
@@ -28,9 +28,9 @@ class Crop(NamedTuple):
 
 
 def any_crop(count: int, scale: tuple[float, float], ratio: tuple[float, float], aspect: float, when: When) -> Crop:
-    """Crops of any real place, area and shape; one that is wider or higher than the image is narrowed to it.
+    """Crops of any real position, area and aspect ratio; a crop wider or higher than the image is reduced to fit.
 
-    scale: least and greatest area, as a share of the image's. ratio: of width to height. aspect: the image's own ratio.
+    scale: minimum and maximum area, as a share of the image. ratio: width to height. aspect: the image's own ratio.
     """
     area = when.uniform(count, *scale)
     shape = when.uniform(count, math.log(ratio[0]), math.log(ratio[1])).exp()
@@ -42,9 +42,9 @@ def any_crop(count: int, scale: tuple[float, float], ratio: tuple[float, float],
 def pixel_crop(
     count: int, scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int, when: When
 ) -> Crop:
-    """Crops of whole pixels, drawn again while they are larger than the image; torchvision's RandomResizedCrop.
+    """Crops of whole pixels, drawn again while they do not fit into the image; torchvision's RandomResizedCrop.
 
-    After `TRIES` in vain it is the middle of the image, as large as the ratio allows: the whole of a square one.
+    After `TRIES` failures it is a centre crop, as large as the ratio allows: the whole image if that is square.
     """
     area = height * width * when.uniform(count * TRIES, *scale)
     shape = when.uniform(count * TRIES, math.log(ratio[0]), math.log(ratio[1])).exp()
@@ -61,15 +61,15 @@ def pixel_crop(
 
 
 def mirrored(crop: Crop, when: When) -> Crop:
-    """Half of the crops, drawn at random, with left and right exchanged."""
+    """Flips each crop horizontally with probability 0.5."""
     return crop._replace(wide=crop.wide * torch.where(when.uniform(len(crop.wide)) < 0.5, -1.0, 1.0))
 
 
 def cut(x: Tensor, crop: Crop, size: tuple[int, int], fenced: bool) -> Tensor:
-    """Each crop of the images x [B, C, H, W], brought to `size`, rows and columns: [B, C, *size].
+    """Each crop of the images x [B, C, H, W], resized to `size` (rows, columns): [B, C, *size].
 
-    Bilinear, and smoothed where it shrinks. fenced: pixels next to the crop, but outside it, aren't looked at; the crop is then
-    of whole pixels.
+    Bilinear, with antialiasing when shrinking. fenced: do not read pixels outside the crop; it must then consist of whole
+    pixels.
     """
     if size[0] < x.shape[2] or size[1] < x.shape[3]:
         return _smoothed(x, crop, size, fenced)
@@ -80,7 +80,7 @@ def cut(x: Tensor, crop: Crop, size: tuple[int, int], fenced: bool) -> Tensor:
 
 
 def _smoothed(x: Tensor, crop: Crop, size: tuple[int, int], fenced: bool) -> Tensor:
-    """Rows and columns by a matrix each, which is slower than sampling, and can weigh any number of pixels."""
+    """Resamples rows and columns with one matrix each: slower than grid sampling, but averages any number of pixels."""
     columns = _weights(crop.across, crop.wide, size[1], x.shape[3], fenced).to(x)
     rows = _weights(crop.down, crop.high, size[0], x.shape[2], fenced).to(x)
     return apart(x, rows, columns)
@@ -94,7 +94,7 @@ def apart(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _places(middle: Tensor, share: Tensor, count: int, length: int, fenced: bool) -> Tensor:
-    """Where `count` pixels of each crop lie along one side of an image of `length` pixels, from -1 to 1: [B, count]."""
+    """The positions, from -1 to 1, of `count` pixels of each crop along an image side of `length` pixels: [B, count]."""
     centres = torch.linspace(-1, 1, count) * (count - 1) / count
     places = share[:, None] * centres + middle[:, None]
     if fenced:
@@ -104,7 +104,7 @@ def _places(middle: Tensor, share: Tensor, count: int, length: int, fenced: bool
 
 
 def _weights(middle: Tensor, share: Tensor, count: int, length: int, fenced: bool) -> Tensor:
-    """How much each of `length` pixels counts in each of `count` new ones: triangles, as wide as the shrinking asks for."""
+    """The weight of each of `length` pixels in each of `count` new ones: a triangle filter, scaled by the shrink factor."""
     places = ((_places(middle, share, count, length, False) + 1) * length - 1) / 2
     stretch = (share.abs() * length / count).clamp_min(1)[:, None, None]
     pixels = torch.arange(length)
@@ -116,7 +116,7 @@ def _weights(middle: Tensor, share: Tensor, count: int, length: int, fenced: boo
 
 
 def shifted(x: Tensor, padding: int, flip: bool, when: When) -> Tensor:
-    """Images x [B, C, H, W] moved by up to `padding` whole pixels, black where nothing is left, and mirrored or not."""
+    """Images x [B, C, H, W] shifted by up to `padding` whole pixels, filled with black, and randomly flipped if `flip`."""
     count, channels, height, width = x.shape
     top, left = ((when.uniform(count) * (2 * padding + 1)).long() for _ in range(2))
     rows, columns = top[:, None] + torch.arange(height), left[:, None] + torch.arange(width)

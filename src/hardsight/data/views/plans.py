@@ -1,4 +1,4 @@
-"""Which views an image gets: of one kind, of two, of two sizes, of a kind that fades. Each factory names a plan, of kind `Views`."""
+"""View plans: which views each image gets, of one kind, two kinds, two sizes, or fading. Each factory returns a `Views`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Both:
-    """The views of one plan, then those of another."""
+    """The views of one plan, followed by those of another."""
 
     one: Views
     other: Views
@@ -64,20 +64,20 @@ class Fading:
     def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
         strength = self.strength(when)
         if not 0 <= strength <= 1:
-            raise SpecError(f"fading: the strength of views is {strength} at step {when.step}; it lies between 0 and 1")
+            raise SpecError(f"fading: the strength of views is {strength} at step {when.step}; it must be between 0 and 1")
         return _weaker(self.views, strength)(x, when)
 
 
 def _weaker(views: Views, strength: float) -> Views:
     at = getattr(views, "at", None)
     if at is None:
-        raise SpecError(f"fading: {type(views).__name__} has no strength; give it views(...), or another plan of theirs")
+        raise SpecError(f"fading: {type(views).__name__} has no strength; use views(...) or another plan of this module")
     return at(strength)
 
 
 def _same(name: str, kind: Kind, count: int) -> Drawn:
     if count < 1:
-        raise SpecError(f"{name}: count is {count}; it is at least 1")
+        raise SpecError(f"{name}: count is {count}; it must be at least 1")
     return Drawn((kind,) * count)
 
 
@@ -98,16 +98,17 @@ def views(
     size: int = 0,
     exact: bool = False,
 ) -> Views:
-    """Random views of one kind: a crop of random area and shape, mirrored or not, with colours changed.
+    """Random views of one kind: a crop of random area and aspect ratio, a random flip and colour jitter.
 
-    scale: least and greatest share of the image's area in a crop; ratio: of its width to its height. jitter: greatest change
-    of brightness, contrast and saturation. hue: greatest turn of all colours, as a share of the circle (0.5: any). grey: share
-    of views without colour. flip: whether views are mirrored at random; not where left and right are classes. prob: share of
-    views with brightness, contrast, saturation and hue changed. blur: share of views under a Gaussian of `sigma` pixels.
-    solarise: share of views with the pixels from `threshold` on turned to their negative. size: pixels a side, 0 for the
-    image's own. exact: torchvision's steps; otherwise crops lie between pixels too, and colours are changed in one pass.
-    differs: without `exact`, crops larger than the image are narrowed and not drawn again; brightness, contrast, hue and
-    saturation change in that order, which torchvision draws; hue is turned in YIQ, not HSV; values are clamped once, at the end.
+    scale: minimum and maximum share of the image's area in a crop; ratio: of its width to its height. jitter: maximum change
+    of brightness, contrast and saturation. hue: maximum hue rotation, as a share of the circle (0.5: any). grey: probability
+    of greyscale. flip: whether to flip horizontally at random; disable it if left and right are classes. prob: probability
+    of changing brightness, contrast, saturation and hue. blur: probability of a Gaussian blur of `sigma` pixels. solarise:
+    probability of inverting the pixels at or above `threshold`. size: pixels per side, 0 for the image's own. exact:
+    torchvision's steps; otherwise crops also have fractional positions, and colours are changed in one pass. differs:
+    without `exact`, crops larger than the image are reduced, not drawn again; brightness, contrast, hue and saturation
+    change in that order, while torchvision draws the order; hue is rotated in YIQ, not HSV; values are clamped once, at the
+    end.
     """
     view = View(
         scale, ratio, jitter, hue, grey, flip, prob, blur, sigma,
@@ -131,7 +132,10 @@ def random_crops(
     size: int = 0,
     exact: bool = True,
 ) -> Views:
-    """Crops of any size and shape with strong colours, CF-AMC-SSL's (Ghofrani and Jamshidi, arXiv 2501.03507); as in `views`."""
+    """Crops of any size and aspect ratio with strong colours, from CF-AMC-SSL (Ghofrani and Jamshidi, arXiv 2501.03507).
+
+    Arguments as in `views`.
+    """
     view = View(scale, ratio, jitter, hue, grey, flip, prob, blur, solarise=solarise, size=size, exact=exact)
     return _same("random_crops", view, count)
 
@@ -150,9 +154,9 @@ def patches(
     size: int = 0,
     exact: bool = True,
 ) -> Views:
-    """Square crops of one size with strong colours, EMP-SSL's (Tong et al., arXiv 2304.03977); the rest as in `views`.
+    """Square crops of one size with strong colour changes, from EMP-SSL (Tong et al., arXiv 2304.03977).
 
-    area: of a crop, as a share of the image's.
+    area: of a crop, as a share of the image. The other arguments as in `views`.
     """
     view = View((area, area), (1.0, 1.0), jitter, hue, grey, flip, prob, blur, solarise=solarise, size=size, exact=exact)
     return _same("patches", view, count)
@@ -174,13 +178,15 @@ def multicrop(
     solarise: tuple[float, float, float] = (0.0, 0.2, 0.0),
     exact: bool = True,
 ) -> Views:
-    """Large crops, then small ones of another size: SwAV's (NeurIPS 2020), with DINO's numbers (Caron et al., ICCV 2021).
+    """Large global crops and small local ones: SwAV's (NeurIPS 2020), with DINO's parameters (Caron et al., ICCV 2021).
 
-    sizes: pixels a side of global views and of local ones; scales: of their crops. blur, solarise: share of views, for the
-    first global view, the other global views and the local ones. The rest as in `views`.
+    sizes: pixels per side of global and of local views; scales: of their crops. blur, solarise: probabilities for the first
+    global view, the other global views and the local views. The other arguments as in `views`.
     """
     if global_count < 1 or local_count < 0:
-        raise SpecError(f"multicrop: {global_count} global and {local_count} local views; it takes 1 or more, and 0 or more")
+        raise SpecError(
+            f"multicrop: {global_count} global and {local_count} local views; it needs at least 1 and at least 0"
+        )
     first, other, small = (
         View(
             scales[local], ratio, jitter, hue, grey, flip, prob, blur[place],
@@ -193,7 +199,7 @@ def multicrop(
 
 @register
 def pair(one: Views, other: Views) -> Views:
-    """The views of one plan, then those of another: BYOL's two kinds are views(1, blur=1), views(1, blur=0.1, solarise=0.2)."""
+    """The views of one plan, then those of another, such as BYOL's views(1, blur=1) and views(1, blur=0.1, solarise=0.2)."""
     return Both(one, other)
 
 
@@ -202,24 +208,24 @@ def fading(
     views: Views = views(2, scale=(0.1, 1.0), jitter=0.4, hue=0.1, grey=0.2, prob=0.8, exact=True),
     strength: Schedule = stairs(1.0, 0.0, 20),
 ) -> Views:
-    """Views that grow weaker while a run goes on, DynACL's (Luo et al., ICLR 2023, equation 4).
+    """Views that become weaker during training, from DynACL (Luo et al., ICLR 2023, equation 4).
 
-    At strength s every share and change is s times its own, and an area a is 1 - s (1 - a): jitter 0.4 s with probability
-    0.8 s, grey 0.2 s, crops from 1 - 0.9 s on. At 0 the image is as it came, or mirrored. Raises `SpecError` for a strength
-    outside [0, 1].
+    At strength s all probabilities and changes are multiplied by s, and an area a becomes 1 - s (1 - a): jitter 0.4 s with
+    probability 0.8 s, grey 0.2 s, crops from 1 - 0.9 s. At 0 the image is unchanged or flipped. Raises `SpecError` for a
+    strength outside [0, 1].
     """
     return Fading(views, strength)
 
 
 @register
 def weak(count: int = 1, padding: int = 4, flip: bool = True) -> Views:
-    """The image moved by up to `padding` pixels over black and mirrored or not: what classifiers of CIFAR are trained on."""
+    """The image shifted by up to `padding` pixels (black fill) and randomly flipped: the standard augmentation for CIFAR."""
     if padding < 0:
-        raise SpecError(f"weak: padding is {padding}; it is 0 or more pixels")
+        raise SpecError(f"weak: padding is {padding}; it must be 0 or more pixels")
     return _same("weak", Shifted(padding, flip), count)
 
 
 @register
 def untouched(count: int = 1) -> Views:
-    """The image as it is, `count` times."""
+    """The unchanged image, `count` times."""
     return _same("untouched", Same(), count)

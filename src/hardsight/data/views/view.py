@@ -1,4 +1,4 @@
-"""Random views of a batch: every image its own draw, on the batch's device, differentiable, from one generator."""
+"""Random views of a batch: parameters drawn per image from one generator; differentiable, computed on the batch's device."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from hardsight.data.views.geometry import Crop, any_crop, cut, mirrored, pixel_c
 
 
 class Views(Protocol):
-    """How many views of an image there are, and how each is drawn."""
+    """The number of views per image, and how each is drawn."""
 
     @property
     def count(self) -> int: ...
 
     def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
-        """`count` views of images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1]; they may differ in size."""
+        """`count` views of images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1]; the views may differ in size."""
         ...
 
 
 class Kind(Protocol):
-    """How one view is drawn."""
+    """How views of one kind are drawn."""
 
     def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
-        """`count` views of this kind of images or clips x, drawn one after the other."""
+        """`count` views of this kind of the images or clips x, drawn one after the other."""
         ...
 
     def at(self, strength: float) -> Kind:
-        """The same kind of view, weaker: 1 is itself, 0 changes no more than a mirror does."""
+        """The same kind of view, weaker: strength 1 is unchanged, 0 leaves at most a horizontal flip."""
         ...
 
 
 class Draw(NamedTuple):
-    """All that is random about one view of B images, each [B], on the CPU."""
+    """All random parameters of one view of B images, each [B], on the CPU."""
 
     crop: Crop
     colours: Colours
@@ -49,14 +49,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A crop, perhaps mirrored, with other colours, perhaps blurred and solarised. What is off draws no numbers.
+    """A random crop, flip, colour jitter, greyscale, blur and solarisation. A disabled transform draws no random numbers.
 
-    scale: least and greatest share of the image's area in a crop; ratio: of its width to its height. jitter: greatest change
-    of brightness, contrast and saturation. hue: greatest turn of all colours, as a share of the whole circle (0.5: any). prob:
-    share of views with these four changed. grey: share of views without colour. flip: whether views are mirrored at random.
-    blur: share of views under a Gaussian of `sigma` pixels, from least to greatest, of `taps` pixels a side. solarise: share of
-    views with the pixels from `threshold` on turned to their negative. size: pixels a side; 0: the image's own.
-    exact: as torchvision does it, or smoother and faster (`any_crop` and `at_once`, else `pixel_crop` and `step_by_step`).
+    scale: minimum and maximum share of the image's area in a crop; ratio: of its width to its height. jitter: maximum change
+    of brightness, contrast and saturation. hue: maximum hue rotation, as a share of the circle (0.5: any). prob: probability
+    of changing these four. grey: probability of greyscale. flip: whether to flip horizontally at random. blur: probability
+    of a Gaussian blur with `sigma` pixels, minimum and maximum, and a kernel of `taps` pixels per side. solarise:
+    probability of inverting the pixels at or above `threshold`. size: pixels per side; 0: the image's own. exact: True is
+    torchvision's way (`pixel_crop` and `step_by_step`), False is smoother and faster (`any_crop` and `at_once`).
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
@@ -76,44 +76,50 @@ class View:
 
     def __post_init__(self) -> None:
         shares = {name: getattr(self, name) for name in ("grey", "prob", "blur", "solarise")}
-        wrong = [f"{name} is {value}; it is a share, from 0 to 1" for name, value in shares.items() if not 0 <= value <= 1]
+        wrong = [
+            f"{name} is {value}; it must be a probability from 0 to 1"
+            for name, value in shares.items()
+            if not 0 <= value <= 1
+        ]
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            wrong.append(f"scale is {self.scale}; it is two shares of the image's area, above 0 and rising")
+            wrong.append(
+                f"scale is {self.scale}; it must be two shares of the image's area, above 0, at most 1, in ascending order"
+            )
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            wrong.append(f"ratio is {self.ratio}; it is two ratios, above 0 and rising")
+            wrong.append(f"ratio is {self.ratio}; it must be two ratios above 0, in ascending order")
         if min(self.jitters) < 0:
-            wrong.append(f"jitter is {self.jitter}; it is 0 or more")
+            wrong.append(f"jitter is {self.jitter}; it must be 0 or more")
         if not 0 <= self.hue <= 0.5:
-            wrong.append(f"hue is {self.hue}; it is a share of the circle, from 0 to 0.5")
+            wrong.append(f"hue is {self.hue}; it must be a share of the circle, from 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
-            wrong.append(f"sigma is {self.sigma}; it is two widths in pixels, above 0 and rising")
+            wrong.append(f"sigma is {self.sigma}; it must be two widths in pixels above 0, in ascending order")
         if self.taps < 1 or self.taps % 2 == 0:
-            wrong.append(f"taps is {self.taps}; it is odd")
+            wrong.append(f"taps is {self.taps}; it must be an odd number above 0")
         if self.size < 0:
-            wrong.append(f"size is {self.size}; it is pixels a side, or 0 for the image's own")
+            wrong.append(f"size is {self.size}; it must be pixels per side, or 0 for the image's own size")
         if wrong:
             raise SpecError(f"a view's {wrong[0]}")
 
     @property
     def jitters(self) -> tuple[float, float, float]:
-        """Of brightness, contrast and saturation."""
+        """The jitter of brightness, contrast and saturation."""
         return self.jitter if isinstance(self.jitter, tuple) else (self.jitter, self.jitter, self.jitter)
 
     def __call__(self, x: Tensor, when: When) -> Tensor:
-        """One view of each of the images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1], in [0, 1].
+        """One view of each of the images x [B, 3, H, W], or clips [B, 3, T, H, W]; input and output are in [0, 1].
 
-        A clip's frames share one draw. In x's own precision, whatever autocast says: an adversary has to know the pixels.
+        All frames of a clip share one draw. Uses x's own dtype even under autocast: an attack needs the exact pixels.
         """
         return self.several(x, 1, when)[0]
 
     def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
-        """Drawn one after the other, and made as one batch: a device is quicker so."""
+        """Draws the parameters one view after the other, but computes all views as one batch, which is faster on a GPU."""
         height, width = x.shape[-2:]
         draws = [self.draw(len(x), height, width, when) for _ in range(count)]
-        return self.made(x, draws).chunk(count)
+        return self.render(x, draws).chunk(count)
 
     def draw(self, count: int, height: int, width: int, when: When) -> Draw:
-        """What is random about one view of `count` images of that size."""
+        """Draws the random parameters of one view of `count` images of that size."""
         if self.exact:
             crop = pixel_crop(count, self.scale, self.ratio, height, width, when)
         else:
@@ -126,8 +132,8 @@ class View:
         solarises = when.uniform(count) < self.solarise if self.solarise else none
         return Draw(crop, colours, blurs, sigma, solarises)
 
-    def made(self, x: Tensor, draws: list[Draw]) -> Tensor:
-        """The views of x [B, ...] as they were drawn, one after the other: [len(draws) B, ...]."""
+    def render(self, x: Tensor, draws: list[Draw]) -> Tensor:
+        """The views of x [B, ...] with the drawn parameters, concatenated: [len(draws) B, ...]."""
         crop, colours, blurs, sigma, solarises = _joined(draws)
         size = (self.size or x.shape[-2], self.size or x.shape[-1])
         shape = (len(blurs), *x.shape[1:-2], *size)
@@ -139,11 +145,11 @@ class View:
             return solarised(x, solarises, self.threshold)
 
     def at(self, strength: float) -> View:
-        """Every share and change times `strength`, and crops as much nearer to the whole image."""
+        """All probabilities and changes multiplied by `strength`, and crops moved towards the full image accordingly."""
         return replace(
             self,
             scale=(1 - (1 - self.scale[0]) * strength, 1 - (1 - self.scale[1]) * strength),
-            # an exact crop that leaves the image is drawn again, and is at last all of it; a smooth one would be narrowed
+            # an exact crop that does not fit is drawn again and finally becomes the full image; a smooth one is reduced
             ratio=self.ratio if self.exact else (self.ratio[0] ** strength, self.ratio[1] ** strength),
             jitter=tuple(one * strength for one in self.jitters),
             **{name: getattr(self, name) * strength for name in ("hue", "grey", "prob", "blur", "solarise")},
@@ -163,7 +169,7 @@ class View:
 
 @dataclass(frozen=True)
 class Shifted:
-    """The image moved by up to `padding` pixels over black, and mirrored or not."""
+    """The image shifted by up to `padding` pixels, filled with black, and randomly flipped if `flip`."""
 
     padding: int
     flip: bool
@@ -178,7 +184,7 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Same:
-    """The image itself."""
+    """The unchanged image."""
 
     def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
         return (x,) * count
@@ -188,7 +194,7 @@ class Same:
 
 
 def _joined(draws: list[Any]) -> Any:
-    """Several draws as one of all their images: tuples of tensors, joined part by part."""
+    """Concatenates several draws into one: tuples of tensors, concatenated field by field."""
     first = draws[0]
     if isinstance(first, Tensor):
         return torch.cat(draws)

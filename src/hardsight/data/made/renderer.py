@@ -1,10 +1,10 @@
-"""From layouts to pixels: one ray through each pixel's middle tells mask and depth, four more smooth the colours of edges.
+"""Ray casting from layouts to pixels: one ray through each pixel centre gives mask and depth; four more smooth edge pixels.
 
-Rays look along `forward + x right + y up`, so that t is the depth along the optical axis, in metres. Each ray takes the
-nearest of the solids it may meet and the ground; ground asks the sun whether a solid is in between.
+Rays have the direction `forward + x right + y up`, so that t is the depth along the optical axis, in metres. Each ray takes
+the closest hit among its candidate solids and the ground; a ground point is in shadow if a solid is between it and the sun.
 
-Every step is pixel by pixel or takes a minimum: a scene has the same pixels alone, in any block and on every machine.
-Selections are written as sums with 0 and 1 where they can be: numpy's `where` is many times slower on unsteady masks.
+Every step is per pixel or takes a minimum, so a scene has the same pixels alone, in any block and on every machine.
+Selections are written as sums with 0 and 1 where possible: numpy's `where` is many times slower for irregular masks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from hardsight.data.made.solids import FACE_SCALE, FACE_SHIFT, meet
 from hardsight.data.made.view import Objects, Pairs, gather, outlines, pair
 
 MAX_DEPTH = 20.0
-"""Metres; what is farther, always ground, has no depth."""
+"""Metres; points farther away, which are always ground, have no depth."""
 EDGE = np.float32(0.09)
-"""Difference in brightness between neighbours above which a pixel is smoothed."""
+"""The brightness difference between neighbours above which a pixel is antialiased."""
 CORNERS = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)], dtype=np.float32)
-"""A turned grid of four points of a pixel: no two share a row or a column, so level and upright edges get four steps."""
+"""A rotated grid of four points in a pixel: no two share a row or column, so axis-aligned edges get four grey levels."""
 NOISE = np.float32(5.0)
-"""Width of the sensor's uniform noise, in steps of 1/255."""
+"""The width of the uniform sensor noise, in steps of 1/255."""
 
 _FAR = np.float32(1e9)
 """The depth of the sky."""
@@ -36,8 +36,8 @@ _NONE = np.iinfo(np.int64).max
 @dataclass(frozen=True)
 class Frames:
     """S rendered scenes: image uint8 [S, 3, H, W], mask uint8 [S, H, W] (0 sky, 1 ground, 2 + shape), depth float32
-    [S, H, W] in metres (0 = none), box int16 [S, M, 4] (x1 y1 x2 y2 in pixels, the last row and column outside), and
-    box_label int8 [S, M], -1 where a slot has no visible object."""
+    [S, H, W] in metres (0 = none), box int16 [S, M, 4] (x1 y1 x2 y2 in pixels, x2 and y2 exclusive), and box_label
+    int8 [S, M], -1 where a slot has no visible object."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -56,7 +56,7 @@ class Rays:
 
 
 def render(layout: Layout, size: int) -> Frames:
-    """The scenes of a layout as square pictures of `size` pixels."""
+    """Renders the scenes of a layout as square images of `size` pixels."""
     count = len(layout.key)
     appearance = looks(layout.key, OBJECTS)
     camera = np.stack([layout.height, *layout.pitch.T, layout.zoom, *layout.sun.T]).astype(np.float32)
@@ -64,8 +64,8 @@ def render(layout: Layout, size: int) -> Frames:
     pairs, shades = pair(objects, objects.boxes, size), pair(objects, objects.shade_boxes, size)
 
     everywhere = np.arange(count * size * size)
-    light, t, thing = _trace(camera, objects, appearance, _rays(camera, everywhere, size), pairs, shades, size)
-    rough = np.flatnonzero(_edges(light, thing, count, size))
+    light, t, owner = _trace(camera, objects, appearance, _rays(camera, everywhere, size), pairs, shades, size)
+    rough = np.flatnonzero(_edges(light, owner, count, size))
     rank = np.full(len(everywhere), -1)
     rank[rough] = np.arange(len(rough))
     corners = np.tile(CORNERS, (len(rough), 1)).T
@@ -76,9 +76,9 @@ def render(layout: Layout, size: int) -> Frames:
         one, two, three, four = smooth[channel].reshape(-1, len(CORNERS)).T
         light[channel][rough] = ((one + two) + (three + four)) * np.float32(0.25)
 
-    mask = (np.append(objects.shape, -1) + 2).astype(np.uint8)[thing] - ((t >= _FAR) & (thing < 0)).view(np.uint8)
+    mask = (np.append(objects.shape, -1) + 2).astype(np.uint8)[owner] - ((t >= _FAR) & (owner < 0)).view(np.uint8)
     depth = t * (t <= np.float32(MAX_DEPTH))
-    box, box_label = outlines(objects, thing, count, size)
+    box, box_label = outlines(objects, owner, count, size)
     return Frames(
         image=_develop(light, appearance.ground_salt, count, size),
         mask=mask.reshape(count, size, size),
@@ -91,7 +91,7 @@ def render(layout: Layout, size: int) -> Frames:
 def _rays(
     camera: np.ndarray, spot: np.ndarray, size: int, right: np.ndarray | float = 0, down: np.ndarray | float = 0
 ) -> Rays:
-    """The rays through pixels, numbered scene by scene and row by row, this far from their middles (in pixels)."""
+    """The rays through pixels, numbered scene by scene and row by row, at an offset from the pixel centres (in pixels)."""
     rows = spot // size
     scene = rows // size
     zoom = spread(camera[3], scene)
@@ -105,29 +105,29 @@ def _rays(
 def _trace(
     camera: np.ndarray, objects: Objects, appearance: Looks, rays: Rays, pairs: Pairs, shades: Pairs, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Light float32 [3, R] and depth t [R] (_FAR for the sky) of what each ray sees, and which object, int64 [R], or -1."""
-    t, thing, face = _first(objects, rays, pairs)
+    """For each ray: light float32 [3, R], depth t [R] (_FAR for the sky), and the object it hits, int64 [R], or -1."""
+    t, owner, face = _first(objects, rays, pairs)
     fall = spread(camera[2], rays.scene) - rays.y * spread(camera[1], rays.scene)
     ground_t = np.minimum(spread(camera[0], rays.scene) / np.maximum(fall, np.float32(1e-9)), _FAR)
-    thing = (thing + 1) * (t < ground_t) - 1
+    owner = (owner + 1) * (t < ground_t) - 1
     t = np.minimum(t, ground_t)
 
     light = np.empty((3, len(t)), dtype=np.float32)
-    bare = thing < 0
+    bare = owner < 0
     solid, ground, sky = (np.flatnonzero(which) for which in (~bare, bare & (t < _FAR), bare & (t >= _FAR)))
     dark = _shaded(objects, rays, t, ground, shades)
     scene = rays.scene.take(ground)
     painted = paint_ground(appearance, camera, scene, rays.x.take(ground), rays.y.take(ground), t.take(ground), dark, size)
     sky_light = paint_sky(appearance, camera, rays.scene.take(sky), rays.y.take(sky))
-    solid_light = _paint_solids(camera, objects, appearance, rays, t, thing, face, solid)
+    solid_light = _paint_solids(camera, objects, appearance, rays, t, owner, face, solid)
     for where, part in ((solid, solid_light), (ground, painted), (sky, sky_light)):
         for channel in range(3):
             light[channel][where] = part[channel]
-    return np.clip(light, 0, 1, out=light), t, thing
+    return np.clip(light, 0, 1, out=light), t, owner
 
 
 def _first(objects: Objects, rays: Rays, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each ray the depth of the nearest object (_FAR for none), which one it is (-1), and by which face it is met."""
+    """For each ray the depth of the closest object (_FAR for none), its number (-1 for none), and the face that is hit."""
     t, face = np.empty(len(pairs.ray), dtype=np.float32), np.empty(len(pairs.ray), dtype=np.uint8)
     start = 0
     for shape, (low, high) in enumerate(zip(objects.starts[:-1], objects.starts[1:], strict=True)):
@@ -141,20 +141,20 @@ def _first(objects: Objects, rays: Rays, pairs: Pairs) -> tuple[np.ndarray, np.n
             near, face[span] = meet(shape, origin, direction)
             t[span] = near + table[12]
     hit = np.flatnonzero(t < _FAR)
-    # A positive float's bits sort as it does: depth above, the pair's number below, and the least is the nearest.
+    # Positive floats sort like their bits: with depth in the high bits and the pair's number below, the minimum is closest.
     order = (t.take(hit).view(np.uint32).astype(np.int64) << 32) | hit
     best = np.full(len(rays.x), _NONE)
     np.minimum.at(best, pairs.ray.take(hit), order)
     found = np.flatnonzero(best < _NONE)
     winner = best.take(found) & 0xFFFFFFFF
-    depth, thing, by = np.full(len(best), _FAR), np.full(len(best), -1), np.zeros(len(best), dtype=np.uint8)
+    depth, owner, by = np.full(len(best), _FAR), np.full(len(best), -1), np.zeros(len(best), dtype=np.uint8)
     depth[found], by[found] = t.take(winner), face.take(winner)
-    thing[found] = np.repeat(np.arange(len(pairs.counts)), pairs.counts).take(winner)
-    return depth, thing, by
+    owner[found] = np.repeat(np.arange(len(pairs.counts)), pairs.counts).take(winner)
+    return depth, owner, by
 
 
 def _ray(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[tuple, tuple]:
-    """Origin and direction of rays in their solids' frames, [R] each; they start level with the centre, where float32 is fine.
+    """Origin and direction of rays in their solids' frames, [R] each; they start near the centre, for float32 accuracy.
 
     table: [13, R], the rows of `Objects.rays`.
     """
@@ -163,7 +163,7 @@ def _ray(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[tuple, tuple]
 
 
 def _shaded(objects: Objects, rays: Rays, t: np.ndarray, ground: np.ndarray, shades: Pairs) -> np.ndarray:
-    """bool [G]: whether the rays numbered `ground` (int64 [G]) end where an object keeps off the sun."""
+    """bool [G]: whether the ground points hit by the rays numbered `ground` (int64 [G]) are in an object's shadow."""
     rank = np.full(len(t), -1)
     rank[ground] = np.arange(len(ground))
     shades = shades.among(rank)
@@ -190,35 +190,35 @@ def _paint_solids(
     appearance: Looks,
     rays: Rays,
     t: np.ndarray,
-    thing: np.ndarray,
+    owner: np.ndarray,
     face: np.ndarray,
     where: np.ndarray,
 ) -> np.ndarray:
-    """Light [3, P] of the rays numbered `where` (int64 [P]), that see an object."""
-    x, y, t, thing, face = (part.take(where) for part in (rays.x, rays.y, t, thing, face))
+    """Light [3, P] of the rays numbered `where` (int64 [P]), which hit an object."""
+    x, y, t, owner, face = (part.take(where) for part in (rays.x, rays.y, t, owner, face))
     scene = rays.scene.take(where)
-    table = objects.rays.take(thing, axis=1, mode="clip")
+    table = objects.rays.take(owner, axis=1, mode="clip")
     origin, direction = _ray(table, x, y)
     p = np.stack([o + (t - table[12]) * d for o, d in zip(origin, direction, strict=True)])
     n = p * FACE_SCALE.take(face, axis=1, mode="clip") + FACE_SHIFT.take(face, axis=1, mode="clip")
-    frame = objects.frame.take(thing, axis=1, mode="clip")
+    frame = objects.frame.take(owner, axis=1, mode="clip")
     n = np.stack([n[0] * frame[i] + n[1] * frame[3 + i] + n[2] * frame[6 + i] for i in range(3)])
     n /= np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2])
     c, s = spread(camera[1], scene), spread(camera[2], scene)
     view = np.stack([-x, -c - y * s, s - y * c])
     view /= np.sqrt(view[0] * view[0] + view[1] * view[1] + view[2] * view[2])
-    paint = objects.paint.take(thing, axis=1, mode="clip")
+    paint = objects.paint.take(owner, axis=1, mode="clip")
     first, second, offset, (fine, shine, sharp) = paint[:3], paint[3:6], paint[6:9], paint[9:]
-    weight = pattern_weight(objects.pattern.take(thing), p * fine + offset, objects.salt.take(thing))
+    weight = pattern_weight(objects.pattern.take(owner), p * fine + offset, objects.salt.take(owner))
     base = first + (second - first) * weight
     sun, sunlight, skylight = (spread(table, scene) for table in (camera[4:7], appearance.sunlight, appearance.skylight))
     return lit(base, n, view, sun, sunlight, skylight, shine, sharp)
 
 
-def _edges(light: np.ndarray, thing: np.ndarray, count: int, size: int) -> np.ndarray:
+def _edges(light: np.ndarray, owner: np.ndarray, count: int, size: int) -> np.ndarray:
     """bool [S, H, W]: pixels that differ from a neighbour in object or in brightness."""
     bright = np.sqrt((light[0] + light[1] + light[1] + light[2]) * np.float32(0.25)).reshape(count, size, size)
-    owner = thing.reshape(count, size, size)
+    owner = owner.reshape(count, size, size)
     rough = np.zeros((count, size, size), dtype=bool)
     across = (owner[:, :, 1:] != owner[:, :, :-1]) | (np.abs(bright[:, :, 1:] - bright[:, :, :-1]) > EDGE)
     down = (owner[:, 1:] != owner[:, :-1]) | (np.abs(bright[:, 1:] - bright[:, :-1]) > EDGE)
@@ -230,7 +230,7 @@ def _edges(light: np.ndarray, thing: np.ndarray, count: int, size: int) -> np.nd
 
 
 def _develop(light: np.ndarray, salt: np.ndarray, count: int, size: int) -> np.ndarray:
-    """uint8 [S, 3, H, W]: gamma, the sensor's noise (salt uint32 [S]), and rounding."""
+    """uint8 [S, 3, H, W]: applies gamma and sensor noise (salt uint32 [S]), and rounds."""
     spot = np.arange(size * size, dtype=np.int32)
     image = np.empty((count, 3, size * size), dtype=np.uint8)
     for channel in range(3):
