@@ -1,4 +1,4 @@
-"""What many tests share: a small system that takes no time, and where the real data lies."""
+"""Fixtures shared by many tests: a small, fast system, and the location of the real data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ import torch
 from torch import nn
 
 from hardsight.data.base import DataCard
-from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Card, Encoder
 from hardsight.tasks.base import System, Task
+
+# On small tensors a second thread costs more than it saves, and test workers share the cores.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker a core for whole folders; none where files or tests are named, as a worker needs seconds to import torch."""
+    if any(".py" in name for name in config.option.file_or_dir):
+        return 0
+    config.option.dist = "worksteal"
+    return min(os.cpu_count() or 1, 8)
+
 
 CLASSES, MASKS = tuple("abcde"), tuple("uvwxyz")
 
 
 class ToyBody(nn.Module):
-    """Two smooth convolutions at stride 4: deterministic, curved, and cheap."""
+    """Two smooth convolutions at stride 4: deterministic, non-linear and cheap."""
 
     depth, multiple = 1, 4
 
@@ -29,9 +42,9 @@ class ToyBody(nn.Module):
         for parameter in self.parameters():
             parameter.data = torch.randn(parameter.shape, generator=rng) * 0.4
 
-    def forward(self, pixels: torch.Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: torch.Tensor, layers: tuple[int, ...]) -> BodyOutput:
         found = self.two(torch.tanh(self.one(pixels)))
-        return Seen(found.mean((2, 3)), (found,) * len(layers), None)
+        return BodyOutput(found.mean((2, 3)), (found,) * len(layers), None)
 
 
 def toy_encoder(seed: int = 0) -> Encoder:
@@ -43,7 +56,7 @@ def toy_card() -> DataCard:
 
 
 def toy_target(task: Task, count: int, size: int = 16, seed: int = 1) -> Any:
-    """Targets of that task, with ignored pixels and unmeasured depth among them, and an image without boxes."""
+    """Targets of that task, including ignored pixels, unmeasured depth and an image without boxes."""
     rng = torch.Generator().manual_seed(seed)
     if task.name == "classify":
         return torch.randint(0, len(CLASSES), (count,), generator=rng)
@@ -68,7 +81,7 @@ def toy_images(count: int, size: int = 16, seed: int = 2) -> torch.Tensor:
 def toy_system(task: Task, seed: int = 0) -> System:
     encoder = toy_encoder(seed)
     head = task.head(encoder, toy_card())
-    # A head four layers deep would say nothing but 0 and 1 at full size.
+    # With weights of std 1, a head of four layers would predict only scores of 0 and 1.
     start, spread = (9, 0.4) if task.name == "detect" else (7, 1.0)
     rng = torch.Generator().manual_seed(seed + start)
     for parameter in head.parameters():
@@ -78,7 +91,7 @@ def toy_system(task: Task, seed: int = 0) -> System:
 
 @pytest.fixture
 def real_data() -> Path:
-    """The folder of real data; the test is skipped where HARDSIGHT_DATA does not name one."""
+    """The folder of real data; the test is skipped if HARDSIGHT_DATA does not name one."""
     place = os.environ.get("HARDSIGHT_DATA", "")
     if not place or not Path(place).is_dir():
         pytest.skip("needs the real data that HARDSIGHT_DATA points to")

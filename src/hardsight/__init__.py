@@ -7,7 +7,7 @@
     attack = hs.classpgd(steps=20)
     result = attack(system, x, y, hs.linf(8 / 255))
 
-Importing this imports nothing heavy: a name is loaded when it is first used.
+Importing the package is fast: each name is loaded when it is first used.
 """
 
 from __future__ import annotations

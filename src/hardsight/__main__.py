@@ -1,4 +1,4 @@
-"""`python -m hardsight` is `hardsight`."""
+"""`python -m hardsight` is the same as the command `hardsight`."""
 
 from hardsight.cli import main
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: read in every format without running code, fitted strictly, refused in one line that says what to do."""
+"""Checkpoint files: read in every format without running code, loaded strictly, refused with a line that says what to do."""
 
 import argparse
 import os
@@ -140,7 +140,7 @@ def test_objects_in_npz_are_refused(tmp_path):
         file(str(tmp_path / "bad.npz"), "tiny")
 
 
-def test_missing_broken_and_empty_files_are_told(tmp_path, monkeypatch):
+def test_missing_broken_and_empty_files_are_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHTS_HERE", str(tmp_path))
     with pytest.raises(WeightsError, match=f"there is no file {tmp_path}"):
         load_encoder("file:$WEIGHTS_HERE/none.pt(arch='tiny')")
@@ -149,10 +149,10 @@ def test_missing_broken_and_empty_files_are_told(tmp_path, monkeypatch):
         with pytest.raises(WeightsError):
             load_encoder(f"file:$WEIGHTS_HERE/cut.{suffix}(arch='tiny')")
     torch.save({"epoch": 3, "weights_of_mine": {"a": torch.ones(1)}}, tmp_path / "odd.pt")
-    with pytest.raises(WeightsError, match=r"under weights_of_mine; say prefix=, key="):
+    with pytest.raises(WeightsError, match=r"under weights_of_mine; give prefix=, key="):
         file(str(tmp_path / "odd.pt"), "tiny")
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "none.pt")
-    with pytest.raises(WeightsError, match="holds no state dict; there is epoch, lr"):
+    with pytest.raises(WeightsError, match="holds no state dict; it has epoch, lr"):
         file(str(tmp_path / "none.pt"), "tiny")
     with pytest.raises(WeightsError, match=r"has no 'a.b'"):
         file(str(tmp_path / "odd.pt"), "tiny", key="a.b")
@@ -182,7 +182,7 @@ def test_a_vit_of_other_heads_is_built_by_options_and_sizes_are_translated(tmp_p
 
 
 def test_settings_are_read_as_nothing_and_none_of_their_code_runs(saved, monkeypatch):
-    """solo-learn's checkpoints hold omegaconf's objects, which `weights_only` would refuse for no weight's sake."""
+    """solo-learn's checkpoints contain omegaconf objects, which `weights_only` refuses although no weight needs them."""
     config: Any = types.ModuleType("omegaconf.dictconfig")
     config.DictConfig = type("DictConfig", (), {"__module__": "omegaconf.dictconfig", "__setstate__": lambda *_: 1 / 0})
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
@@ -193,7 +193,7 @@ def test_settings_are_read_as_nothing_and_none_of_their_code_runs(saved, monkeyp
     path = saved(
         {**made.stored, "hyper_parameters": settings, "best": np.float64(0.5), "args": argparse.Namespace(a=Path("x"))}
     )
-    assert torch.equal(file(path, **made.told)(images(64)).pooled, made.pooled(images(64)))
+    assert torch.equal(file(path, **made.kwargs)(images(64)).pooled, made.pooled(images(64)))
 
 
 def test_whole_networks_and_torchscript_are_refused_with_a_way_out(saved, tmp_path):

@@ -1,4 +1,4 @@
-"""Encoders of timm, torchvision and our own: the model's own numbers, differentiable in the pixels, bad input one plain line."""
+"""Encoders of timm, torchvision and this package: the model's exact outputs, gradients to the pixels, clear errors."""
 
 import csv
 import pickle
@@ -116,7 +116,7 @@ def test_the_hash_sees_every_weight_and_every_buffer():
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("timm:vit_tinny_patch16_224", "did you mean 'vit_tiny_patch16_224'"),
         ("timm:vit_small_patch14_dinov2.lvd142", "did you mean 'vit_small_patch14_dinov2.lvd142m'"),
@@ -135,8 +135,8 @@ def test_the_hash_sees_every_weight_and_every_buffer():
         ("hub:dino_vits16", "hub:ORG/REPO:NAME"),
     ],
 )
-def test_what_is_misspelt_is_told_with_what_is_right(spec, told):
-    with pytest.raises(SpecError, match=told.replace("(", r"\(")) as error:
+def test_misspelt_names_are_reported_with_the_right_one(spec, message):
+    with pytest.raises(SpecError, match=message.replace("(", r"\(")) as error:
         load_encoder(spec)
     assert "\n" not in str(error.value)
 
@@ -217,7 +217,7 @@ def test_every_source_is_in_the_catalog_as_an_encoder():
     assert issubclass(WeightsError, HardsightError)
 
 
-def test_a_size_that_windows_do_not_divide_is_told():
+def test_a_size_that_windows_do_not_divide_is_refused():
     encoder = load_encoder("timm:halonet26t(pretrained=False)")
     with pytest.raises(SpecError, match="cannot take 72x72"):
         encoder(images(72))
@@ -281,13 +281,13 @@ def test_a_cifar_stem_keeps_the_size_and_says_so(stem):
 def test_a_stem_is_a_resnets_and_never_a_trained_ones():
     with pytest.raises(SpecError, match="needs weights=None"):
         tv("resnet18", stem="cifar")
-    with pytest.raises(SpecError, match="forms of a ResNet"):
+    with pytest.raises(SpecError, match="options of ResNets"):
         tv("vit_b_32", weights=None, stem="cifar")
 
 
 @pytest.mark.parametrize("side", [31, 32, 33])
 def test_the_padding_of_tensorflow_is_what_it_says(side):
-    """The output is ceil(side / stride), and what is missing is padded by half, the odd one on the right and below."""
+    """The output side is ceil(side / stride); the padding is split in half, an odd pixel goes right and to the bottom."""
     net: Any = create("resnet18", padding="same")[0]
     x = torch.rand(1, 3, side, side)
     short = max((-(-side // 2) - 1) * 2 + 7 - side, 0)
@@ -321,7 +321,7 @@ def test_clips_are_refused_by_an_encoder_of_images():
 
 
 def test_an_eps_counts_at_the_images_own_size_where_the_encoder_enlarges():
-    """An enlarging encoder sees the same threat as its images: more pixels to move would be another, greater one."""
+    """An encoder that enlarges images keeps the threat at their original size: more pixels would be a stronger threat."""
     small = tiny()
     large = Encoder(small.body, small.card, small.dense_layers).with_card(resize=64).eval()
     x = images(32, count=4).requires_grad_()
@@ -333,6 +333,6 @@ def test_an_eps_counts_at_the_images_own_size_where_the_encoder_enlarges():
     (outer,) = torch.autograd.grad(small(before).pooled.square().sum(), before)
     assert outer[0].numel() == 4 * grad[0].numel()
     room = outer.abs().flatten(1).sum(1) / grad.abs().flatten(1).sum(1)
-    assert (room > 1).all()  # what a first-order Linf step can gain: no smaller with the images enlarged beforehand
+    assert (room > 1).all()  # gain of a first-order Linf step: larger if images are enlarged beforehand
     same = images(64)
     torch.testing.assert_close(large(same).pooled, small(same).pooled, rtol=0, atol=0)

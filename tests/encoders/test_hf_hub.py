@@ -1,4 +1,4 @@
-"""Encoders of transformers and of torch.hub: the model's own numbers from small local folders, and bad ones refused plainly."""
+"""Encoders of transformers and torch.hub: the model's exact outputs from small local folders, and clear errors."""
 
 import sys
 
@@ -93,7 +93,7 @@ def test_a_size_that_the_patch_does_not_divide_is_padded_within_the_graph(kind, 
 
 
 def test_dense_tokens_are_patches_and_nothing_else(tmp_path):
-    """A change of one corner's pixels moves that corner's cell most, whatever stands in front of the patches."""
+    """Changed pixels in one corner change that corner's cell most, for any kind of tokens before the patches."""
     for kind in ("registers", "dinov3", "deit", "ijepa"):
         hf_saved(kind, tmp_path / kind)
         encoder = load_encoder(f"hf:{tmp_path / kind}(layers=[0])")
@@ -123,7 +123,7 @@ def test_the_image_tower_is_taken_out_of_a_model_of_images_and_text(tmp_path, ca
     assert "UNEXPECTED" not in "".join(capfd.readouterr())
 
 
-def test_a_tower_that_wants_more_than_images_is_refused(tmp_path):
+def test_a_tower_that_needs_more_than_images_is_refused(tmp_path):
     transformers = pytest.importorskip("transformers")
     transformers.Siglip2VisionConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2).save_pretrained(tmp_path)
     with pytest.raises(SpecError, match=r"Siglip2VisionModel, which takes .*besides images"):
@@ -147,7 +147,7 @@ def test_transformers_never_leaves_an_encoders_weight_random(tmp_path):
         load_encoder(f"hf:{tmp_path}")
 
 
-def test_transformers_missing_is_told(monkeypatch):
+def test_missing_transformers_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependency, match=r"pip install 'hardsight\[hf\]'"):
         load_encoder("hf:facebook/dinov2-small")
@@ -210,7 +210,7 @@ def test_a_local_torch_hub_repository_is_adapted_by_what_it_can_do(name, reposit
     assert load_encoder(f"hub:{repository}:{name}(layers=[-2, -1], size=64)").card.sha256 == encoder.card.sha256
 
 
-def test_torch_hub_tells_what_is_wrong(repository):
+def test_torch_hub_errors_say_what_is_wrong(repository):
     with pytest.raises(SpecError, match="has no entry 'onee'; did you mean 'one'"):
         hub(f"{repository}:onee")
     with pytest.raises(SpecError, match="no get_intermediate_layers"):

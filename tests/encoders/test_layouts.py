@@ -1,4 +1,4 @@
-"""Every layout of a checkpoint gives its network's own features to the last bit, and what does not fit is refused by name."""
+"""Every checkpoint layout gives its network's features bit for bit; weights that don't fit are refused and named."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ __all__ = ["one_thread", "saved"]
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_its_networks_features_to_the_last_bit(layout, saved):
     made = LAYOUTS[layout](0)
-    encoder = file(saved(made.stored), **made.told)
+    encoder = file(saved(made.stored), **made.kwargs)
     x = images(made.side)
     assert torch.equal(encoder(x).pooled, made.pooled(x))
     assert encoder.card.mean == pytest.approx(made.mean) and encoder.card.std == pytest.approx(made.std)
@@ -25,14 +25,14 @@ def test_every_layout_gives_its_networks_features_to_the_last_bit(layout, saved)
     assert encoder.card.classes == (1000 if made.net.state_dict().keys() & made.stored.keys() >= {"fc.weight"} else 0)
     if made.other[0]:
         role, net = made.other
-        other = file(saved(made.stored), **made.told, network=role)
+        other = file(saved(made.stored), **made.kwargs, network=role)
         assert torch.equal(other(x).pooled, made.pooled(x, net)) and not torch.equal(other(x).pooled, encoder(x).pooled)
         assert f"its {role} network" in other.card.note and f"its {role} network" not in encoder.card.note
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_layout_may_lack_a_weight_or_hold_one_too_many(layout, monkeypatch):
-    """The negative control of the test above: one weight less, one more, one of another shape, and each is told by name."""
+    """The negative control of the test above: a missing weight, an extra one, and one of another shape are each named."""
     made = LAYOUTS[layout](0)
     monkeypatch.setattr(checkpoint, "read_weights", lambda place: made.stored)
     flat, _, last = made.first.rpartition(".")
@@ -43,14 +43,14 @@ def test_no_layout_may_lack_a_weight_or_hold_one_too_many(layout, monkeypatch):
     key = made.first.removeprefix(path)
     value = nested.pop(key)
     with pytest.raises(WeightsError, match=r"1 of \d+ missing: "):
-        file("w.pt", **made.told)
+        file("w.pt", **made.kwargs)
     nested[key] = torch.ones(3, *value.shape)
     with pytest.raises(WeightsError, match=r"1 of \d+ wrongly shaped: \S+ \[3, .*is wanted"):
-        file("w.pt", **made.told)
+        file("w.pt", **made.kwargs)
     nested[key] = value
     nested[flat.removeprefix(path) + ".unheard_of"] = value
     with pytest.raises(WeightsError, match=r"1 of \d+ unexpected: \S*unheard_of"):
-        file("w.pt", **made.told)
+        file("w.pt", **made.kwargs)
 
 
 def test_a_broken_teacher_is_not_replaced_by_its_student(saved):
@@ -58,8 +58,10 @@ def test_a_broken_teacher_is_not_replaced_by_its_student(saved):
     del made.stored["teacher"]["backbone.blocks.1.norm1.weight"]
     path = saved(made.stored)
     with pytest.raises(WeightsError, match="missing: blocks.1.norm1.weight"):
-        file(path, **made.told)
-    assert torch.equal(file(path, **made.told, network="student")(images(64)).pooled, made.pooled(images(64), made.other[1]))
+        file(path, **made.kwargs)
+    assert torch.equal(
+        file(path, **made.kwargs, network="student")(images(64)).pooled, made.pooled(images(64), made.other[1])
+    )
 
 
 def test_a_network_that_is_not_there_is_not_made_up(saved):
@@ -74,7 +76,7 @@ def test_a_network_that_is_not_there_is_not_made_up(saved):
 def test_two_networks_of_which_nothing_is_known_are_refused_until_one_is_named(saved):
     first, second = network(RESNET, 0), network(RESNET, 1)
     path = saved({"convnet": first.state_dict(), "resnet": second.state_dict()})
-    with pytest.raises(WeightsError, match="2 networks that fit, 'convnet', 'resnet'; say which with prefix="):
+    with pytest.raises(WeightsError, match="2 networks that fit, 'convnet', 'resnet'; choose one with prefix="):
         file(path, **RESNET)
     x = images(64)
     by_prefix, by_key = file(path, **RESNET, prefix="resnet"), file(path, **RESNET, key="convnet")
@@ -94,16 +96,16 @@ def test_a_text_tower_of_the_same_width_is_not_taken_for_the_images(saved):
     made = LAYOUTS["CLIP"](0)
     text = LAYOUTS["RobustVLM"](9).stored
     made.stored |= {key: value for key, value in text.items() if key.startswith("transformer.resblocks.")}
-    assert torch.equal(file(saved(made.stored), **made.told)(images(64)).pooled, made.pooled(images(64)))
+    assert torch.equal(file(saved(made.stored), **made.kwargs)(images(64)).pooled, made.pooled(images(64)))
 
 
 @pytest.mark.parametrize(("layout", "norms"), [("ACL", ("normal", "adv")), ("AdvCL", ("normal", "adv", "adv_ce"))])
 def test_each_of_dual_batch_norms_can_be_chosen_and_is_on_the_card(layout, norms, saved):
     made = LAYOUTS[layout](0)
     path, x = saved(made.stored), images(32)
-    found = {norm: file(path, **made.told, norm=norm) for norm in norms}
+    found = {norm: file(path, **made.kwargs, norm=norm) for norm in norms}
     pooled = {norm: encoder(x).pooled for norm, encoder in found.items()}
-    assert torch.equal(pooled["adv"], made.pooled(x)) and torch.equal(pooled["adv"], file(path, **made.told)(x).pooled)
+    assert torch.equal(pooled["adv"], made.pooled(x)) and torch.equal(pooled["adv"], file(path, **made.kwargs)(x).pooled)
     assert not torch.equal(pooled["normal"], pooled["adv"])
     assert all(f"batch norm '{norm}'" in encoder.card.note for norm, encoder in found.items())
     for place, norm in enumerate(norms):
@@ -111,17 +113,17 @@ def test_each_of_dual_batch_norms_can_be_chosen_and_is_on_the_card(layout, norms
         wanted = made.stored["state_dict"][f"{prefix}bn1.bn_list.{place}.weight"]
         assert torch.equal(found[norm].body.stages[0][1].weight, wanted)
     if "adv_ce" not in norms:
-        with pytest.raises(WeightsError, match="no batch norm 'adv_ce' beside another; it has adv, normal"):
-            file(path, **made.told, norm="adv_ce")
-    with pytest.raises(WeightsError, match="one a layer: leave norm= out"):
+        with pytest.raises(WeightsError, match="no batch norm 'adv_ce'; it has adv, normal"):
+            file(path, **made.kwargs, norm="adv_ce")
+    with pytest.raises(WeightsError, match="no batch norm 'adv'; it has one per layer: leave norm= out"):
         file(saved(network(RESNET, 0).state_dict()), **RESNET, norm="adv")
 
 
 def test_a_files_own_normalization_is_taken_unless_another_is_said(saved):
     made = LAYOUTS["DeACL"](0)
     path = saved(made.stored)
-    assert "normalizes as the file says" in file(path, **made.told).card.note
-    given = file(path, **made.told, mean=(0.0,) * 3, std=(1.0,) * 3)
+    assert "normalizes as the file says" in file(path, **made.kwargs).card.note
+    given = file(path, **made.kwargs, mean=(0.0,) * 3, std=(1.0,) * 3)
     assert given.card.mean == (0.0,) * 3 and "the file's own mean and std overruled" in given.card.note
 
 
@@ -133,20 +135,20 @@ def test_a_normalization_before_the_network_is_its_own_and_one_of_its_neighbours
     made = LAYOUTS["DeACL"](0)
     body = made.stored["state_dict"]
     made.stored["state_dict"] = {key: value for key, value in body.items() if not key.startswith("backbone.normalize")}
-    assert file(saved(made.stored), **made.told).card.mean[0] == 0.485
+    assert file(saved(made.stored), **made.kwargs).card.mean[0] == 0.485
 
 
 def test_an_architecture_of_several_normalizations_needs_one_said(saved):
-    told = {name: value for name, value in VIT.items() if name not in ("mean", "std")}
+    kwargs = {name: value for name, value in VIT.items() if name not in ("mean", "std")}
     path = saved(network(VIT, 0).state_dict())
     with pytest.raises(SpecError, match=r"several normalizations: .*\.dino \(mean 0.485\).*mean= and std="):
-        file(path, **told)
-    assert file(path, **{**told, "arch": "vit_small_patch16_224.dino"}).card.mean[0] == 0.485
-    assert file(path, **{**told, "arch": "vit_small_patch16_224.augreg_in1k"}).card.mean[0] == 0.5
+        file(path, **kwargs)
+    assert file(path, **{**kwargs, "arch": "vit_small_patch16_224.dino"}).card.mean[0] == 0.485
+    assert file(path, **{**kwargs, "arch": "vit_small_patch16_224.augreg_in1k"}).card.mean[0] == 0.5
 
 
 def test_a_projection_in_the_classifiers_place_is_no_classifier(saved):
-    """MoCo v1's `fc` is a plain linear layer of 128 outputs, and so is a classifier of 128 classes."""
+    """MoCo v1's `fc` is a linear layer with 128 outputs, exactly like a classifier of 128 classes."""
     net = network({**RESNET, "options": {**RESNET["options"], "num_classes": 128}}, 0)
     moco = file(saved({"state_dict": under("module.encoder_q.", net, ())}), **RESNET)
     plain = file(saved({"state_dict": under("module.", net, ())}), **RESNET)
@@ -156,20 +158,20 @@ def test_a_projection_in_the_classifiers_place_is_no_classifier(saved):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ({"conv1.weight": torch.ones(64, 3, 3, 3)}, r"CIFAR form: arch='tv:resnet18', options=\{'stem': 'cifar'\}"),
+        ({"conv1.weight": torch.ones(64, 3, 3, 3)}, r"CIFAR stem: arch='tv:resnet18', options=\{'stem': 'cifar'\}"),
         ({"layer5.0.conv1.weight": torch.ones(2)}, "1 of 79 unexpected: layer5.0.conv1.weight"),
         ({"attn_pool.q.weight": torch.ones(2)}, "unexpected: attn_pool.q.weight"),
     ],
 )
-def test_what_is_no_head_is_never_taken_for_one(change, told, saved):
-    with pytest.raises(WeightsError, match=told):
+def test_what_is_no_head_is_never_taken_for_one(change, message, saved):
+    with pytest.raises(WeightsError, match=message):
         file(saved({**under("", network(RESNET, 0)), **change}), **RESNET)
 
 
-def test_an_encoder_of_clips_is_told_from_one_of_images(saved):
-    """V-JEPA's names are those of a transformer of images; its patches have a time."""
+def test_an_encoder_of_clips_is_distinguished_from_one_of_images(saved):
+    """V-JEPA's names are those of an image transformer; its patches have a time axis."""
     state = under("module.backbone.", network(VIT, 0))
     state["module.backbone.patch_embed.proj.weight"] = torch.ones(48, 3, 2, 16, 16)
     with pytest.raises(WeightsError, match="encoder of clips"):
@@ -177,7 +179,7 @@ def test_an_encoder_of_clips_is_told_from_one_of_images(saved):
 
 
 def test_any_network_can_take_its_weights_from_a_layout():
-    """What a loader of video encoders needs: V-JEPA's target encoder, for a network that is no encoder of images."""
+    """As a loader of video encoders needs: V-JEPA's target encoder, for a network that is not an image encoder."""
     net, other = (torch.nn.Sequential(torch.nn.Conv3d(3, 8, 2), torch.nn.LayerNorm(8)) for _ in range(2))
     stored = {**under("target_encoder.module.backbone.", net), **under("encoder.module.backbone.", other)}
     stored |= {"predictor.module.backbone.mask_tokens.0": torch.ones(2)}
@@ -189,19 +191,19 @@ def test_any_network_can_take_its_weights_from_a_layout():
 
 def test_lightlys_sequence_lacks_a_relu_and_says_so(saved):
     made = LAYOUTS["lightly's own ResNet"](0)
-    with pytest.raises(WeightsError, match=r"stem is 'cifar_bare': say options=\{'stem': 'cifar_bare'\}"):
+    with pytest.raises(WeightsError, match=r"stem is 'cifar_bare': give options=\{'stem': 'cifar_bare'\}"):
         file(saved(made.stored), "tv:resnet18", options={"stem": "cifar"})
 
 
 def test_biases_that_an_architecture_has_no_place_for_are_not_dropped(saved):
     made = LAYOUTS["DINOv3"](0)
-    told = {**made.told, "arch": "vit_small_patch16_dinov3"}
+    kwargs = {**made.kwargs, "arch": "vit_small_patch16_dinov3"}
     with pytest.raises(WeightsError, match="2 of .* unexpected: blocks.0.attn.qkv.bias, blocks.1.attn.qkv.bias"):
-        file(saved(made.stored), **told)
+        file(saved(made.stored), **kwargs)
     for key, value in made.stored["teacher"].items():
         if key.endswith("qkv.bias"):
             value.zero_()
-    assert file(saved(made.stored), **told).card.dim == 48
+    assert file(saved(made.stored), **kwargs).card.dim == 48
 
 
 def test_a_spec_reads_a_layout_too(saved):

@@ -1,4 +1,4 @@
-"""The zoo: every entry names an architecture that is there, in the dimension it says, and files are checked before they are read."""
+"""The zoo: every entry names an existing architecture of the stated dimension, and files are checked before being read."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ __all__ = ["one_thread"]
 
 CACHE = "~/.cache/hardsight/"
 OTHER_LICENCE = {"clip_vitb16_timm": "apache-2.0", "clip_vitl14_timm": "apache-2.0"}
-"""What timm says of weights whose publisher says something else; the entry's note tells."""
+"""Licences stated by timm for weights whose publisher states another; the entry's note says so."""
 
 
 def entries_of(source):
@@ -58,12 +58,13 @@ def test_timm_has_the_weights_in_that_dimension_under_that_licence(row):
         assert timm.create_model(call["name"], pretrained=False).num_features == row["dim"]
 
 
+@pytest.mark.slow
 @entries_of("file")
 def test_a_file_of_weights_has_an_architecture_of_its_dimension(row, monkeypatch, tmp_path):
-    """A checkpoint of the right shapes is made and read by the entry's own words; the publisher's file goes in the same place."""
+    """A checkpoint with the right shapes is loaded by the entry's spec; the publisher's file is put at the same path."""
     call = complete(row["spec"], "Encoder")
     plan = plan_of(call["arch"], dict(call["options"] or {}), call["size"])
-    if row["dim"] >= 768 and "vit" in call["arch"]:  # a hundred million of weights: their shapes alone
+    if row["dim"] >= 768 and "vit" in call["arch"]:  # a hundred million weights: only their shapes
         with torch.device("meta"):
             assert plan.make(0).num_features == row["dim"]
         return

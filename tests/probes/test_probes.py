@@ -1,4 +1,4 @@
-"""Evaluation protocols: nearest neighbours, attacked heads, fine-tuning, mean of crops; each cell runs, resumes and refuses."""
+"""Evaluation protocols: nearest neighbours, adversarially trained heads, fine-tuning, mean of crops; runs and resuming."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROBES = {
 }
 
 
-def seen(pooled: torch.Tensor) -> Features:
+def as_features(pooled: torch.Tensor) -> Features:
     return Features(pooled, None, (), None, (1, 1), (1, 1))
 
 
@@ -63,21 +63,21 @@ def test_knn_votes_as_scikit_learn_does(k: int, count: int) -> None:
     weigh = lambda far: np.exp((1 - far) / 0.07)  # noqa: E731
     theirs = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weigh)  # type: ignore[arg-type]
     share = theirs.fit(bank.double().numpy(), label.numpy()).predict_proba(x.double().numpy())
-    logits = head(seen(x))
+    logits = head(as_features(x))
     assert np.array_equal(logits.argmax(1).numpy(), theirs.classes_[share.argmax(1)])
     voted = share > 0
     assert np.allclose(logits.exp().numpy()[voted], share[voted], atol=1e-4)
     assert voted.sum() < share.size or k > 5
 
 
-def test_a_unanimous_vote_still_pulls_at_the_pixels() -> None:
-    """All neighbours of one class: the vote alone would be constant, and an attack on it blind."""
+def test_a_unanimous_vote_still_has_a_gradient_to_the_pixels() -> None:
+    """If all neighbours are of one class, the vote itself is constant, and an attack on it would have zero gradient."""
     bank = torch.cat([torch.eye(8)[:1].repeat(30, 1), torch.eye(8)[1:2].repeat(30, 1)])
     bank = bank + 0.01 * torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     head = KnnHead(8, 2, 20, 0.07)
     head.fill(bank, torch.arange(60) // 30)
     x = (torch.eye(8)[:1] + 0.1).requires_grad_(True)
-    logits = head(seen(x))
+    logits = head(as_features(x))
     assert float(logits[0, 0].detach()) == pytest.approx(0, abs=1e-5)
     assert torch.isfinite(logits).all()
     torch.nn.functional.cross_entropy(logits, torch.zeros(1, dtype=torch.int64)).backward()
@@ -96,7 +96,7 @@ def test_the_greatest_are_those_of_topk() -> None:
 def test_a_class_without_a_vote_never_wins() -> None:
     head, _, _ = filled(classes=40, k=3)
     x = torch.randn(200, 16, generator=torch.Generator().manual_seed(3))
-    logits = head(seen(x))
+    logits = head(as_features(x))
     alike = torch.nn.functional.normalize(x, dim=1) @ head.bank.T
     classes = torch.searchsorted(head.ends, alike.topk(3, 1).indices, right=True)
     assert (logits.argmax(1)[:, None] == classes).any(1).all()
@@ -116,7 +116,7 @@ def test_knn_is_attacked_and_refuses() -> None:
     with pytest.raises(DataError, match="its bank has 32"):
         fit_probe(encoder, "classify(head=knn, k=33)", DATA)
     with pytest.raises(DataError, match="fit_probe fills it"):
-        KnnHead(16, 3, 5, 0.07)(seen(torch.rand(2, 16)))
+        KnnHead(16, 3, 5, 0.07)(as_features(torch.rand(2, 16)))
 
 
 @pytest.mark.parametrize("task", ["classify", "segment", "depth"])
@@ -184,7 +184,7 @@ def test_the_encoder_that_others_use_is_not_changed() -> None:
     assert all(p.requires_grad and p.grad is None for p in encoder.parameters())
 
 
-def test_training_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_training_images_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for place in range(16):
         path = tmp_path / ("train" if place < 12 else "test") / "ab"[place % 2] / f"{place}.png"
@@ -194,13 +194,13 @@ def test_training_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     data = f"folder:{tmp_path}(size=16)"
     with pytest.raises(DataError):
         fit_probe(load_encoder("tiny"), "classify", data, "finetune(epochs=2, batch=4)")
-    with pytest.warns(UserWarning, match="left out") as told:
+    with pytest.warns(UserWarning, match="left out") as warned:
         fit_probe(load_encoder("tiny"), "classify", data, "finetune(epochs=2, batch=4)", on_error="skip")
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 def test_attacks_leave_the_statistics_alone() -> None:
-    """Batch norm is updated once a step, however many passes the attack makes."""
+    """Batch norm is updated once per training step, for any number of passes of the attack."""
     for steps in (1, 4):
         system = fit_probe(load_encoder("tiny"), "classify", DATA, f"aff(pgd({steps}), loss=attacked, epochs=1, batch=16)")
         norms = [part for part in system.encoder.modules() if isinstance(part, torch.nn.BatchNorm2d)]
@@ -226,23 +226,23 @@ def test_finetuning_lowers_the_loss_more_than_a_head_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "probe", "told"),
+    ("task", "probe", "message"),
     [
-        ("classify(head=knn)", "finetune(epochs=1)", "none to follow"),
-        ("classify(head=knn)", "alf(epochs=1)", "none to follow"),
+        ("classify(head=knn)", "finetune(epochs=1)", "have no parameters"),
+        ("classify(head=knn)", "alf(epochs=1)", "have no parameters"),
         ("classify(head=own)", "alf(epochs=1)", "classes"),
         ("classify(head=own)", "finetune(epochs=1)", "0 classes"),
         ("detect", "aff(epochs=1)", "TRADES"),
     ],
 )
-def test_what_cannot_be_is_refused(task: str, probe: str, told: str) -> None:
+def test_what_cannot_be_is_refused(task: str, probe: str, message: str) -> None:
     data = DATA
-    with pytest.raises((SpecError, DataError), match=told):
+    with pytest.raises((SpecError, DataError), match=message):
         fit_probe(load_encoder("tiny"), task, data, probe)
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("classify(head=knn, k=0)", "at least 1"),
         ("alf(epochs=0)", "above 0"),
@@ -251,11 +251,11 @@ def test_what_cannot_be_is_refused(task: str, probe: str, told: str) -> None:
         ("finetune(weight_decay=-1.0)", "at least 0"),
         ("segment(head=knn)", "head"),
         ("crops(tiny, n=0)", "at least 1"),
-        ("crops(tiny, scale=(0.5, 0.1))", "least <= greatest"),
+        ("crops(tiny, scale=(0.5, 0.1))", "minimum <= maximum"),
     ],
 )
-def test_bad_specs_are_one_line(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_bad_specs_are_one_line(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec)
 
 
@@ -275,7 +275,7 @@ def test_crops_are_the_mean_of_what_the_encoder_says_of_each() -> None:
     assert torch.equal(whole(x).pooled, image(x).pooled)
 
 
-def test_fresh_crops_differ_and_pull_at_the_image() -> None:
+def test_fresh_crops_differ_and_have_a_gradient_to_the_image() -> None:
     encoder = load_encoder("crops(tiny, n=2, draw=fresh)")
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     one, other = encoder(x).pooled, encoder(x).pooled

@@ -1,4 +1,4 @@
-"""Segmentation and depth as the papers do them, and as they should: windows, heads, figures, and the quirks that none may have."""
+"""Segmentation and depth as in the papers and done right: windows, heads, metrics, and the quirks that must be avoided."""
 
 from __future__ import annotations
 
@@ -69,19 +69,19 @@ def test_a_window_that_is_the_whole_image_changes_nothing(window: str) -> None:
 
 @pytest.mark.parametrize("sides", [(9, 13), (12, 12), (7, 30)])
 def test_overlaps_are_means_of_logits(sides: tuple[int, int]) -> None:
-    """Each window says its own number everywhere: a pixel has the mean of the windows it lies in, found by hand."""
-    x, window, stride, told = torch.zeros(2, 3, *sides), (5, 6), (3, 4), []
+    """Each window has one constant logit: a pixel gets the mean over the windows that contain it, computed by hand."""
+    x, window, stride, values = torch.zeros(2, 3, *sides), (5, 6), (3, 4), []
 
     def run(crop: Tensor) -> Tensor:
-        told.append(float(len(told) ** 2))
-        return torch.full((len(crop), K, *crop.shape[-2:]), told[-1])
+        values.append(float(len(values) ** 2))
+        return torch.full((len(crop), K, *crop.shape[-2:]), values[-1])
 
     found = slide(x, run, window, stride)
     corners = [(i, j) for i in starts(sides[0], 5, 3) for j in starts(sides[1], 6, 4)]
-    assert len(told) == len(corners), "each window is read once (quirk D1)"
+    assert len(values) == len(corners), "one forward pass per window (quirk D1)"
     for i in range(sides[0]):
         for j in range(sides[1]):
-            over = [v for v, (a, b) in zip(told, corners, strict=True) if a <= i < a + 5 and b <= j < b + 6]
+            over = [v for v, (a, b) in zip(values, corners, strict=True) if a <= i < a + 5 and b <= j < b + 6]
             assert found[0, 0, i, j] == pytest.approx(sum(over) / len(over))
 
 
@@ -132,16 +132,16 @@ def test_attacks_pass_through_windows(attack: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
-        ("segment(stride=4)", "there is none"),
+        ("segment(stride=4)", "without a window"),
         ("segment(window=8, stride=9)", "at most the window"),
         ("segment(window=0)", "at least 1"),
         ("segment(window=8, stride=0)", "at least 1"),
     ],
 )
-def test_windows_that_leave_gaps_are_refused(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_windows_that_leave_gaps_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec)
 
 
@@ -161,15 +161,15 @@ def test_heads_learn_and_a_seed_fixes_them(spec: str, tiny: Encoder, scenes: Any
     assert all(
         torch.equal(a, b) for a, b in zip(one.head.state_dict().values(), two.head.state_dict().values(), strict=True)
     )
-    untaught = fit_probe(tiny, spec, scenes, "probe(epochs=1, batch=32, lr=1e-9)", seed=1)
+    untrained = fit_probe(tiny, spec, scenes, "probe(epochs=1, batch=32, lr=1e-9)", seed=1)
     momenta = {part.momentum for part in one.head.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
     assert momenta == ({0.1} if spec in ("segment(head=fcn)", "segment(head=deeplab)") else {None})
     batch = load(scenes.split("train"), list(range(16)))
     x, y = pixels(batch.images, "cpu"), batch.target[one.task.target]
-    assert one.task.loss(one.output(x), y).mean() < 0.8 * untaught.task.loss(untaught.output(x), y).mean()
+    assert one.task.loss(one.output(x), y).mean() < 0.8 * untrained.task.loss(untrained.output(x), y).mean()
     assert not any(part.training or isinstance(part, nn.Dropout) for part in one.head.modules())
     alone = torch.cat([one.output(image[None]) for image in x[:4]])
-    assert torch.allclose(one.output(x)[:4], alone, atol=1e-4), "batch norm minds no neighbours once trained"
+    assert torch.allclose(one.output(x)[:4], alone, atol=1e-4), "a trained batch norm does not depend on the batch"
 
 
 @pytest.mark.parametrize("spec", ["segment(head=linear4)", "depth(head=linear4)"])
@@ -178,8 +178,8 @@ def test_a_bank_that_keeps_nothing_trains_the_same_head(
 ) -> None:
     kept = fit_probe(tiny, spec, scenes, "probe(epochs=1, batch=16)").head.state_dict()
     monkeypatch.setattr(banks, "CACHE_BYTES", 0)
-    anew = fit_probe(tiny, spec, scenes, "probe(epochs=1, batch=16)").head.state_dict()
-    assert all(torch.allclose(kept[name], anew[name], atol=1e-5) for name in kept)
+    recomputed = fit_probe(tiny, spec, scenes, "probe(epochs=1, batch=16)").head.state_dict()
+    assert all(torch.allclose(kept[name], recomputed[name], atol=1e-5) for name in kept)
 
 
 def test_four_layers_are_the_encoders_own(tiny: Encoder, scenes: Any) -> None:
@@ -228,7 +228,7 @@ def test_miou_with_absent_classes_equals_torchmetrics_and_scikit_learn(seed: int
     logits = torch.randn(5, K, 9, 7, generator=rng(seed))
     logits[:, 2] = -99  # never predicted
     mask = torch.randint(0, K, (5, 9, 7), generator=rng(seed + 9))
-    mask[mask == 4] = 0  # never there, but predicted
+    mask[mask == 4] = 0  # absent, but predicted
     mask[mask == 2] = 1  # neither
     mask[torch.rand(mask.shape, generator=rng(seed)) < 0.3] = 255
     found = figures(task_of("segment"), logits, mask)["miou"]
@@ -239,7 +239,7 @@ def test_miou_with_absent_classes_equals_torchmetrics_and_scikit_learn(seed: int
 
 @pytest.fixture
 def depths() -> tuple[Tensor, Tensor]:
-    """Outputs and truths of images that differ much in error, with holes; the last image has no measured pixel at all."""
+    """Outputs and targets of images with very different errors and unmeasured pixels; the last image has no measured one."""
     output, truth = (0.5 + 9 * torch.rand(5, 48, 64, generator=rng(seed)) for seed in (3, 4))
     truth[torch.rand(truth.shape, generator=rng(5)) < 0.25] = 0
     output[0] = truth[0] + 0.1
@@ -259,10 +259,10 @@ def test_means_over_images_are_the_formulas(depths: tuple[Tensor, Tensor]) -> No
     assert found["image_rmse"] == pytest.approx(np.mean([rmse for rmse, _ in images]), rel=1e-6)
     assert found["silog"] == pytest.approx(np.mean([gap for _, gap in images]), rel=1e-6)
     assert figures(task, 3 * truth.clamp_min(1), truth)["silog"] >= 0
-    assert figures(task, 3 * truth, truth)["silog"] == pytest.approx(0, abs=1e-3), "a common factor is forgiven"
+    assert figures(task, 3 * truth, truth)["silog"] == pytest.approx(0, abs=1e-3), "silog ignores a common factor"
     counts = {key: value.numpy() for key, value in task.counts(output, truth).items()}
     old = {key: value for key, value in counts.items() if "image" not in key}
-    assert of("depth").summary(old) == {key: found[key] for key in list(found)[:6]}, "counts kept before still read"
+    assert of("depth").summary(old) == {key: found[key] for key in list(found)[:6]}, "older counts can still be read"
     rows = {f"{place}.{key}": value for place in ("counts", "members.a", "members.b") for key, value in old.items()}
     assert counts_for(rows, of("depth"), "silog").keys() == old.keys()
     assert counts_for(rows, of("depth"), "rmse").keys() == old.keys()
@@ -271,12 +271,12 @@ def test_means_over_images_are_the_formulas(depths: tuple[Tensor, Tensor]) -> No
 def test_alignment_is_by_the_ratio_of_medians(depths: tuple[Tensor, Tensor]) -> None:
     output, truth = depths
     task, plain = task_of("depth(align=median)"), task_of("depth")
-    there, found = truth > 0, median_scaled(output, truth)
+    valid, found = truth > 0, median_scaled(output, truth)
     for i in range(4):
-        factor = np.median(truth[i][there[i]].numpy()) / np.median(output[i][there[i]].numpy())
+        factor = np.median(truth[i][valid[i]].numpy()) / np.median(output[i][valid[i]].numpy())
         assert torch.allclose(found[i], output[i] * float(factor), rtol=1e-5)
     assert torch.equal(found[4], output[4])
-    expected = math.sqrt(float((found - truth)[there].double().square().mean()))
+    expected = math.sqrt(float((found - truth)[valid].double().square().mean()))
     assert figures(task, output, truth)["rmse"] == pytest.approx(expected, rel=1e-6)
     factors = torch.tensor([0.3, 1.0, 2.0, 7.0, 1.0]).view(-1, 1, 1)
     assert figures(task, truth * factors, truth)["rmse"] == pytest.approx(0, abs=1e-5)
@@ -305,7 +305,7 @@ def test_crops_are_the_papers(crop: str, sides: tuple[int, int], inner: tuple[sl
 
 @pytest.mark.parametrize("spec", ["depth(crop=eigen)", "depth(high=5.0)", "depth(crop=eigen, high=5.0, align=median)"])
 def test_what_does_not_count_counts_nowhere(spec: str, depths: tuple[Tensor, Tensor]) -> None:
-    """Neither in loss, error or figures, nor in a named loss that an attack raises, nor among the pixels that are counted."""
+    """Not in the loss, the error or the metrics, not in a loss that an attack maximizes, not in the number of pixels."""
     (output, truth), task = depths, task_of(spec)
     inner = task.measured(truth)
     outside = (truth > 0) & (inner == 0)
@@ -324,7 +324,7 @@ def test_what_does_not_count_counts_nowhere(spec: str, depths: tuple[Tensor, Ten
         assert torch.equal(one.error, two.error)
 
 
-# the quirks of the code released with paper 002 (SSL robustness across tasks), each emulated and shown to be another thing
+# the quirks of the code released with paper 002 (SSL robustness across tasks), each emulated and shown to differ from ours
 
 
 @pytest.fixture
@@ -353,14 +353,14 @@ def test_quirk_a1_the_background_is_attacked(logits: Tensor, mask: Tensor) -> No
 
 
 def apart(z: Tensor, mask: Tensor, weight: float) -> Tensor:
-    """Quirk A2's loss: the mean over right pixels and the mean over wrong pixels, of a whole batch."""
+    """Quirk A2's loss: separate means over the correct and over the misclassified pixels of a whole batch."""
     pixel, right = F.cross_entropy(z, mask, reduction="none", ignore_index=255), z.argmax(1) == mask
     wrong = ~right & (mask != 255)
     return (1 - weight) * pixel[right].mean() + weight * pixel[wrong].mean()
 
 
 def test_quirk_a2_every_pixel_has_the_same_share(mask: Tensor) -> None:
-    """One pixel right, all the others wrong: at the last step each weighs 1/2, and none more for being alone."""
+    """One pixel correct, all others misclassified: at the last step each has weight 1/2, also the single one."""
     z = 4 * F.one_hot((mask + 1) % K, K).movedim(-1, 1).float()[:1]
     z[:, :, 0, 0] = 2 * F.one_hot(mask[:1, 0, 0], K).float()
     quirk = slope(lambda one: apart(one, mask[:1], 0.5), z).norm(dim=1)[0]
@@ -383,15 +383,15 @@ def test_quirk_a3_an_empty_set_is_no_nan(case: str, mask: Tensor) -> None:
 
 
 def test_quirk_a4_windows_average_logits_and_not_probabilities(mask: Tensor) -> None:
-    """A model that is sure: on averaged probabilities the cross-entropy is within 1 of any other, and is flat."""
+    """A confident model: on averaged probabilities the cross-entropy varies by at most 1, and has zero gradient."""
     z = 20 * F.one_hot((mask + 1) % K, K).movedim(-1, 1).float()
     at = lambda turn: lambda one: slide(one, turn, (4, 4), (2, 2))  # noqa: E731
     quirk, ours = at(lambda part: part.softmax(1)), at(lambda part: part)
     pixel = lambda out: F.cross_entropy(out, mask, reduction="none")  # noqa: E731
     assert pixel(quirk(z)).max() - pixel(quirk(z.flip(1))).min() <= 1 + 1e-6
     assert pixel(ours(z)).max() > 15
-    flat, steep = (slope(lambda one, out=out: pixel(out(one)).sum(), z).abs().amax(1) for out in (quirk, ours))
-    assert flat.max() < 1e-6
+    zero, steep = (slope(lambda one, out=out: pixel(out(one)).sum(), z).abs().amax(1) for out in (quirk, ours))
+    assert zero.max() < 1e-6
     assert steep.min() > 0.5
 
 
@@ -404,7 +404,7 @@ def test_quirks_a5_and_b1_nothing_attacked_is_the_clean_image(name: str) -> None
     for key, value in system.task.counts(clean, target).items():
         assert np.array_equal(rows[f"counts.{key}"], value.detach().numpy())
     system.encoder.mean.zero_()
-    system.encoder.std.fill_(1)  # as if an image came back that nobody normalizes
+    system.encoder.std.fill_(1)  # as if the attacked image were not normalized
     assert not torch.allclose(system.output(x), clean, atol=0.1)
 
 
@@ -460,7 +460,7 @@ def test_quirk_b5_the_root_has_a_slope_at_no_error() -> None:
 
 
 def test_quirk_c_neighbours_are_those_of_the_image() -> None:
-    """Of gaps that change with the width alone, theirs sees nothing; of gaps that change from image to image alone, ours."""
+    """Theirs is zero for gaps that vary only along the width; ours is zero for gaps that vary only between images."""
 
     def theirs(gap: Tensor) -> Tensor:
         return sum((gap[::s, ::s].diff(dim=d).abs().mean() for s in (1, 2, 4, 6) for d in (0, 1)), torch.zeros(()))

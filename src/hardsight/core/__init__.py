@@ -1,4 +1,4 @@
-"""What every room may use: errors, seeds, trees of tensors, the machine, progress, and where a training run stands.
+"""Utilities for every subpackage: errors, seeds, nested tensor structures, the machine, progress bars, training position.
 
-In: nothing of this package. A new file belongs here only if rooms on different floors need it.
+Imports nothing else of this package. A new file belongs here only if several subpackages need it.
 """

@@ -1,4 +1,4 @@
-"""The machine: its devices, what is installed, which source this is."""
+"""The machine: its devices, the installed packages and the git revision of this package."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import hardsight
 from hardsight.core.errors import SpecError
 
 VARIABLES = ("HARDSIGHT_CACHE", "HARDSIGHT_DATA", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME", "NO_COLOR")
-"""Environment variables that this package reads, or that the libraries beneath it do."""
+"""Environment variables that this package or the libraries below it read."""
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "transformers")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first of cuda, mps and cpu that is there. `SpecError` for one that isn't."""
-    there = ["cpu"]
+    """The device of that name; "auto" is the first available of cuda, mps and cpu. `SpecError` if it is not available."""
+    available = ["cpu"]
     if torch.cuda.is_available():
-        there = ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count())), "cpu"]
+        available = ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count())), "cpu"]
     elif torch.backends.mps.is_available():
-        there = ["mps", "cpu"]
+        available = ["mps", "cpu"]
     if name == "auto":
-        name = there[0]
-    if name.startswith("cuda") and name in there:  # a verdict is float32 in full, and the same command gives the same rows
+        name = available[0]
+    if name.startswith("cuda") and name in available:  # evaluate in full float32, and give the same rows at every run
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    if name not in there:
-        raise SpecError(f"there is no device '{name}' here; there is: {', '.join(there)}")
+    if name not in available:
+        raise SpecError(f"there is no device '{name}' here; available: {', '.join(available)}")
     return torch.device(name)
 
 
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def revision() -> dict[str, Any] | None:
-    """The git revision of the package's own source tree and whether it has uncommitted changes; None outside one."""
+    """The git revision of the package's source tree, and whether it has uncommitted changes; None outside such a tree."""
     here = Path(hardsight.__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -75,7 +75,7 @@ def revision() -> dict[str, Any] | None:
 
 
 def facts() -> dict[str, Any]:
-    """What `hardsight doctor` tells."""
+    """What `hardsight doctor` prints."""
     found: dict[str, Any] = {
         "hardsight": hardsight.__version__,
         "python": platform.python_version(),

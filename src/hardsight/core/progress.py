@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a bar with images/s and time left on stderr; nothing where stderr is no terminal."""
+"""Progress bars on stderr with images/s and remaining time; nothing is drawn if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 
 class Rate(ProgressColumn):
-    """Images a second of the task that is under way."""
+    """Images per second of the running task."""
 
     def render(self, task: Task) -> Text:
         speed = task.fields.get("images", 0) / task.elapsed if task.elapsed else 0
@@ -19,7 +19,7 @@ class Rate(ProgressColumn):
 
 
 class Watch:
-    """Bars on stderr; use as a context manager. Notes are lines that stay, and are printed without a terminal too."""
+    """Bars on stderr; use as a context manager. Notes are permanent lines, also printed without a terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(file=sys.stderr, quiet=quiet)
@@ -43,7 +43,7 @@ class Watch:
         self.bars.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a permanent line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def bar(self, what: str, total: int) -> Bar:
@@ -51,7 +51,7 @@ class Watch:
 
 
 class Bar:
-    """One bar, over a total of some unit; `images` counts what the rate shows. Use as a context manager."""
+    """One bar over a total of any unit; `images` counts the images, for the rate. Use as a context manager."""
 
     def __init__(self, watch: Watch, what: str, total: int) -> None:
         self.watch = watch
@@ -65,7 +65,7 @@ class Bar:
         self.watch.bars.remove_task(self.key)
 
     def __call__(self, done: int, total: int) -> None:
-        """As a tick: (done, total) images."""
+        """The bar as a progress callback: (done, total) images."""
         self.images = done
         self.watch.bars.update(self.key, completed=done, total=total, images=done)
 

@@ -1,7 +1,7 @@
-"""Targets are trees: a tensor, or a list, tuple or dict of trees. Two verbs are enough to index and to mix them.
+"""Targets are trees: a tensor, or a list, tuple or dict of trees. Here are the functions that map over them and index them.
 
-A list is a batch of ragged things (one dict of boxes an image) and is indexed itself; tuples and dicts are structure. An
-object that has `each` and `[index]` of its own, such as a detector's output, is a tree too.
+A list is a batch of ragged targets (one dict of boxes per image) and is indexed along the batch; tuples and dicts are
+structure. An object with its own `each` and `[index]`, such as a detector's output, is a tree too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Tree = Any
 
 
 def each(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
-    """The tree with `function` applied to every tensor in it; anything else stays."""
+    """The tree with `function` applied to every tensor in it; other leaves are unchanged."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, dict):
@@ -30,7 +30,7 @@ def each(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
 
 
 def take(tree: Tree, index: Tensor) -> Tree:
-    """The images that `index` (a mask [B] or positions) selects, from every part."""
+    """The images that `index` (a mask [B] or positions) selects, taken from every tensor and list of the tree."""
     if isinstance(tree, Tensor):
         return tree[index]
     if isinstance(tree, list):
@@ -48,9 +48,9 @@ def take(tree: Tree, index: Tensor) -> Tree:
 
 
 def where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Per image: `yes` where `mask` [B] holds, else `no`; both [B, ...]. It may be one of the two itself: write in neither.
+    """Per image: `yes` where `mask` [B] is true, else `no`; both [B, ...]. May return an input itself: don't write into it.
 
-    A CPU copies the images that change, since a mask spread over all values costs it six times as much.
+    On a CPU only the images that change are copied: broadcasting the mask over all values takes six times as long.
     """
     if yes.device.type != "cpu" or yes.dim() == 1 or yes.dtype != no.dtype:
         return torch.where(mask.view(-1, *[1] * (yes.dim() - 1)), yes, no)

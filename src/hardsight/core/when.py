@@ -1,4 +1,4 @@
-"""Where a training run stands: what schedules, views and methods may depend on, and the one source of their random numbers."""
+"""The current position in a training run. Schedules, views and methods depend on it, and draw all random numbers from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class When(NamedTuple):
-    """One optimizer step's place.
+    """The position of one optimizer step.
 
-    rng: seeded for this step. step of steps, epoch of epochs: counted from 0. replay: which pass over the same batch it is.
-    rank of world: which process of how many, each with its share of every batch.
+    rng: generator seeded for this step. step of steps, epoch of epochs: counted from 0. replay: index of the pass over the
+    same batch. rank of world: index and number of processes; each has its share of every batch.
     """
 
     rng: torch.Generator
@@ -26,10 +26,10 @@ class When(NamedTuple):
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, in [0, 1)."""
+        """The completed fraction of the run, in [0, 1)."""
         return self.step / max(1, self.steps)
 
     def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[count] numbers, on the CPU: this process's share of what one process would draw for the whole batch."""
+        """[count] numbers, on the CPU: this process's share of the draw that a single process makes for the whole batch."""
         drawn = low + (high - low) * torch.rand(count * self.world, generator=self.rng)
         return drawn[self.rank * count : (self.rank + 1) * count]

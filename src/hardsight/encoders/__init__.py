@@ -1,6 +1,6 @@
-"""Encoders: pixels in [0, 1] in, features out. `load_encoder(spec)` is the door; a source of encoders is a file here.
+"""Encoders: pixels in [0, 1] in, features out. `load_encoder(spec)` loads one; each source of encoders is a file here.
 
-Importing this package imports no torch: that waits until an encoder is loaded.
+Importing this package does not import torch; loading an encoder does.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def load_encoder(spec: str | Call, device: str | torch.device = "cpu") -> Encoder:
-    """The encoder that `spec` names, on `device`, in eval mode, its weights frozen, their SHA-256 on its card.
+    """The encoder that `spec` names, on `device`, in eval mode, with frozen weights and their SHA-256 on its card.
 
-    Raises `SpecError` (unknown source, name or argument; with the nearest right one), `WeightsError` (weights missing,
+    Raises `SpecError` (unknown source, name or argument; with the most similar known one), `WeightsError` (weights missing,
     unreadable or of another network), `MissingDependency`.
     """
     call = read(spec) if isinstance(spec, str) else spec
@@ -39,7 +39,7 @@ def weights_hash(module: Any) -> str:
 
 
 def _unknown(name: str) -> SpecError:
-    """What to say of a name that is no source: often it is a name *within* one, written without its source."""
+    """The error for a name that is not a source: often it is a model of one, written without its source."""
     from hardsight.encoders.zoo import known
 
     zoo = [entry["name"] for entry in known()]

@@ -1,7 +1,7 @@
-"""What every source of encoders needs: layers checked, weights hashed and seeded, downloads told plainly, a card by dry run.
+"""Helpers for every source of encoders: layer indices, weight hashes and seeds, download errors, a card by a dry run.
 
-A source finds a network and wraps it as a body; `finish` puts the body behind pixels in [0, 1], runs one small grey image
-through it and writes on the card what came out. Nothing here knows where a network came from.
+A source loads a network and wraps it as a body; `finish` wraps the body as an `Encoder`, runs one small grey image through
+it and fills in the card from the output. Nothing here depends on the source of a network.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError, nearest
-from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Card, Encoder
 
 HUGGING_FACE = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
 
 
 def positions(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
-    """Layers counted from 0; negative ones count from the end.
+    """Layer indices from 0; negative ones count from the end.
 
-    Raises `SpecError`, which says how many there are.
+    Raises `SpecError`, with the number of layers, for an index out of range.
     """
     for layer in layers:
         if not -depth <= layer < depth:
@@ -37,7 +37,7 @@ def positions(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
 
 
 def need_sides(name: str, *sides: int | None) -> None:
-    """Refuses a `size` or `resize` below one pixel with a `SpecError`; None is none given."""
+    """`SpecError` if a `size` or `resize` is below one pixel; None is an argument that was not given."""
     if any(side is not None and side < 1 for side in sides):
         raise SpecError(
             f"{name}: size and resize are sides in pixels, at least 1, not {min(s for s in sides if s is not None)}"
@@ -45,13 +45,13 @@ def need_sides(name: str, *sides: int | None) -> None:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """`errors.nearest` over the one most similar name alone: models' names differ much in length."""
+    """`errors.nearest` with only the one most similar name: names of models differ much in length."""
     return nearest(name, difflib.get_close_matches(name, list(known), n=1, cutoff=0.5))
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random weights made within are those of `seed`; the global generators are left as they were."""
+    """Context in which random weights are initialized from `seed`; the global generators are restored after it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -68,30 +68,27 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def classes_of(head: nn.Module | None) -> int:
-    """Classes of the last linear layer within a classifier, 0 where it has none."""
+    """Number of classes of the last linear layer in a classifier, 0 if it has none."""
     linear = [part for part in head.modules() if isinstance(part, nn.Linear)] if head is not None else []
     return linear[-1].out_features if linear else 0
 
 
 def need_side(pixels: Tensor, side: int, name: str) -> None:
-    """Refuses pixels [B, 3, H, W] of another side than the one a network was built for.
-
-    Raises `SpecError`, which names the two ways out.
-    """
+    """`SpecError` if pixels [B, 3, H, W] don't have the side a network was built for; it names the two solutions."""
     height, width = pixels.shape[-2:]
     if (height, width) != (side, side):
         raise SpecError(
             f"{name} was built for {side}x{side} pixels and cannot take {height}x{width}; "
-            f"build it with size={min(height, width)} where it can, or with resize={side}"
+            f"build it with size={min(height, width)} if it supports that, or with resize={side}"
         )
 
 
 @contextlib.contextmanager
 def downloading(what: str, otherwise: str, host: str) -> Iterator[None]:
-    """Whatever goes wrong while fetching `what` becomes one `WeightsError` that says what would work.
+    """Context that turns every error while downloading `what` into one `WeightsError` that says what would work.
 
-    otherwise: a last way out. host: where from; '' for nothing but this machine's files. Where the host's name cannot be
-    resolved, the Hugging Face client would try for most of a minute: it is told to read its cache or fail at once.
+    otherwise: an alternative to suggest. host: the server; '' for local files only. If the host's name cannot be resolved,
+    the Hugging Face client would retry for most of a minute: it is set offline, so that it reads its cache or fails at once.
     """
     offline = bool(host) and _unreachable(host)
     try:
@@ -103,17 +100,17 @@ def downloading(what: str, otherwise: str, host: str) -> Iterator[None]:
         reason = " ".join(str(error).split()).removesuffix(".")
         reason = f"{host} cannot be reached, and no cache has it" if offline else f"{type(error).__name__}: {reason[:160]}"
         raise WeightsError(
-            f"{what} could not be had: {reason}; fill the cache once on a machine with a network and set HF_HUB_OFFLINE=1, "
-            f"give a checkpoint with file:PATH(arch=...), or use {otherwise}"
+            f"{what} could not be loaded: {reason}; fill the cache once on a machine with network access and set "
+            f"HF_HUB_OFFLINE=1, give a checkpoint with file:PATH(arch=...), or use {otherwise}"
         ) from error
 
 
 def finish(
     body: Any, name: str, arch: str, source: str, layers: tuple[int, ...], size: int, dry: int, **known: Any
 ) -> Encoder:
-    """The encoder around `body`, in eval mode, its card filled in by one grey image of `dry` pixels a side.
+    """The encoder around `body`, in eval mode; its card is filled in by a forward pass of a grey image of side `dry`.
 
-    size: the side it was made for. known: further fields of the card. Raises `SpecError` for layers that it has not.
+    size: the side it was trained for. known: further fields of the card. Raises `SpecError` for layers that don't exist.
     """
     resize = known.pop("resize", None)
     need_sides(name, size, resize)
@@ -122,20 +119,22 @@ def finish(
     card = Card(name, arch, source, dim=0, dense_dim=0, stride=0, size=size, parameters=count, **known)  # type: ignore[arg-type]
     encoder = Encoder(body, card, layers).eval()
     with torch.no_grad():
-        seen = encoder(torch.full((1, 3, dry, dry), 0.5))
-    dense = seen.dense
+        features = encoder(torch.full((1, 3, dry, dry), 0.5))
+    dense = features.dense
     stride = (
-        0 if dense is None else round(seen.covered[1] / dense.shape[-1] * (size / resize if isinstance(resize, int) else 1))
+        0
+        if dense is None
+        else round(features.covered[1] / dense.shape[-1] * (size / resize if isinstance(resize, int) else 1))
     )
     return encoder.with_card(
-        dim=seen.pooled.shape[1], dense_dim=0 if dense is None else dense.shape[1], stride=stride, resize=resize
+        dim=features.pooled.shape[1], dense_dim=0 if dense is None else dense.shape[1], stride=stride, resize=resize
     )
 
 
 class Staged(nn.Module):
-    """Body of a network that is a chain of stages: each one's output is a map, and `pool` makes the last into a vector.
+    """Body of a network that is a chain of stages: the output of each is a map, and `pool` turns the last one into a vector.
 
-    The stages, `pool` (map -> [B, D]) and `head` ([B, D] -> logits) are modules; `side`: the only input side it takes, or 0.
+    The stages, `pool` (map -> [B, D]) and `head` ([B, D] -> logits) are modules; side: the only allowed input side, or 0.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Staged(nn.Module):
         self.stages, self.pool, self.head = nn.ModuleList(stages), pool, head
         self.name, self.side, self.depth, self.multiple = name, side, len(stages), 1
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.side:
             need_side(pixels, self.side, self.name)
         maps, x = [], pixels
@@ -153,7 +152,9 @@ class Staged(nn.Module):
             x = stage(x)
             maps.append(x)
         pooled = self.pool(x)
-        return Seen(pooled, tuple(maps[i] for i in positions(layers, self.depth, self.name)), pooled if self.head else None)
+        return BodyOutput(
+            pooled, tuple(maps[i] for i in positions(layers, self.depth, self.name)), pooled if self.head else None
+        )
 
     def classify(self, trunk: Tensor) -> Tensor:
         assert self.head is not None
@@ -161,7 +162,7 @@ class Staged(nn.Module):
 
 
 def _unreachable(host: str) -> bool:
-    """True where the host's name cannot be resolved and no proxy would do it for us."""
+    """True if the host's name cannot be resolved and no proxy is set that could resolve it."""
     if urllib.request.getproxies():
         return False
     try:

@@ -1,8 +1,8 @@
-"""What `file(arch=...)` can name: an architecture as a plan, which makes the network and puts the encoder around it.
+"""The architectures for `file(arch=...)`, each as a plan that builds the network and the encoder around it.
 
 vit_small_patch16_224, timm:NAME   timm; options go to `timm.create_model`
 tv:resnet18                        torchvision; options: `num_classes`; a ResNet's `stem`, `padding` (see `resnets`)
-resnet20 .. resnet110, tiny        ours (see `small`)
+resnet20 .. resnet110, tiny        of this package (see `small`)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hardsight.encoders.small import ARCHES, wrap
 
 @dataclass(frozen=True)
 class Plan:
-    """An architecture: make (classes or None -> network), classifier's parameter names, and the encoder around a network."""
+    """An architecture. make: classes or None -> network; classifier: its parameter names; encode: network -> encoder."""
 
     make: Callable[[int | None], nn.Module]
     classifier: tuple[str, ...]
@@ -32,12 +32,12 @@ class Plan:
     arch: str
 
     def rows(self, state: Any) -> int | None:
-        """The classes of the classifier among `state`'s weights, None where there is none."""
+        """The number of classes of the classifier in `state`, None without a classifier."""
         return next((len(state[name]) for name in self.classifier if name in state), None)
 
 
 def plan_of(arch: str, options: dict[str, Any], size: int | None) -> Plan:
-    """The plan of an architecture; `SpecError` where there is none of that name, or where it has not these options."""
+    """The plan of an architecture; `SpecError` for an unknown name or unknown options."""
     if arch in ARCHES:
         return _small_plan(arch, options, size)
     if arch.startswith("tv:"):
@@ -88,7 +88,7 @@ def _timm_plan(arch: str, options: dict[str, Any], size: int | None) -> Plan:
 
 
 def _need_one_normalization(name: str) -> None:
-    """Refuses an architecture without a tag whose weights at timm were trained under several normalizations."""
+    """`SpecError` for an architecture without a tag whose timm weights were trained with several normalizations."""
     import timm
 
     tags: dict[tuple[float, ...], str] = {}
@@ -96,9 +96,9 @@ def _need_one_normalization(name: str) -> None:
         if cfg := timm.get_pretrained_cfg(tag):
             tags.setdefault((*cfg.mean, *cfg.std), tag)
     if len(tags) > 1:
-        told = ", ".join(f"{tag} (mean {mean[0]:.3g})" for mean, tag in tags.items())
+        listed = ", ".join(f"{tag} (mean {mean[0]:.3g})" for mean, tag in tags.items())
         raise SpecError(
-            f"{name} is trained under several normalizations: {told}; say arch= with such a tag, or mean= and std="
+            f"{name} is trained with several normalizations: {listed}; give arch= with such a tag, or mean= and std="
         )
 
 

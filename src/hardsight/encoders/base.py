@@ -1,7 +1,7 @@
-"""What an encoder is: pixels in [0, 1] go in, pooled and dense features come out, normalization is nobody else's business.
+"""The interface of encoders: pixels in [0, 1] in, pooled and dense features out; the encoder itself normalizes the pixels.
 
-An adapter for a source of models (timm, torchvision, transformers, ...) is a `Body`: it sees normalized pixels and answers
-what it found. `Encoder` wraps any body: it checks, resizes or pads inside the attacked graph, normalizes, and joins layers.
+An adapter for a source of models (timm, torchvision, transformers, ...) is a `Body`: it takes normalized pixels and returns
+a `BodyOutput`. `Encoder` wraps any body: it checks, resizes or pads inside the attacked graph, normalizes, and joins layers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of an encoder: enough to name it in a table and to know when its weights have changed.
+    """Metadata of an encoder: enough to name it in a table and to detect that its weights have changed.
 
-    dim: D of `pooled`. dense_dim: channels of `dense` (0: it has none). stride: pixels a cell of the dense grid.
-    size: the side in pixels it was made for. resize: the side its images are resized to within, or None.
+    dim: D of `pooled`. dense_dim: channels of `dense` (0: no dense features). stride: pixels per cell of the dense grid.
+    size: the input side in pixels it was trained for. resize: the side to which it resizes images inside the graph, or None.
     classes: of its own classifier, 0 without one. sha256: of its weights, names and values.
     """
 
@@ -43,11 +43,11 @@ class Card:
 
 
 class Features(NamedTuple):
-    """What an encoder makes of B images.
+    """The output of an encoder for B images.
 
-    pooled [B, D]; dense [B, D', h, w] or None; layers: the asked-for layers, each [B, D'', h'', w'']; trunk: what the
-    model's own classifier reads, or None; size: (H, W) of the images; covered: (H', W') pixels of the images' own scale that
-    the dense grid stands for, at least `size` (more where the encoder padded on the right and below).
+    pooled [B, D]; dense [B, D', h, w] or None; layers: the requested layers, each [B, D'', h'', w'']; trunk: the input of
+    the model's own classifier, or None; size: (H, W) of the images; covered: (H', W') pixels, at the images' own scale, that
+    the dense grid covers, at least `size` (more if the encoder padded on the right and at the bottom).
     """
 
     pooled: Tensor
@@ -58,8 +58,8 @@ class Features(NamedTuple):
     covered: tuple[int, int]
 
 
-class Seen(NamedTuple):
-    """What a body makes of normalized pixels: pooled [B, D], maps: one [B, D', h, w] a layer asked for, trunk."""
+class BodyOutput(NamedTuple):
+    """The output of a body for normalized pixels: pooled [B, D], maps: one [B, D', h, w] per requested layer, trunk."""
 
     pooled: Tensor
     maps: tuple[Tensor, ...]
@@ -67,12 +67,12 @@ class Seen(NamedTuple):
 
 
 class Body(Protocol):
-    """An `nn.Module` behind an encoder. depth: how many layers it has; multiple: the number that H and W must divide by."""
+    """The `nn.Module` inside an encoder. depth: its number of layers; multiple: H and W must be multiples of it."""
 
     depth: int
     multiple: int
 
-    def __call__(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen: ...
+    def __call__(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput: ...
 
     def classify(self, trunk: Tensor) -> Tensor:
         """Logits [B, K] of the model's own classifier."""
@@ -80,9 +80,9 @@ class Body(Protocol):
 
 
 class Encoder(nn.Module):
-    """A body with its pixels in [0, 1].
+    """A body that takes pixels in [0, 1].
 
-    dense_layers: the layers whose maps are joined (finest grid, bilinear) to `dense`; (-1,) is the last one alone.
+    dense_layers: the layers whose maps are joined (on the finest grid, bilinear) as `dense`; (-1,) is the last one only.
     """
 
     mean: Tensor
@@ -97,10 +97,10 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
-        """Features of images x [B, 3, H, W] in [0, 1], for any H and W; `layers` are given as maps besides.
+        """Features of images x [B, 3, H, W] in [0, 1], for any H and W; the maps of `layers` are returned too.
 
-        Images and nothing else: clips [B, 3, T, H, W] are `encoders.clips`' business. Resizing, padding and normalization
-        happen here, so a gradient to x, and an eps on x, are those of the image as it came. Raises `ValueError`.
+        Only images: clips [B, 3, T, H, W] are handled by `encoders.clips`. Resizing, padding and normalization happen here,
+        so that a gradient to x, and an eps on x, refer to the original image. Raises `ValueError` for other shapes.
         """
         if x.dim() != 4 or x.shape[1] != 3:
             hint = "; clips are for a clip encoder" if x.dim() == 5 else ""
@@ -108,16 +108,16 @@ class Encoder(nn.Module):
         height, width = x.shape[-2:]
         pixels, covered = self._fit(x)
         pixels = (pixels - self.mean) / self.std
-        seen = self.body(pixels, (*self.dense_layers, *layers))
+        out = self.body(pixels, (*self.dense_layers, *layers))
         count = len(self.dense_layers)
-        dense = join(seen.maps[:count])
-        if dense is not None and not self.card.resize:  # a strided convolution's last cells may reach past the image
+        dense = join(out.maps[:count])
+        if dense is not None and not self.card.resize:  # a strided convolution's last cells may extend beyond the image
             rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
             covered = max(covered[0], rows), max(covered[1], columns)
-        return Features(seen.pooled, dense, seen.maps[count:], seen.trunk, (height, width), covered)
+        return Features(out.pooled, dense, out.maps[count:], out.trunk, (height, width), covered)
 
     def classify(self, features: Features) -> Tensor:
-        """Logits [B, K] of the model's own classifier; `ValueError` where it has none."""
+        """Logits [B, K] of the model's own classifier; `ValueError` if it has none."""
         if not self.card.classes or features.trunk is None:
             raise ValueError(f"{self.card.name} has no classifier of its own; use a probe: classify(head='linear')")
         return self.body.classify(features.trunk)
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         return self
 
     def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Resized to the card's side, or padded right and below to what the body divides by; and the extent covered."""
+        """x resized to the card's side, or padded (right, bottom) to a multiple of `multiple`; and the covered (H', W')."""
         height, width = x.shape[-2:]
         if self.card.resize:
             scale = self.card.resize / min(height, width)
@@ -144,7 +144,7 @@ def _round_to(side: float, multiple: int) -> int:
 
 
 def join(maps: tuple[Tensor, ...]) -> Tensor | None:
-    """Maps of several layers as one [B, sum of D, h, w] at the finest of their grids."""
+    """Maps of several layers concatenated as [B, sum of D, h, w] on the finest of their grids."""
     if not maps:
         return None
     if len(maps) == 1:

@@ -1,9 +1,9 @@
-"""A plain checkpoint file and the architecture it is for: `file:weights/resnet20.th(arch='resnet20')`.
+"""Encoders from a checkpoint file and the name of its architecture: `file:weights/resnet20.th(arch='resnet20')`.
 
-Reading runs no code (`weights_file`). The encoder's weights are found in whatever layout the file has (`naming`, by the tables
-of `layouts`): wrappers and prefixes are taken off, one of two networks and one of dual batch norms is picked, names are
-translated. Fitting is strict: every weight of the encoder must be there in its shape. What is left over is allowed only where
-its name is plainly a head's or another network's, and the card says so.
+Reading runs no code (`weights_file`). The encoder's weights are found in any known layout (`naming`, by the tables of
+`layouts`): prefixes are stripped, one of two networks and one of several batch norms is chosen, keys are renamed. Loading is
+strict: every weight of the encoder must be present with its shape. Other weights are allowed only if their names show that
+they belong to a head or another network; the card lists them.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ def file(
     network: Literal["evaluated", "student", "teacher"] = "evaluated",
     norm: Literal["normal", "adv", "adv_ce"] | None = None,
 ) -> Encoder:
-    """The encoder whose weights are in a file: .safetensors, .npz, or torch's .pt, .pth, .th, .ckpt, .tar read without code.
+    """An encoder with weights from a file: .safetensors, .npz, or torch's .pt, .pth, .th, .ckpt, .tar, read without code.
 
-    path: `~` and `$NAME` are expanded. arch: a name of timm (`vit_small_patch16_224`), `tv:NAME` of torchvision, or one of
-    ours (resnet20 .. resnet110, resnet4b, tiny). prefix: of the wanted keys in the file; by default the one that fits most.
-    key: where in the file to look (`state_dict`, `a.b`). options: passed on to `timm.create_model` (`{'pad_type': 'same'}`),
-    or a torchvision ResNet's `stem` and `padding`. size, resize, layers: as for `timm`. mean, std: the file's own where it
-    holds them, else the architecture's. network: of two in one file; "evaluated" is the one that its authors evaluate: the
-    teacher of DINO, DINOv2, iBOT and the JEPAs, the trained network of MoCo and BYOL. norm: of dual batch norms (ACL, AdvCL,
-    DynACL); None is "adv", which their authors evaluate. Raises `WeightsError` (no file, one that would run code, keys or
-    shapes that don't fit), `SpecError` (no such architecture, or one whose normalization has to be said).
+    path: `~` and `$NAME` are expanded. arch: a name of timm (`vit_small_patch16_224`), `tv:NAME` of torchvision, or of this
+    package (resnet20 .. resnet110, resnet4b, tiny). prefix: of the wanted keys in the file; by default the one that fits
+    best. key: the part of the file to search (`state_dict`, `a.b`). options: passed to `timm.create_model`
+    (`{'pad_type': 'same'}`), or a torchvision ResNet's `stem` and `padding`. size, resize, layers: as for `timm`. mean, std:
+    default: those in the file, else the architecture's. network: which of two in one file; "evaluated" is the one that its
+    authors evaluate: the teacher of DINO, DINOv2, iBOT and the JEPAs, the trained network of MoCo and BYOL. norm: which of
+    several batch norms (ACL, AdvCL, DynACL); None is "adv", which their authors evaluate. Raises `WeightsError` (no file,
+    one that would run code, keys or shapes that don't fit), `SpecError` (unknown architecture, or one that needs mean= and
+    std=).
     """
     place = Path(os.path.expandvars(path)).expanduser()
     need_sides(arch, size, resize)
@@ -59,11 +60,11 @@ def file(
         weights = _without_projection(weights_of(stored, net, place, prefix, network, norm, plan.classifier), plan)
         classes = plan.rows(weights.state)
         if classes != plan.rows(net.state_dict()):
-            net = plan.make(classes or 0)  # as many classes as the file has, so that no weight stays random
+            net = plan.make(classes or 0)  # the file's number of classes, so that no weight stays random
     if weights.needs and given.get(weights.needs[0]) != weights.needs[1]:
         name, value = weights.needs
         raise WeightsError(
-            f"{place} has the names of {weights.naming}, whose {name} is '{value}': say options={{'{name}': '{value}'}}"
+            f"{place} has the names of {weights.naming}, whose {name} is '{value}': give options={{'{name}': '{value}'}}"
         )
     weights = fitted(net, weights, plan.arch, place, plan.classifier)
     net.load_state_dict(weights.state, strict=False)
@@ -77,7 +78,7 @@ def file(
 
 
 def _without_projection(weights: Weights, plan: Plan) -> Weights:
-    """Without the layer in the classifier's place where a network was trained by contrast: there it is its projection."""
+    """The weights without the last layer, if the network was trained on projections: then it is not a classifier."""
     heads = [name for name in plan.classifier if name in weights.state]
     if not heads or not PROJECTING & set(weights.prefix.split(".")):
         return weights
@@ -86,7 +87,7 @@ def _without_projection(weights: Weights, plan: Plan) -> Weights:
 
 
 def _normalization(weights: Weights, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
-    """What to say of a normalization that the file carries."""
+    """The note for the card about a normalization stored in the file."""
     if not weights.own:
         return ""
     overruled = [name for name, given in (("mean", mean), ("std", std)) if given is not None and name in weights.own]

@@ -1,4 +1,4 @@
-"""Networks that look at all frames of a clip together: torchvision's, and small ones of its blocks that train in seconds.
+"""Networks on all frames of a clip together: torchvision's, and small ones of its blocks that train in seconds.
 
 `tv_clips:r2plus1d_18`, `small_clips(kind=r2plus1d)`, `small_clips(kind=tubelets)`.
 """
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import closest, downloading, need_side, positions, seeded
-from hardsight.encoders.base import Card, Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Card, Encoder
 from hardsight.encoders.clips import ClipEncoder, as_encoder, load_body, need_frames
 from hardsight.specs.catalog import register
 
 KINETICS_MEAN, KINETICS_STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 FIXED = {"mvit_v1_b": (224, 16), "mvit_v2_s": (224, 16)}
-"""Networks that take one side and one number of frames only."""
+"""Networks that take only one input side and one number of frames: (side, frames)."""
 LEAST = {"s3d": (224, 14)}
-"""Networks whose last pooling needs so many pixels a side, and frames."""
+"""Networks whose last pooling needs a minimum side and number of frames: (side, frames)."""
 
 
 @register
 def tv_clips(name: str, weights: str | None = "DEFAULT", resize: int | None = None, seed: int = 0) -> Encoder:
     """A video classification model of torchvision: r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v1_b, mvit_v2_s, swin3d_t.
 
-    weights: the name of one of its weights (`KINETICS400_V1`, `DEFAULT`), None for random ones of `seed`. resize: the shorter
-    side, within the attacked graph. Its ResNets have dense features. Raises `SpecError`, `WeightsError`.
+    weights: the name of one of its weights (`KINETICS400_V1`, `DEFAULT`), None for random ones from `seed`. resize: of the
+    shorter side, inside the attacked graph. Only its ResNets have dense features. Raises `SpecError`, `WeightsError`.
     """
     from torchvision import models
 
@@ -80,15 +80,15 @@ def small_clips(
     seed: int = 0,
     weights: str | None = None,
 ) -> Encoder:
-    """A small network of all frames, for clips of about 8x32x32: R(2+1)D, or a transformer of tubelets (2 frames by 8x8 pixels).
+    """A small video network for clips of about 8x32x32: R(2+1)D, or a transformer on tubelets (2 frames by 8x8 pixels).
 
-    widths: channels of the R(2+1)D's stages, of which all but the first halve time, height and width; of the transformer's
-    blocks, which share one width. frames, size: what the transformer's position embeddings are for; the R(2+1)D takes any.
-    weights: a file that training exported; None: random ones of `seed`. Raises `SpecError`, `WeightsError`.
+    widths: channels of the R(2+1)D's stages, all of which except the first halve time, height and width; or of the
+    transformer's blocks, all equal. frames, size: fixed by the transformer's position embeddings; the R(2+1)D takes any.
+    weights: a file that training exported; None: random ones from `seed`. Raises `SpecError`, `WeightsError`.
     Source: Tran et al., CVPR 2018, in torchvision's blocks; Arnab et al., ICCV 2021 (ViViT, model 1), in timm's.
     """
     if not widths or min(widths) < 1:
-        raise SpecError(f"small_clips needs a number of channels a stage, such as (16, 32, 64), not {widths}")
+        raise SpecError(f"small_clips needs a number of channels per stage, such as (16, 32, 64), not {widths}")
     with seeded(seed):
         body = small_r2plus1d(widths) if kind == "r2plus1d" else Tubelets(widths, frames, size)
     if weights is not None:
@@ -111,7 +111,7 @@ def small_clips(
 
 
 class Stages3d(nn.Module):
-    """A chain of stages on clips: each one's output is a map [B, D, t, h, w]; pooled is the last map's mean, [B, D]."""
+    """A chain of stages on clips: the output of each is a map [B, D, t, h, w]; pooled is the last map's mean, [B, D]."""
 
     multiple = 1
 
@@ -127,14 +127,14 @@ class Stages3d(nn.Module):
         stages = [model.stem, model.layer1, model.layer2, model.layer3, model.layer4]
         return cls(stages, model.fc.in_features, model.fc, name)
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         maps, x = [], pixels
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         pooled = x.mean((2, 3, 4))
         taken = tuple(maps[i] for i in positions(layers, self.depth, self.name))
-        return Seen(pooled, taken, None if self.head is None else pooled)
+        return BodyOutput(pooled, taken, None if self.head is None else pooled)
 
     def classify(self, trunk: Tensor) -> Tensor:
         assert self.head is not None
@@ -142,7 +142,7 @@ class Stages3d(nn.Module):
 
 
 class Headless(nn.Module):
-    """A torchvision video network without its last layer: pooled is what that layer reads, and there are no maps."""
+    """A torchvision video network without its last layer: pooled is that layer's input, and there are no maps."""
 
     depth, multiple = 0, 1
 
@@ -157,7 +157,7 @@ class Headless(nn.Module):
         self.dim = last.in_channels if self.convolution else last.in_features
         self.classes = last.out_channels if self.convolution else last.out_features
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.name in FIXED:
             need_side(pixels, FIXED[self.name][0], self.name)
             need_frames(pixels, self.name, frames=FIXED[self.name][1])
@@ -168,14 +168,14 @@ class Headless(nn.Module):
                 f"{pixels.shape[2]} of {pixels.shape[-2]}x{pixels.shape[-1]}; resize={side} makes them larger"
             )
         pooled = self.model(pixels)
-        return Seen(pooled, (), pooled)
+        return BodyOutput(pooled, (), pooled)
 
     def classify(self, trunk: Tensor) -> Tensor:
         return self.head(trunk[:, :, None, None, None]).flatten(1) if self.convolution else self.head(trunk)
 
 
 class Tubelets(nn.Module):
-    """A transformer whose tokens are tubelets; pooled [B, D] is the mean of the last tokens under a norm."""
+    """A transformer whose tokens are tubelets; pooled [B, D] is the mean of the last tokens after a layer norm."""
 
     patch, tube = 8, 2
 
@@ -188,7 +188,8 @@ class Tubelets(nn.Module):
             raise SpecError(f"small_clips(kind=tubelets): widths is {widths}; its blocks share one width, a multiple of 16")
         if size % self.patch or frames % self.tube:
             raise SpecError(
-                f"small_clips(kind=tubelets): {frames} frames of {size} pixels; tubelets are {self.tube} frames by {self.patch} pixels"
+                f"small_clips(kind=tubelets): frames is {frames} and size {size}; tubelets are {self.tube} frames by "
+                f"{self.patch} pixels, so give multiples of these"
             )
         self.dim, self.depth, self.multiple = dim, len(widths), 1
         self.frames, self.side, self.classes = frames, size, 0
@@ -198,7 +199,7 @@ class Tubelets(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, dim // 16, qkv_bias=True) for _ in widths)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         need_side(pixels, self.side, "small_clips(kind=tubelets)")
         need_frames(pixels, "small_clips(kind=tubelets)", frames=self.frames)
         grid = self.embed(pixels)
@@ -207,11 +208,11 @@ class Tubelets(nn.Module):
             x = block(x)
             maps.append(self.norm(x).transpose(1, 2).unflatten(2, grid.shape[2:]))
         pooled = maps[-1].mean((2, 3, 4))
-        return Seen(pooled, tuple(maps[i] for i in positions(layers, self.depth, "tubelets")), None)
+        return BodyOutput(pooled, tuple(maps[i] for i in positions(layers, self.depth, "tubelets")), None)
 
 
 def small_r2plus1d(widths: tuple[int, ...]) -> Stages3d:
-    """R(2+1)D with one block a stage: the stem halves height and width, and each stage but the first all three sides."""
+    """R(2+1)D with one block per stage: the stem halves height and width; each stage except the first halves all three."""
     from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
     def block(before: int, width: int, stride: int) -> nn.Module:

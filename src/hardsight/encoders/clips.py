@@ -1,7 +1,7 @@
-"""Encoders of clips [B, 3, T, H, W]: an image encoder frame by frame, or a network that looks at all frames together.
+"""Encoders of clips [B, 3, T, H, W]: an image encoder applied frame by frame, or a network on all frames together.
 
-Both answer the `Features` of an image encoder, so that probes, tasks and attacks need not know: pooled [B, D] of the whole
-clip, and dense maps that are the mean over time. `clips(timm('resnet18'))` cannot tell a clip from the same one backwards;
+Both return `Features` like an image encoder, so that probes, tasks and attacks need no special case: pooled [B, D] of the
+whole clip, and dense maps averaged over time. `clips(timm('resnet18'))` cannot distinguish a clip from its reversal;
 `small_clips(...)`, `tv_clips:r2plus1d_18` and `hf_clips:facebook/vjepa2-vitl-fpc64-256` can.
 """
 
@@ -22,9 +22,9 @@ from hardsight.specs.catalog import register
 
 
 class ClipEncoder(nn.Module):
-    """A body that sees normalized clips, with its pixels in [0, 1]: to `ClipEncoder` what a body is to `Encoder`.
+    """The counterpart of `Encoder` for clips: pixels in [0, 1] in; its body takes normalized clips.
 
-    Its body's maps have a time, [B, D', t, h, w]; a body without maps has depth 0, and its encoder has no dense features.
+    The body's maps have a time axis, [B, D', t, h, w]; a body without maps has depth 0, and its encoder no dense features.
     """
 
     mean: Tensor
@@ -38,23 +38,23 @@ class ClipEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
-        """Features of clips x [B, 3, T, H, W] in [0, 1]; `layers` are given besides, as maps averaged over time."""
+        """Features of clips x [B, 3, T, H, W] in [0, 1]; the maps of `layers`, averaged over time, are returned too."""
         need_clips(x, self.card.name)
         height, width = x.shape[-2:]
         pixels = (_resized(x, self.card.resize) - self.mean) / self.std
         if layers and not self.body.depth:
-            raise SpecError(f"{self.card.name} has no layers to look into")
-        seen = self.body(pixels, (-1, *layers) if self.body.depth else ())
-        maps = [one.mean(2) for one in seen.maps]
+            raise SpecError(f"{self.card.name} has no layers; leave layers out")
+        out = self.body(pixels, (-1, *layers) if self.body.depth else ())
+        maps = [one.mean(2) for one in out.maps]
         dense = maps[0] if maps else None
         covered = (height, width)
-        if dense is not None and not self.card.resize:  # a strided convolution's last cells may reach past the frame
+        if dense is not None and not self.card.resize:  # a strided convolution's last cells may extend beyond the frame
             rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
             covered = max(height, rows), max(width, columns)
-        return Features(seen.pooled, dense, tuple(maps[1:]), seen.trunk, (height, width), covered)
+        return Features(out.pooled, dense, tuple(maps[1:]), out.trunk, (height, width), covered)
 
     def classify(self, features: Features) -> Tensor:
-        """Logits [B, K] of the model's own classifier; `ValueError` where it has none."""
+        """Logits [B, K] of the model's own classifier; `ValueError` if it has none."""
         if not self.card.classes or features.trunk is None:
             raise ValueError(f"{self.card.name} has no classifier of its own; use a probe: classify(head='linear')")
         return self.body.classify(features.trunk)
@@ -65,7 +65,7 @@ class ClipEncoder(nn.Module):
 
 
 class ByFrame(nn.Module):
-    """An image encoder on every frame of a clip; its own classifier answers the mean of the frames' logits."""
+    """An image encoder applied to every frame of a clip; its own classifier returns the mean of the frames' logits."""
 
     def __init__(self, image: Encoder, pool: str, frames: int | None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class ByFrame(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The image encoder's: what training saves of this one can be loaded as that one."""
+        """The image encoder's body: weights that training exports from this encoder can be loaded into that one."""
         return self.image.body
 
     def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
@@ -85,23 +85,23 @@ class ByFrame(nn.Module):
         count, frames = len(x), x.shape[2]
         if self.pool == "joined":
             need_frames(x, self.card.name, frames=self.frames or 0)
-        seen = self.image(x.transpose(1, 2).flatten(0, 1), layers)
+        found = self.image(x.transpose(1, 2).flatten(0, 1), layers)
 
-        def mean(found: Tensor) -> Tensor:
-            return found.unflatten(0, (count, frames)).mean(1)
+        def mean(values: Tensor) -> Tensor:
+            return values.unflatten(0, (count, frames)).mean(1)
 
-        pooled = seen.pooled.view(count, -1) if self.pool == "joined" else mean(seen.pooled)
-        return seen._replace(
+        pooled = found.pooled.view(count, -1) if self.pool == "joined" else mean(found.pooled)
+        return found._replace(
             pooled=pooled,
-            dense=None if seen.dense is None else mean(seen.dense),
-            layers=tuple(map(mean, seen.layers)),
-            trunk=None if seen.trunk is None else seen.trunk.unflatten(0, (count, frames)),
+            dense=None if found.dense is None else mean(found.dense),
+            layers=tuple(map(mean, found.layers)),
+            trunk=None if found.trunk is None else found.trunk.unflatten(0, (count, frames)),
         )
 
     def classify(self, features: Features) -> Tensor:
         trunk = features.trunk
         if trunk is None:
-            return self.image.classify(features)  # which says that there is none
+            return self.image.classify(features)  # which raises the error
         by_frame = features._replace(trunk=trunk.flatten(0, 1))
         return self.image.classify(by_frame).unflatten(0, trunk.shape[:2]).mean(1)
 
@@ -112,18 +112,20 @@ class ByFrame(nn.Module):
 
 @register
 def clips(image: Encoder, pool: Literal["mean", "joined"] = "mean", frames: int | None = None) -> Encoder:
-    """An image encoder as an encoder of clips: every frame alone, then pooled over time; clips(timm('resnet18')).
+    """An image encoder as an encoder of clips: applied to every frame, then pooled over time; clips(timm('resnet18')).
 
-    pool: the mean, which does not depend on the frames' order, or the frames' features joined end to end, which does and needs
-    to know how many `frames` there are. Dense features are the mean over time.
+    pool: mean, which does not depend on the order of the frames, or joined, the concatenated features of the frames, which
+    does and needs the number of `frames`. Dense features are the mean over time.
     """
     if (pool == "joined") != (frames is not None) or (frames or 1) < 1:
-        raise SpecError(f"clips: pool='{pool}' and frames={frames}; 'joined' needs frames=, at least 1, and 'mean' has none")
+        raise SpecError(
+            f"clips: pool='{pool}' and frames={frames}; 'joined' needs frames= of at least 1, and 'mean' has none"
+        )
     return as_encoder(ByFrame(image, pool, frames))
 
 
 def as_encoder(clip_encoder: ClipEncoder | ByFrame) -> Encoder:
-    """The encoder of clips, to the type checker an `Encoder`: the same calls and card, of clips in place of images."""
+    """The clip encoder, typed as an `Encoder`: the same methods and card, for clips in place of images."""
     return clip_encoder.eval()  # type: ignore[return-value]
 
 
@@ -134,20 +136,20 @@ def need_clips(x: Tensor, name: str) -> None:
 
 
 def need_frames(x: Tensor, name: str, frames: int = 0, tube: int = 1) -> None:
-    """`ShapeError` unless clips x have `frames` frames (0: any number) and a number that `tube` divides."""
-    there = x.shape[2]
-    if frames and there != frames:
+    """`ShapeError` unless clips x have `frames` frames (0: any number), and a multiple of `tube`."""
+    count = x.shape[2]
+    if frames and count != frames:
         raise ShapeError(
-            f"{name} reads clips of {frames} frames, and these have {there}; open the data with frames={frames}"
+            f"{name} reads clips of {frames} frames, and these have {count}; open the data with frames={frames}"
         )
-    if there % tube:
+    if count % tube:
         raise ShapeError(
-            f"{name} reads frames {tube} at a time, and these clips have {there}; open the data with a multiple"
+            f"{name} reads frames {tube} at a time, and these clips have {count}; open the data with a multiple of {tube}"
         )
 
 
 def load_body(body: nn.Module, path: str, name: str) -> None:
-    """Loads a body's weights, such as training exported, in place; `WeightsError` where they are another network's."""
+    """Loads weights, such as training exports, into `body`; `WeightsError` if they are those of another network."""
     state = read_weights(Path(path).expanduser())
     try:
         body.load_state_dict(state)  # type: ignore[arg-type]
@@ -157,7 +159,7 @@ def load_body(body: nn.Module, path: str, name: str) -> None:
 
 
 def _resized(x: Tensor, side: int | None) -> Tensor:
-    """Every frame's shorter side resized to `side`, within the attacked graph."""
+    """Frames resized so that the shorter side is `side`, inside the attacked graph."""
     if not side:
         return x
     scale = side / min(x.shape[-2:])

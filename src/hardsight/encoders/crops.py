@@ -1,9 +1,10 @@
-"""An encoder that looks at several crops of an image and answers the mean of their embeddings.
+"""An encoder whose embedding of an image is the mean embedding of several crops.
 
-Source: the n-patch evaluation of EMP-SSL (Tong et al., 2023) and of paper 003. The crops are cut from the image within the
-attacked graph, so an attack perturbs one image, and with fresh crops each of its steps sees a new draw: what it climbs is
-the expectation over crops. differs: the released code of paper 003 perturbs each crop by itself, which is no attack on an
-image (`official.crop_space` is that); sizes whose crop reaches past the image are cut back to it, where torchvision draws again.
+Source: the n-patch evaluation of EMP-SSL (Tong et al., 2023) and of paper 003. The crops are cut from the image inside the
+attacked graph, so an attack perturbs one image, and with fresh crops each of its steps uses a new draw: it maximizes the
+expected loss over crops.
+differs: the released code of paper 003 perturbs each crop separately, which is not an attack on an image
+(`official.crop_space` does that); a crop larger than the image is clipped to it, where torchvision draws again.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Cutter:
-    """Which crops are cut, and how.
+    """Settings of the crops.
 
-    size: the side in pixels that crops are resized to, None for the image's own. scale: least and greatest share of the area.
-    ratio: greatest of width to height, or height to width. draw: "fixed" by the seed, "fresh" at every pass, or "central".
+    size: side in pixels that crops are resized to, None for the image's own. scale: minimum and maximum share of the area.
+    ratio: maximum of width / height and height / width. draw: "fixed" by the seed, "fresh" in every pass, or "central".
     Raises `SpecError`.
     """
 
@@ -43,14 +44,14 @@ class Cutter:
 
     def __post_init__(self) -> None:
         if self.n < 1 or (self.size is not None and self.size < 1):
-            raise SpecError(f"crops: n is {self.n} and size {self.size}; both are at least 1")
+            raise SpecError(f"crops: n is {self.n} and size {self.size}; both must be at least 1")
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or self.ratio < 1:
             raise SpecError(
-                f"crops: scale is {self.scale} and ratio {self.ratio:g}; 0 < least <= greatest <= 1, and ratio is at least 1"
+                f"crops: scale is {self.scale} and ratio {self.ratio:g}; 0 < minimum <= maximum <= 1, and ratio at least 1"
             )
 
     def boxes(self, height: int, width: int) -> list[Box]:
-        """The crops of this pass, the same for all images of a batch; fresh ones come from torch's default generator."""
+        """The crops of a forward pass, the same for all images of a batch; fresh ones use torch's default generator."""
         if self.draw == "central":
             side = min(height, width)
             return [((height - side) // 2, (width - side) // 2, side, side)]
@@ -58,7 +59,7 @@ class Cutter:
         return [self._box(torch.rand(4, generator=rng).tolist(), height, width) for _ in range(self.n)]
 
     def cut(self, x: Tensor, box: Box) -> Tensor:
-        """The crop of every image, resized to `size`, or to the image's own."""
+        """The crop of every image, resized to `size` or to the image's own size."""
         top, left, tall, wide = box
         sides = [self.size, self.size] if self.size else list(x.shape[-2:])
         if self.draw == "central" and not self.size:
@@ -78,7 +79,7 @@ class Cutter:
 
 
 class Crops(nn.Module):
-    """An `Encoder` of images whose pooled features are the mean over crops; it has no dense features, layers or classifier."""
+    """An image encoder whose pooled features are the mean over crops; it has no dense features, layers or classifier."""
 
     def __init__(self, image: Encoder, cutter: Cutter) -> None:
         super().__init__()
@@ -96,12 +97,12 @@ class Crops(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The image encoder's: what training saves of this one can be loaded as that one."""
+        """The image encoder's body: weights that training exports from this encoder can be loaded into that one."""
         return self.image.body
 
     def forward(self, x: Tensor, layers: tuple[int, ...] = ()) -> Features:
         if layers:
-            raise SpecError(f"{self.card.name}: crops of an image have no layers of it to look into")
+            raise SpecError(f"{self.card.name}: the mean over crops has no layers; use the encoder without crops")
         height, width = x.shape[-2:]
         boxes = self.cutter.boxes(height, width)
         total = sum(self.image(self.cutter.cut(x, box)).pooled for box in boxes)
@@ -127,9 +128,10 @@ def crops(
 ) -> Encoder:
     """The mean embedding of n random crops of the image, as paper 003 evaluates; crops(tiny, n=16).
 
-    size: the side in pixels that crops are resized to; None for the image's own. scale: least and greatest share of the area in
-    a crop; (0.25, 0.25) with ratio 1 are the paper's patches. ratio: greatest of width to height, or height to width. draw:
-    "fixed" are the crops of `seed` for every image, "fresh" are new ones at every pass, "central" is one, the largest square.
+    size: the side in pixels that crops are resized to; None for the image's own. scale: minimum and maximum share of the
+    image's area; (0.25, 0.25) with ratio 1 are the paper's patches. ratio: maximum of width / height and height / width.
+    draw: "fixed" uses the crops of `seed` for every image, "fresh" new ones in every forward pass, "central" only the
+    largest central square.
     """
     made = Crops(image, Cutter(n, size, (scale[0], scale[1]), ratio, draw, seed))
     return made.eval()  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""transformers' video encoders, VideoMAE, V-JEPA 2 and TimeSformer, from the Hugging Face hub or a local folder.
+"""transformers: the video encoders VideoMAE, V-JEPA 2 and TimeSformer, from the Hugging Face hub or a local folder.
 
-`hf_clips:MCG-NJU/videomae-base`, `hf_clips:facebook/vjepa2-vitl-fpc64-256`. Where the repository holds a fine-tuned classifier,
-pooled is what that classifier reads, and `classify(head=own)` uses it. Only safetensors are read, and no code is run.
+`hf_clips:MCG-NJU/videomae-base`, `hf_clips:facebook/vjepa2-vitl-fpc64-256`. If the repository has a fine-tuned classifier,
+pooled is its input, and `classify(head=own)` uses it. Only safetensors are read, and no code is run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, need_side, positions, seeded
-from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Card, Encoder, Seen
+from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Card, Encoder
 from hardsight.encoders.clips import ClipEncoder, as_encoder, need_frames
 from hardsight.specs.catalog import register
 
 
 class Family(NamedTuple):
-    """What one family calls things. fixed: whether its clips have one length. grid: whether all its tokens are tubelets."""
+    """Argument and config names of a family. fixed: whether clips have one length. grid: whether all tokens are tubelets."""
 
     pixels: str
     frames: str
@@ -48,10 +48,11 @@ def hf_clips(
 ) -> Encoder:
     """A video encoder of transformers: VideoMAE, V-JEPA 2 or TimeSformer.
 
-    name: of a repository on the hub, or a folder. pretrained: False takes its config alone, with random weights of `seed`.
-    resize: the shorter side, within the attacked graph; these networks take one side only. mean, std: the processor's where
-    None; without a processor, ImageNet's, and so noted. pooled: what its classifier reads, else TimeSformer's class token or the
-    mean of the tokens. Raises `MissingDependency`, `WeightsError` (none to be had, or incomplete), `SpecError`.
+    name: of a repository on the hub, or a folder. pretrained: False uses only its config, with random weights from `seed`.
+    resize: of the shorter side, inside the attacked graph; these networks take only one side. mean, std: None is the
+    processor's, or ImageNet's without one (noted on the card). Pooled features: the input of its classifier, else
+    TimeSformer's class token or the mean of tokens. Raises `MissingDependency`, `WeightsError` (missing or incomplete),
+    `SpecError`.
     """
     model, processor, note = _load(name, pretrained, seed)
     body = HfClips(model, name)
@@ -79,7 +80,7 @@ def hf_clips(
 
 
 class HfClips(nn.Module):
-    """A video transformer that answers with tokens [B, N, D], time first; its last tokens are its one map."""
+    """A video transformer that returns tokens [B, N, D], time first; its last tokens are its only map."""
 
     multiple = 1
 
@@ -89,7 +90,7 @@ class HfClips(nn.Module):
         self.family = FAMILIES[config.model_type]
         self.model, self.name = model, name
         self.core: Any = model.base_model
-        if hasattr(self.core, "predictor"):  # V-JEPA's other half, which no feature comes from
+        if hasattr(self.core, "predictor"):  # V-JEPA's predictor is not used for features
             self.core.predictor = nn.Identity()
         self.head = model.classifier if type(model).__name__.endswith(CLASSIFIER) else None
         self.classes = self.head.out_features if isinstance(self.head, nn.Linear) else 0
@@ -97,7 +98,7 @@ class HfClips(nn.Module):
         self.patch, self.tube = int(config.patch_size), int(getattr(config, "tubelet_size", 1))
         self.depth = 1 if self.family.grid else 0
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         need_side(pixels, self.side, self.name)
         need_frames(pixels, self.name, self.frames if self.family.fixed else 0, self.tube)
         extra = {"skip_predictor": True} if self.model.config.model_type == "vjepa2" else {}
@@ -107,14 +108,14 @@ class HfClips(nn.Module):
             grid = (pixels.shape[2] // self.tube, *(side // self.patch for side in pixels.shape[-2:]))
             maps = (tokens.transpose(1, 2).unflatten(2, grid),) * len(positions(layers, 1, self.name))
         pooled = self._pool(tokens)
-        return Seen(pooled, maps, None if self.head is None else pooled)
+        return BodyOutput(pooled, maps, None if self.head is None else pooled)
 
     def classify(self, trunk: Tensor) -> Tensor:
         assert self.head is not None
         return self.head(trunk)
 
     def _pool(self, tokens: Tensor) -> Tensor:
-        """What the classifier reads, where there is one; else the class token or the mean."""
+        """The input of the classifier, if there is one; else the class token or the mean of the tokens."""
         if not self.family.grid:
             return tokens[:, 0]
         if self.head is not None and hasattr(self.model, "pooler"):
@@ -145,7 +146,7 @@ def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, 
             processor = {}
     if config.model_type not in FAMILIES:
         raise SpecError(
-            f"{what} is a {config.model_type}; hf_clips knows {', '.join(FAMILIES)}, and hf reads image encoders"
+            f"{what} is a {config.model_type}; hf_clips supports {', '.join(FAMILIES)}; for image encoders use hf"
         )
     tuned = any(arch.endswith(CLASSIFIER) for arch in config.architectures or ())
     kind: Any = transformers.AutoModelForVideoClassification if tuned else transformers.AutoModel
@@ -153,11 +154,11 @@ def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, 
         with seeded(seed):
             return kind.from_config(config).eval(), processor, f"random weights, seed {seed}"
     with downloading(what, otherwise, host), seeded(seed):
-        model, told = kind.from_pretrained(
+        model, loading = kind.from_pretrained(
             where, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
         )
-    missing = sorted(key for key in told["missing_keys"] if "predictor." not in key) + sorted(
-        map(str, told["mismatched_keys"])
+    missing = sorted(key for key in loading["missing_keys"] if "predictor." not in key) + sorted(
+        map(str, loading["mismatched_keys"])
     )
     if missing:
         raise WeightsError(

@@ -1,7 +1,7 @@
 """transformers: vision encoders from the Hugging Face hub or from a local folder with `config.json` and `model.safetensors`.
 
-`hf:facebook/dinov2-small`, `hf:/data/mine(pretrained=False)`. Only safetensors are read and no code of a repository is run.
-Tokens that are no patch (class, distillation, registers) are counted, not assumed: whatever exceeds h w, at the front.
+`hf:facebook/dinov2-small`, `hf:/data/mine(pretrained=False)`. Only safetensors are read, and no code of a repository is run.
+The number of tokens that are not patches (class, distillation, registers) is not assumed: all tokens before the last h w.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, finish, need_side, positions, seeded
-from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, Seen
+from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Encoder
 from hardsight.specs.catalog import register
 
 Pool = Literal["auto", "cls", "mean", "pooler"]
@@ -27,7 +27,7 @@ TOWERS = {
     "siglip": "SiglipVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
 }
-"""Models of images and text, whose vision tower alone is meant; its class."""
+"""Vision-language models, of which only the vision encoder is used: model type -> class of that encoder."""
 RANDOM_POOLER = "its pooler has no weights and is not used"
 
 
@@ -45,12 +45,12 @@ def hf(
 ) -> Encoder:
     """A vision encoder of transformers.
 
-    name: of a repository on the hub, or a folder. pretrained: False takes its config alone, with random weights of `seed`.
+    name: of a repository on the hub, or a folder. pretrained: False uses only its config, with random weights from `seed`.
     pooled: `cls` token after the final norm, `mean` of the patches, `pooler` output; `auto` is the pooler for CLIP, SigLIP
-    and convolutional networks, else the class token, else the mean. size: what the card says; position embeddings are
-    interpolated at run time. resize: within the attacked graph. layers: transformer blocks or stages, from 0, joined to
-    `dense` under the final norm. mean, std: the image processor's where None; without a processor, ImageNet's, and so noted.
-    Raises `MissingDependency`, `WeightsError` (none to be had, or incomplete), `SpecError` (not a vision encoder).
+    and convolutional networks, else the class token, else the mean. size: recorded on the card; position embeddings are
+    interpolated at run time. resize: inside the attacked graph. layers: transformer blocks or stages, from 0, joined as
+    `dense` after the final norm. mean, std: None is the image processor's, or ImageNet's without one (noted on the card).
+    Raises `MissingDependency`, `WeightsError` (missing or incomplete), `SpecError` (not a vision encoder).
     """
     model, processor, note = _load(name, pretrained, seed)
     if pooled == "pooler" and RANDOM_POOLER in note:
@@ -69,7 +69,7 @@ def hf(
 
 
 class HfBody(nn.Module):
-    """Any vision encoder that answers with hidden states, [B, N, D] or [B, D, h, w]."""
+    """Any vision encoder that returns hidden states, [B, N, D] or [B, D, h, w]."""
 
     def __init__(self, model: Any, name: str, pooled: Pool = "auto") -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class HfBody(nn.Module):
         if self.convolutional:
             self.patch = 0
         elif not self.patch:
-            raise SpecError(f"hf:{name} is a {type(model).__name__}: neither patches nor stages, so not a vision encoder")
+            raise SpecError(f"hf:{name} is a {type(model).__name__} without patches or stages, so not a vision encoder")
         self.depth = len(config.depths) if self.convolutional else int(config.num_hidden_layers)
         accepted = inspect.signature(model.forward).parameters
         more = [key for key, one in accepted.items() if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
         if set(more) - {"pixel_values"}:
             asked = ", ".join(key for key in more if key != "pixel_values")
-            raise SpecError(f"hf:{name} is a {type(model).__name__}, which takes {asked} besides images; take it from timm")
+            raise SpecError(f"hf:{name} is a {type(model).__name__}, which takes {asked} besides images; use timm's model")
         self.extra = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
         free = self.convolutional or self.extra or config.model_type.startswith(("dinov2", "dinov3"))
         self.fixed = 0 if free else self.native
@@ -98,7 +98,7 @@ class HfBody(nn.Module):
         if self.masked:
             config.mask_ratio = 0.0
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.fixed:
             need_side(pixels, self.fixed, self.name)
         extra: dict[str, Any] = dict(self.extra)
@@ -110,15 +110,15 @@ class HfBody(nn.Module):
         if self.convolutional:
             maps = out.hidden_states[-self.depth :]
             pooled = out.pooler_output if out.pooler_output is not None else out.last_hidden_state.mean((2, 3))
-            return Seen(pooled.flatten(1), tuple(maps[layer] for layer in wanted), None)
+            return BodyOutput(pooled.flatten(1), tuple(maps[layer] for layer in wanted), None)
         height, width = (side // self.patch for side in pixels.shape[-2:])
         front = out.last_hidden_state.shape[1] - height * width
         maps = [out.last_hidden_state if i == self.depth - 1 else self._normed(out.hidden_states[i + 1]) for i in wanted]
         maps = [tokens[:, front:].transpose(1, 2).unflatten(2, (height, width)) for tokens in maps]
-        return Seen(self._pool(out, front), tuple(maps), None)
+        return BodyOutput(self._pool(out, front), tuple(maps), None)
 
     def _normed(self, tokens: Tensor) -> Tensor:
-        """Tokens of an inner layer under the norm that the model puts on its last one."""
+        """Tokens of an inner layer after the norm that the model applies to the last layer."""
         for key in ("layernorm", "norm"):
             if isinstance(norm := getattr(self.model, key, None), nn.Module):
                 return norm(tokens)
@@ -167,21 +167,21 @@ def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, 
     except ValueError as error:
         raise SpecError(f"hf:{name}: {' '.join(str(error).split())[:200]}") from error
     with downloading(f"hf:{name}", "a folder with config.json and model.safetensors", host), seeded(seed), _quiet():
-        model, told = kind.from_pretrained(
+        model, loading = kind.from_pretrained(
             where, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
         )
-    missing = sorted(key for key in told["missing_keys"] if not key.startswith(("pooler.", "embeddings.mask_token")))
-    if missing or told["mismatched_keys"]:
-        first = missing[0] if missing else str(sorted(told["mismatched_keys"])[0])
-        count = len(missing) + len(told["mismatched_keys"])
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(("pooler.", "embeddings.mask_token")))
+    if missing or loading["mismatched_keys"]:
+        first = missing[0] if missing else str(sorted(loading["mismatched_keys"])[0])
+        count = len(missing) + len(loading["mismatched_keys"])
         raise WeightsError(f"hf:{name} lacks {count} of the encoder's weights or has them in another shape, first '{first}'")
-    note = RANDOM_POOLER if any(key.startswith("pooler.") for key in told["missing_keys"]) else ""
+    note = RANDOM_POOLER if any(key.startswith("pooler.") for key in loading["missing_keys"]) else ""
     return model.eval(), processor, note
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's table of the text tower's weights: what is missing we say ourselves."""
+    """Context that hides the library's table of the text encoder's weights; missing weights are reported by `_load`."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -193,7 +193,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _processor(where: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What the repository says of its images; empty where it says nothing."""
+    """The settings of the repository's image processor; empty if it has none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:

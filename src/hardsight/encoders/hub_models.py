@@ -1,7 +1,7 @@
 """torch.hub: `hub:facebookresearch/dino:dino_vits16(trust=True)`, or a local clone, `hub:/src/dinov2:dinov2_vits14`.
 
-torch.hub runs the repository's own code on this machine; that is what torch.hub is. A remote repository is therefore loaded
-only with trust=True. What comes out is adapted by what it can do, not by who made it.
+torch.hub always runs the repository's own code on this machine. A remote repository is therefore loaded only with
+trust=True. The model is adapted by its methods and submodules, not by its name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.encoders.adapt import classes_of, downloading, finish, positions, seeded
-from hardsight.encoders.base import Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Encoder
 from hardsight.encoders.timm_models import TimmBody
 from hardsight.encoders.tv_models import body_of
 from hardsight.specs.catalog import register
@@ -38,20 +38,20 @@ def hub(
 ) -> Encoder:
     """A model of a torch.hub repository, whose `hubconf.py` is RUN, with all rights of this process.
 
-    entry: `ORG/REPO:NAME` or `ORG/REPO:BRANCH:NAME` on GitHub, or `/FOLDER:NAME` for a local clone. trust: needs to be
-    True for a remote repository. options: arguments of the entry (`{'pretrained': False}`). size: what the card says. seed:
-    of weights that the entry leaves random. mean, std: hubs don't tell theirs; ImageNet's, unless given.
-    Models with `get_intermediate_layers` (DINO, DINOv2), `forward_intermediates` (timm's way) or a torchvision shape fit.
-    Raises `SpecError` (not trusted, no such entry, a model of another kind), `WeightsError` (it could not be loaded).
+    entry: `ORG/REPO:NAME` or `ORG/REPO:BRANCH:NAME` on GitHub, or `/FOLDER:NAME` for a local clone. trust: must be True for
+    a remote repository. options: arguments of the entry (`{'pretrained': False}`). size: recorded on the card. seed: of
+    weights that the entry leaves random. mean, std: ImageNet's by default, as torch.hub doesn't provide a model's own.
+    Supported: models with `get_intermediate_layers` (DINO, DINOv2), `forward_intermediates` (timm) or torchvision's parts.
+    Raises `SpecError` (not trusted, no such entry, an unsupported model), `WeightsError` (it could not be loaded).
     """
     repo, name, local = _parted(entry)
     if not local and not trust:
         raise SpecError(
-            f"hub:{entry} would run the code of github.com/{repo} on this machine; say trust=True if you trust it"
+            f"hub:{entry} would run the code of github.com/{repo} on this machine; set trust=True if you trust it"
         )
     model = _load(repo, name, local, dict(options or {}), seed)
     if not isinstance(model, nn.Module):
-        raise SpecError(f"hub:{entry} gives a {type(model).__name__}, not a network")
+        raise SpecError(f"hub:{entry} returns a {type(model).__name__}, not a network; use another entry")
     body: Any = _adapted(model.eval(), name)
     dry = 4 * body.multiple if body.multiple > 1 else size
     classes = getattr(body, "classes", 0) or classes_of(getattr(body, "head", None))
@@ -60,9 +60,9 @@ def hub(
 
 
 class DinoBody(nn.Module):
-    """Models with `get_intermediate_layers`: DINO's tokens of the last n blocks, DINOv2's maps of the blocks asked for.
+    """Models with `get_intermediate_layers`: DINO returns tokens of the last n blocks, DINOv2 maps of the requested blocks.
 
-    Pooled is the class token of the last block; every layer is under the final norm, as both repositories have it.
+    Pooled is the class token of the last block; all layers are after the final norm, as in both repositories.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -74,14 +74,14 @@ class DinoBody(nn.Module):
         self.multiple = int(patch[0] if isinstance(patch, tuple | list) else patch)
         self.maps = "return_class_token" in inspect.signature(model.get_intermediate_layers).parameters
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         wanted = positions(layers, self.depth, self.name)
         last = self.depth - 1
         if self.maps:
             taken = sorted({*wanted, last})
             found = self.model.get_intermediate_layers(pixels, n=taken, reshape=True, return_class_token=True, norm=True)
             at = dict(zip(taken, found, strict=True))
-            return Seen(at[last][1], tuple(at[layer][0] for layer in wanted), None)
+            return BodyOutput(at[last][1], tuple(at[layer][0] for layer in wanted), None)
         count = self.depth - min(wanted, default=last)
         tokens = dict(
             zip(range(self.depth - count, self.depth), self.model.get_intermediate_layers(pixels, count), strict=True)
@@ -89,7 +89,7 @@ class DinoBody(nn.Module):
         grid = tuple(side // self.multiple for side in pixels.shape[-2:])
         front = tokens[last].shape[1] - grid[0] * grid[1]
         maps = tuple(tokens[layer][:, front:].transpose(1, 2).unflatten(2, grid) for layer in wanted)
-        return Seen(tokens[last][:, 0], maps, None)
+        return BodyOutput(tokens[last][:, 0], maps, None)
 
 
 def _adapted(model: Any, name: str) -> nn.Module:
@@ -102,12 +102,12 @@ def _adapted(model: Any, name: str) -> nn.Module:
     except SpecError as error:
         parts = ", ".join(part for part, _ in model.named_children())
         raise SpecError(
-            f"hub's {name} has no get_intermediate_layers, no forward_intermediates, no torchvision shape (parts: {parts})"
+            f"hub's {name} has no get_intermediate_layers, forward_intermediates or torchvision structure (parts: {parts})"
         ) from error
 
 
 def _parted(entry: str) -> tuple[str, str, bool]:
-    """Repository or folder, name of the entry, and whether it is a folder."""
+    """Splits an entry into the repository or folder, the entry's name, and whether it is a folder."""
     repo, colon, name = entry.rpartition(":")
     if not colon or not name or not repo:
         raise SpecError(f"'hub:{entry}' lacks the entry's name; write hub:ORG/REPO:NAME or hub:/FOLDER:NAME")
@@ -115,9 +115,9 @@ def _parted(entry: str) -> tuple[str, str, bool]:
     if (place / "hubconf.py").is_file():
         return str(place), name, True
     if place.is_absolute() or repo.startswith((".", "~")):
-        raise WeightsError(f"there is no hubconf.py in {place}, so it is no torch.hub repository")
+        raise WeightsError(f"there is no hubconf.py in {place}, so it is not a torch.hub repository")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", repo):
-        raise SpecError(f"'{repo}' is neither a folder nor ORG/REPO")
+        raise SpecError(f"'{repo}' is neither a folder nor ORG/REPO; write hub:ORG/REPO:NAME or hub:/FOLDER:NAME")
     return repo, name, False
 
 
@@ -141,7 +141,7 @@ def _load(repo: str, name: str, local: bool, options: Mapping[str, Any], seed: i
 
 
 def _entries(folder: str) -> list[str]:
-    """Public names of a local repository's `hubconf.py`, found by reading it; none where a star import hides some."""
+    """Public names in a local repository's `hubconf.py`, found by parsing it; empty if a star import hides some."""
     tree = ast.parse((Path(folder) / "hubconf.py").read_text(encoding="utf-8"))
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     for node in tree.body:

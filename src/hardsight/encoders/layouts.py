@@ -1,7 +1,7 @@
-"""How public checkpoints name an encoder's weights, as tables: what to strip, whose network, what is a head, what to rename.
+"""How public checkpoints name an encoder's weights, as tables: prefixes to strip, which network, heads, keys to rename.
 
-`naming` reads these tables; a new layout is a new row. Every row names the file that writes or reads such checkpoints, as it
-was in November 2026; a row whose source says "unverified" was written from a description and not from the code.
+`naming` uses these tables; a new layout is a new row. Every row names the source file that writes or reads such checkpoints,
+as of November 2026; rows with the source "unverified" were written from a description and not from the code.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "_orig_mod", "net", "network", "params", "weights",
     "classy_state_dict", "base_model",
 )
-"""Words before an encoder's keys that mean nothing: wrappers of checkpoints, DataParallel, DDP and `torch.compile`."""
+"""Prefixes of an encoder's keys without meaning: wrappers of checkpoints, DataParallel, DDP and `torch.compile`."""
 
 NAMES = (
     "backbone", "encoder", "trunk", "_feature_blocks", "visual", "vision_model", "vision_encoder", "image_encoder", "vit",
     "feature_extractor", "convnet", "resnet", "body", "f",
 )
-"""What people call the encoder within a larger module: solo-learn, lightly, VISSL, CLIP, AndrewAtanov's, leftthomas's SimCLR."""
+"""Names of the encoder within a larger module: solo-learn, lightly, VISSL, CLIP, AndrewAtanov's and leftthomas's SimCLR."""
 
 SKIPPED = re.compile(
     r"(optim\w*|opt|opt_state_dict|amp|(fp16_|grad_)?scaler|(lr_)?schedulers?|rng_state|args|config|hparams|hyper_parameters"
     r"|callbacks|loops|meta|message_hub|(dino|ibot)_loss|epoch|iter|step|loss|(best_)?acc\w*)"
 )
-"""Parts of a checkpoint that are no network's weights; not looked into."""
+"""Parts of a checkpoint that are not weights of a network; they are skipped."""
 # fmt: on
 
 
 class Pair(NamedTuple):
-    """Two networks that one checkpoint holds, by the word in front of each, and whose features its authors evaluate.
+    """Two networks in one checkpoint, by the prefix of each, and which of them the authors evaluate.
 
-    An empty word stands for a network with no such word at all.
+    An empty prefix is a network without such a prefix.
     """
 
     student: str
@@ -73,17 +73,17 @@ PAIRS = (
     Pair("", "ema", "teacher", "unverified"),
     Pair("", "gram_teacher", "student", "facebookresearch/dinov3 train/ssl_meta_arch.py"),
 )
-"""In this order; the first pair of which a checkpoint holds both. Self-distillation is evaluated by its teacher, momentum
-contrast and BYOL by the network that is trained."""
+"""The first pair of which a checkpoint has both networks applies. Self-distillation methods evaluate the teacher, momentum
+contrast and BYOL the network trained by gradients."""
 
 ROLES: dict[str, Role] = {
     **{pair.teacher: "teacher" for pair in PAIRS if pair.teacher != "backbone"},
     **{pair.student: "student" for pair in PAIRS if pair.student not in ("", "backbone", "encoder")},
 }
-"""What a word in front of the keys says of a network that stands alone."""
+"""The role of a single network in a checkpoint, by its prefix."""
 
 PROJECTING = ROLES.keys() - {pair.teacher for pair in PAIRS if not pair.student}
-"""Words of networks that were trained by comparing projections: what they have in a classifier's place is none."""
+"""Prefixes of networks that were trained on projections: their last layer is a projection, not a classifier."""
 
 HEADS: tuple[tuple[str, str], ...] = (
     (
@@ -97,7 +97,7 @@ HEADS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"fc(_\d+)?|linear\w*|\w*classifier\w*|g",
-        "classifiers and projections in their place: MoCo, ACL, RoCL, leftthomas's SimCLR",
+        "classifiers, and projections under a classifier's name: MoCo, ACL, RoCL, leftthomas's SimCLR",
     ),
     (r"\w*prototypes?\d*|queue\w*|center", "SwAV, DeepCluster v2, MoCo, solo-learn, lightly"),
     (r"mask_token|masked_embed|decoder\w*", "MAE, DINOv2, DINOv3, iBOT"),
@@ -107,32 +107,32 @@ HEADS: tuple[tuple[str, str], ...] = (
     ),
     (r"local_cls_norm", "DINOv3: of local crops, never used in evaluation"),
 )
-"""Patterns of the first word of a part that is no encoder, and where it comes from. What matches none of them is refused."""
+"""Patterns of the first word of keys outside the encoder, and their origin. Keys that match none of them are refused."""
 
 TEXT = re.compile(
     r"transformer|token_embedding|positional_embedding|ln_final|text\w*|logit_(scale|bias)|attn_mask|attnpool_text"
 )
-"""The other tower of CLIP: openai/CLIP clip/model.py, mlfoundations/open_clip."""
+"""Keys of CLIP's text tower: openai/CLIP clip/model.py, mlfoundations/open_clip."""
 
 RECOMPUTED = re.compile(
     r".*(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids|bias_mask|rope_embed.periods)"
 )
-"""Buffers that a network computes for itself, so that a file may lack them or hold them."""
+"""Buffers that a network computes itself, so that a file may have them or not."""
 
 NORMALIZERS = {"normalize.mean": "mean", "normalize.std": "std"}
-"""Buffers [3] or [1, 3, 1, 1] in which a network carries its own normalization, within it (ACL, DynACL, DeACL) or before it
+"""Buffers [3] or [1, 3, 1, 1] of a network's own normalization, inside it (ACL, DynACL, DeACL) or in a module before it
 (RobustBench/robustbench architectures/utils_architectures.py)."""
 
 NORMS = {"normal": "0", "adv": "1", "adv_ce": "2"}
-"""Dual batch norm: the place in `bn_list` of each norm's name. VITA-Group/Adversarial-Contrastive-Learning, PKU-ML/DYNACL:
-`['normal', 'pgd']`; LijieFan/AdvCL: `['normal', 'pgd', 'pgd_ce']`. All three evaluate 'pgd', which we call "adv": readme.md and
-README.md of the first two, `--bnNameCnt 1`; `load_BN_checkpoint` of the third."""
+"""Dual batch norm: the index in `bn_list` of each norm. VITA-Group/Adversarial-Contrastive-Learning, PKU-ML/DYNACL:
+`['normal', 'pgd']`; LijieFan/AdvCL: `['normal', 'pgd', 'pgd_ce']`. All three evaluate 'pgd', which we call "adv": readme.md
+and README.md of the first two, `--bnNameCnt 1`; `load_BN_checkpoint` of the third."""
 
 
 class Naming(NamedTuple):
-    """Regular expressions and what to put in their place, in order, that make an encoder's keys those of timm or torchvision.
+    """Regular expressions and replacements, applied in order, that rename an encoder's keys to those of timm or torchvision.
 
-    needs: an option that the architecture must have, which no shape shows.
+    needs: an option that the architecture must have and that cannot be inferred from shapes.
     """
 
     name: str
@@ -142,7 +142,7 @@ class Naming(NamedTuple):
 
 
 def _stages(first: int, stem: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """A ResNet as an unnamed sequence: the stem's parts from 0, and the four stages from `first` on."""
+    """Rules for a ResNet as an unnamed sequence: the stem's parts from index 0, the four stages from index `first`."""
     rules = [(rf"^{place}\.", f"{name}.") for place, name in enumerate(stem)]
     return (*rules, *((rf"^{first + stage}\.(\d)", rf"layer{stage + 1}.\1") for stage in range(4)))
 
@@ -168,7 +168,7 @@ NAMINGS = (
     Naming(
         "a sequence of lightly's ResNet",
         (*_stages(2, ("conv1", "bn1")), SHORTCUT),
-        "lightly-ai/lightly lightly/models/resnet.py: its ReLU is no part of it, so the sequence has none in the stem",
+        "lightly-ai/lightly lightly/models/resnet.py: its ReLU is not a submodule, so the sequence's stem has none",
         ("stem", "cifar_bare"),
     ),
     Naming(
@@ -212,20 +212,20 @@ NAMINGS = (
         "Separius/SimCLRv2-Pytorch resnet.py, without selective kernels",
     ),
 )
-"""Tried where the keys as they stand don't fit; what makes most of them fit is taken. timm's own converters come last: they
-know DINOv2's and DINOv3's registers, and translate position embeddings to another size."""
+"""Tried if the keys don't fit unchanged; the renaming under which most keys fit is used. timm's own converters are tried
+last: they handle the registers of DINOv2 and DINOv3, and interpolate position embeddings to another size."""
 
 HINTS = (
     (
         r"conv1\.weight",
         lambda shape: tuple(shape[-2:]) == (3, 3),
-        "its 3x3 stem is a CIFAR form: arch='tv:resnet18', options={'stem': 'cifar'}",
+        "its 3x3 stem is a CIFAR stem: arch='tv:resnet18', options={'stem': 'cifar'}",
     ),
     (
         r"patch_embed\.proj\.weight",
         lambda shape: len(shape) == 5,
-        "it is an encoder of clips, [B, 3, T, H, W], and not of images",
+        "it is an encoder of clips, [B, 3, T, H, W], not of images",
     ),
-    (r"pos_embed|patch_embed\.proj\.weight", lambda shape: len(shape) < 5, "it may be for another size or patch"),
+    (r"pos_embed|patch_embed\.proj\.weight", lambda shape: len(shape) < 5, "it may be for another image size or patch size"),
 )
-"""What the shape of a weight that does not fit says: key, a test of its shape in the file, and a hint."""
+"""Hints for weights of a wrong shape: pattern of the key, a test of its shape in the file, and the hint."""

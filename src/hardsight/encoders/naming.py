@@ -1,8 +1,8 @@
-"""From the keys of a checkpoint to the keys of a network: whose weights they are, under which names, and what is left out.
+"""Maps the keys of a checkpoint to those of a network: which weights belong to it, how to rename them, what is left out.
 
-`weights_of` reads `layouts` and does four things in order: it finds the prefixes under which most of the network's weights
-are, picks one network where a checkpoint holds two, translates the names, and accounts for every key that is left. It refuses
-what it cannot account for. A network of any kind will do: a video encoder's loader can call it too.
+`weights_of` uses `layouts` in four steps: it finds the prefixes that have most of the network's weights, picks one network
+if a checkpoint has two, renames the keys, and accounts for every remaining key. It raises an error for keys that it cannot
+explain. It works for any network: a video encoder's loader can call it too.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ HEADS = re.compile("|".join(pattern for pattern, _ in layouts.HEADS))
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights as they were found in a file.
+    """A network's weights as found in a file.
 
-    state: under the network's own names, what does not belong to it included nowhere. left: what was left out, by name, with
-    the number of tensors. prefix: before the keys in the file. role: "student", "teacher" or "" for a network that stands
-    alone. norm: which of dual batch norms, or "". naming: how the names were translated, or "". needs: an option of the
-    architecture that such names call for. own: the file's own normalization, "mean" and "std" where it has them.
+    state: only this network's weights, by the network's own names. left: what was left out, by name, with the number of
+    tensors. prefix: of the keys in the file. role: "student", "teacher" or "" if the file has one network. norm: which of
+    several batch norms, or "". naming: how the keys were renamed, or "". needs: an option of the architecture that these
+    names require. own: the file's own normalization, "mean" and "std" if it has them.
     """
 
     state: State
@@ -51,14 +51,14 @@ class Weights:
 
     @property
     def note(self) -> str:
-        """What a card should say of it."""
-        told = [f"under '{self.prefix.rstrip('.')}'" if self.prefix else ""]
-        told += [f"its {self.role} network" if self.role else ""]
-        told += [f"batch norm '{self.norm}' of two or more" if self.norm else ""]
-        told += [f"names of {self.naming}" if self.naming else ""]
+        """The text for the encoder's card."""
+        notes = [f"under '{self.prefix.rstrip('.')}'" if self.prefix else ""]
+        notes += [f"its {self.role} network" if self.role else ""]
+        notes += [f"batch norm '{self.norm}' of two or more" if self.norm else ""]
+        notes += [f"names of {self.naming}" if self.naming else ""]
         listed = ", ".join(f"{name} ({count})" for name, count in self.left.items())
-        told += [f"left out: {listed}" if listed else ""]
-        return "; ".join(part for part in told if part)
+        notes += [f"left out: {listed}" if listed else ""]
+        return "; ".join(part for part in notes if part)
 
 
 def weights_of(
@@ -70,13 +70,13 @@ def weights_of(
     norm: Norm | None = None,
     classifier: Sequence[str] = (),
 ) -> Weights:
-    """The weights in `stored` that are the network's, in any of the layouts of `layouts`.
+    """The weights in `stored` that belong to the network, in any of the layouts of `layouts`.
 
-    prefix: of the wanted keys, where it is known; what is outside is then left out, whatever it is. network: which one where
-    there are two; "evaluated" is the one whose features the layout's authors evaluate, the teacher of a self-distillation and
-    the trained one of MoCo and BYOL. norm: which of dual batch norms; None is "adv" where there are several. classifier:
-    parameters that a file may lack. Raises `WeightsError` where nothing fits, where two networks fit and none is known to be
-    meant, where `network` or `norm` asks for what is not there. Strictness is `fitted`'s business.
+    prefix: of the wanted keys, if known; all other keys are then left out. network: which of two; "evaluated" is the one
+    whose features the layout's authors evaluate: the teacher in self-distillation, the trained network in MoCo and BYOL.
+    norm: which of several batch norms; None is "adv". classifier: parameters that may be missing in a file. Raises
+    `WeightsError` if nothing fits, if several networks fit and the layout doesn't determine one, or if the file doesn't have
+    the requested `network` or `norm`. The strict check of every weight is in `fitted`.
     """
     shapes = {name: value.shape for name, value in net.state_dict().items()}
     wanted = {name: shape for name, shape in shapes.items() if name not in classifier and not RECOMPUTED.fullmatch(name)}
@@ -88,15 +88,15 @@ def weights_of(
         if most == len(wanted):
             break
     if not most:
-        raise WeightsError(f"{place} has nothing that fits: it holds {_listed(stored)}; say prefix=, key= or another arch=")
+        raise WeightsError(f"{place} has no weights that fit: it has {_listed(stored)}; give prefix=, key= or another arch=")
     copies = [one for one in candidates if score[one] > most / 2]
     copies = [one for one in copies if not any(two.startswith(one) and score[two] > score[one] for two in copies)]
     chosen, role = _chosen(copies, found, network, place)
     weights = found[chosen]
     if norm and weights.norm != norm:
-        there = sorted({name for key in stored if (name := _norm_of(key, stored)[1])})
-        listed = ", ".join(there) if len(there) > 1 else "one a layer: leave norm= out"
-        raise WeightsError(f"{place} has no batch norm '{norm}' beside another; it has {listed}")
+        available = sorted({name for key in stored if (name := _norm_of(key, stored)[1])})
+        listed = ", ".join(available) if len(available) > 1 else "one per layer: leave norm= out"
+        raise WeightsError(f"{place} has no batch norm '{norm}'; it has {listed}")
     others = _others(stored, chosen, wanted)
     if prefix:
         unknown = [key for key in others if key.startswith("?")]
@@ -106,10 +106,10 @@ def weights_of(
 
 
 def fitted(net: nn.Module, weights: Weights, arch: str, place: object, classifier: Sequence[str] = ()) -> Weights:
-    """The weights without heads, every weight of the network among them but its classifier's.
+    """The weights without heads, after a check that every weight of the network is among them, except its classifier's.
 
     classifier: names of the network's parameters that may be missing or of another shape. Raises `WeightsError` with the
-    numbers and the first few of what is missing, unexpected and wrongly shaped.
+    numbers and the first few names of missing, unexpected and wrongly shaped weights.
     """
     wanted = net.state_dict()
     state = weights.state
@@ -122,7 +122,7 @@ def fitted(net: nn.Module, weights: Weights, arch: str, place: object, classifie
     unexpected += [key for key in weights.left if key.startswith("?")]
     if missing or shaped or unexpected:
         shapes = [f"{name} {list(state[name].shape)} where {list(wanted[name].shape)} is wanted" for name in shaped]
-        told = [
+        problems = [
             f"{len(names)} of {total} {what}: {_few(names)}"
             for what, names, total in (
                 ("missing", missing, len(wanted)),
@@ -135,7 +135,7 @@ def fitted(net: nn.Module, weights: Weights, arch: str, place: object, classifie
             (h for n in shaped for key, test, h in layouts.HINTS if re.fullmatch(key, n) and test(state[n].shape)), ""
         )
         raise WeightsError(
-            f"{place} does not fit {arch}: {'; '.join(told)}; {hint or 'another arch=, prefix=, key= or options= may fit'}"
+            f"{place} does not fit {arch}: {'; '.join(problems)}; {hint or 'try another arch=, prefix=, key= or options='}"
         )
     kept = {name: value for name, value in state.items() if name in wanted and value.shape == wanted[name].shape}
     heads += Counter(
@@ -145,7 +145,7 @@ def fitted(net: nn.Module, weights: Weights, arch: str, place: object, classifie
 
 
 def _prefixes(stored: State) -> list[str]:
-    """Every chain of known words that some key starts with, the shortest first."""
+    """Every prefix of a key that consists of known words, the shortest first."""
     found = {""}
     for key in stored:
         parts = key.split(".")
@@ -159,7 +159,7 @@ def _prefixes(stored: State) -> list[str]:
 def _named(
     stored: State, prefix: str, net: nn.Module, wanted: Mapping[str, torch.Size], norm: Norm | None, convert: bool
 ) -> Weights:
-    """What is under the prefix, one of dual norms picked, its own normalization taken out, names translated."""
+    """The weights under the prefix, with one of several batch norms, without the normalization's buffers, renamed."""
     state = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     state, left, norm_taken = _one_norm(state, norm)
     state = {key: value for key, value in state.items() if key not in NORMALIZERS}
@@ -176,7 +176,7 @@ def _named(
 
 
 def _own(stored: State, prefix: str) -> dict[str, tuple[float, ...]]:
-    """The normalization that stands within the network or before it, the nearest one."""
+    """The normalization stored in the network or in a module before it; the innermost one, if there are several."""
     words = prefix.split(".")[:-1]
     for count in range(len(words), -1, -1):
         found = {name: stored.get(".".join([*words[:count], key])) for key, name in NORMALIZERS.items()}
@@ -189,7 +189,7 @@ def _own(stored: State, prefix: str) -> dict[str, tuple[float, ...]]:
 
 
 def _renamed(state: State, rules: Sequence[tuple[str, str]], wanted: Mapping[str, torch.Size]) -> State:
-    """Every key under the rules; a value that lacks only leading ones of the wanted shape ([D] for [1, 1, D]) gets them."""
+    """Keys renamed by the rules; a value that only lacks leading dimensions of size 1 ([D] for [1, 1, D]) gets them."""
     renamed = {}
     for key, value in state.items():
         for pattern, instead in rules:
@@ -202,7 +202,7 @@ def _renamed(state: State, rules: Sequence[tuple[str, str]], wanted: Mapping[str
 
 
 def _converted(state: State, net: nn.Module) -> State:
-    """The keys as timm's own converter of the network's family has them; empty where it has none or fails."""
+    """The state converted by timm's own converter for the network's family; empty if there is none or it fails."""
     converter = getattr(sys.modules.get(type(net).__module__), "checkpoint_filter_fn", None)
     if converter is None:
         return {}
@@ -214,7 +214,7 @@ def _converted(state: State, net: nn.Module) -> State:
 
 
 def _lost(state: State, converted: State) -> list[str]:
-    """Keys that a converter dropped without a word, though they hold something: DINOv3's biases for a network without."""
+    """Keys with non-zero values that a converter dropped silently: DINOv3's biases for a network without biases."""
     kept = {value.untyped_storage().data_ptr() for value in converted.values()}
     return [
         key
@@ -228,18 +228,18 @@ def _lost(state: State, converted: State) -> list[str]:
 
 
 def _one_norm(state: State, norm: Norm | None) -> tuple[State, dict[str, int], str]:
-    """The state with one of dual batch norms, how many tensors of the others were left out, and the name of the one taken."""
+    """The state with one of several batch norms, the count of what was left out of the others, and the one's name."""
     of = {key: _norm_of(key, state) for key in state}
-    there = {name for _, name in of.values() if name}
-    if len(there) < 2:
+    available = {name for _, name in of.values() if name}
+    if len(available) < 2:
         return {of[key][0]: value for key, value in state.items()}, {}, ""
-    taken = norm if norm in there else "adv"
+    taken = norm if norm in available else "adv"
     kept = {plain: state[key] for key, (plain, name) in of.items() if name in ("", taken)}
     return kept, {"other batch norms": len(state) - len(kept)}, taken
 
 
 def _norm_of(key: str, state: State) -> tuple[str, str]:
-    """The key without its batch norm's name, and that name: "" for what belongs to none of several."""
+    """The key without its batch norm's name, and that name; "" for keys that don't belong to one of several batch norms."""
     if match := re.search(r"\.bn_list\.(\d)\.", key):
         return key.replace(match[0], "."), next((name for name, at in NORMS.items() if at == match[1]), match[1])
     if re.search(r"\bbn\d?_adv\.", key):
@@ -248,7 +248,7 @@ def _norm_of(key: str, state: State) -> tuple[str, str]:
 
 
 def _chosen(copies: Sequence[str], found: Mapping[str, Weights], network: Network, place: object) -> tuple[str, str]:
-    """The prefix of the network that is meant, and its role."""
+    """The prefix of the requested network, and its role."""
     for pair in PAIRS:
         two = {
             role: [one for one in copies if _is(one, word)] for role, word in (("student", pair[0]), ("teacher", pair[1]))
@@ -258,27 +258,27 @@ def _chosen(copies: Sequence[str], found: Mapping[str, Weights], network: Networ
             return two[role][0], role
     roles = {one: next((ROLES[word] for word in one.split(".") if word in ROLES), "") for one in copies}
     if network != "evaluated" and not (copies := [one for one in copies if roles[one] == network]):
-        there = ", ".join(f"'{one.rstrip('.')}'" + (f" ({role})" if role else "") for one, role in roles.items())
+        listed = ", ".join(f"'{one.rstrip('.')}'" + (f" ({role})" if role else "") for one, role in roles.items())
         raise WeightsError(
-            f"{place} has no {network} network that it calls so; it has {there}; leave network= out or say prefix="
+            f"{place} has no {network} network among its prefixes {listed}; leave network= out or give prefix="
         )
     first, *others = copies
     for other in others:
         mine, theirs = found[first].state, found[other].state
         if not all(torch.equal(value, theirs[key]) for key, value in mine.items() if key in theirs):
             names = ", ".join(f"'{one.rstrip('.')}'" for one in copies)
-            raise WeightsError(f"{place} holds {len(copies)} networks that fit, {names}; say which with prefix=")
+            raise WeightsError(f"{place} holds {len(copies)} networks that fit, {names}; choose one with prefix=")
     return first, roles[first]
 
 
 def _is(prefix: str, word: str) -> bool:
-    """Whether the prefix names that network; the empty word is one that no pair names."""
+    """Whether the prefix contains that word; the empty word matches a prefix without any network's word."""
     words = prefix.split(".")
     return word in words if word else not any(part in ROLES for part in words)
 
 
 def _others(stored: State, chosen: str, wanted: Mapping[str, torch.Size]) -> dict[str, int]:
-    """What the keys outside the chosen prefix are: heads, other networks, a text tower; '?KEY' where that cannot be told."""
+    """What the keys outside the chosen prefix are, counted: heads, other networks, a text encoder; '?KEY' if unknown."""
     counted: Counter[str] = Counter()
     for key in stored:
         if key.startswith(chosen) or RECOMPUTED.fullmatch(key):

@@ -1,11 +1,11 @@
-"""Several batch norms for one network: clean and adversarial images have other statistics, and one set fits neither.
+"""Several sets of batch norms for one network: clean and adversarial images have different statistics; one set fits neither.
 
-A network's own batch norms are one set; `Norms` holds the others beside it, outside of the network. So the network is an
-ordinary one at any time: it can be saved, exported and attacked without knowing of the sets, and it then uses its own.
+A network's own batch norms are one set; `Norms` holds the others, outside the network. So the network is always an ordinary
+one: it can be saved, exported and attacked like any other, and then uses its own set.
 
     norms = Norms(net, own="adversarial", others=("clean",))
     with norm_as(norms, "clean"):
-        net(x)  # normalized by the other set, whose statistics move in train mode
+        net(x)  # normalized by that set, whose statistics are updated in train mode
 
 Source: Xie et al., CVPR 2020 (AdvProp); Jiang et al., NeurIPS 2020 (ACL).
 """
@@ -23,14 +23,14 @@ from hardsight.core.errors import SpecError
 
 
 class Norms(nn.Module):
-    """Further sets of a network's batch norms, statistics and affine parameters, each by its name; `own` is the network's.
+    """Further named sets of a network's batch norms (statistics and affine parameters); `own` is the network's own set.
 
-    They start as copies of its own. A network without batch norms has nothing to tell apart, and every name means itself.
+    They are initialized as copies of its own set. Without batch norms in the network, they are empty and change nothing.
     """
 
     def __init__(self, net: nn.Module, own: str = "adversarial", others: tuple[str, ...] = ("clean",)) -> None:
         super().__init__()
-        self.__dict__["net"] = net  # named, not owned: its weights are not counted, moved or saved twice
+        self.__dict__["net"] = net  # not registered as a submodule: its weights are not counted, moved or saved twice
         self.own = own
         self.places = [name for name, part in net.named_modules() if isinstance(part, _BatchNorm)]
         self.sets = nn.ModuleDict(
@@ -38,28 +38,28 @@ class Norms(nn.Module):
         )
 
     def under(self, prefix: str) -> list[nn.ModuleList]:
-        """Of each further set, the batch norms of the part of the network that this prefix names, in the network's order."""
+        """The batch norms of each further set under the submodule named by this prefix, in the network's order."""
         within = [n for n, place in enumerate(self.places) if place == prefix or place.startswith(f"{prefix}.")]
         return [nn.ModuleList(group[n] for n in within) for group in self.sets.values()]  # type: ignore[index]
 
 
 @contextmanager
 def norm_as(norms: Norms, name: str) -> Iterator[None]:
-    """The network normalizes with that set within, and as before after it; `SpecError` where there is no such set."""
+    """Context in which the network normalizes with that set; `SpecError` if there is no such set."""
     if name != norms.own and name not in norms.sets:
         raise SpecError(f"there is no batch norm '{name}'; this network has {', '.join([norms.own, *norms.sets])}")
     parts: list[nn.Module] = [norms.__dict__["net"].get_submodule(place) for place in norms.places]
     before = [part.__dict__.get("forward") for part in parts]
     taken = [None] * len(parts) if name == norms.own else [other.forward for other in norms.sets[name]]  # type: ignore[union-attr]
     try:
-        _forward_by(parts, taken)
+        _set_forwards(parts, taken)
         yield
     finally:
-        _forward_by(parts, before)
+        _set_forwards(parts, before)
 
 
-def _forward_by(parts: list[nn.Module], forwards: list) -> None:
-    """Each module answers by that function, or by its own where it is None."""
+def _set_forwards(parts: list[nn.Module], forwards: list) -> None:
+    """Replaces each module's `forward` by the given function, or restores its own if that is None."""
     for part, forward in zip(parts, forwards, strict=True):
         if forward is None:
             part.__dict__.pop("forward", None)

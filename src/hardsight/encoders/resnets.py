@@ -1,7 +1,7 @@
-"""Forms of torchvision's ResNets that published weights were trained in: CIFAR's stem, and the padding of TensorFlow and JAX.
+"""Variants of torchvision's ResNets that published weights were trained with: CIFAR stems, TensorFlow's and JAX's padding.
 
-The names of the weights stay torchvision's. What form a file is for cannot be seen from its shapes where only the padding
-differs, so it is said: `file:x.ckpt(arch='tv:resnet18', options={'stem': 'cifar_pad2'})`.
+The names of the weights stay torchvision's. Where only the padding differs, a file's shapes don't show its variant, so the
+user gives it: `file:x.ckpt(arch='tv:resnet18', options={'stem': 'cifar_pad2'})`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from hardsight.core.errors import SpecError
 Stem = Literal["imagenet", "cifar", "cifar_pad2", "cifar_bare"]
 """imagenet: 7x7 of stride 2 and a pool. cifar: 3x3 of stride 1 and padding 1, no pool (ACL, AdvCL, DynACL, RoCL, lightly).
 cifar_pad2: the same with padding 2, which makes maps of 34x34 out of 32x32 (solo-learn solo/methods/base.py, so DeACL too).
-cifar_bare: without a ReLU, which is how lightly's examples cut its own ResNet into a sequence."""
+cifar_bare: cifar without the ReLU, as when lightly's examples cut its own ResNet into a sequence."""
 Padding = Literal["torch", "same", "same_pool"]
-"""torch: equal on both sides. same: so that a map's side is the input's over the stride, the odd pixel on the right and below,
-for strided convolutions and the pool (JAX: DeepMind's BYOL). same_pool: for the pool alone (google-research/simclr)."""
+"""torch: equal on both sides. same: the output side is ceil(input side / stride), an odd pixel is padded right and at the
+bottom, for strided convolutions and the pool (JAX: DeepMind's BYOL). same_pool: only the pool (google-research/simclr)."""
 
 
 def reform(net: Any, name: str, stem: Stem = "imagenet", padding: Padding = "torch") -> nn.Module:
-    """The ResNet `net`, changed in place; new convolutions have fresh weights. Raises `SpecError` for another network."""
+    """The ResNet `net`, changed in place; new convolutions have random weights. Raises `SpecError` for other networks."""
     if (stem, padding) == ("imagenet", "torch"):
         return net
     if not all(hasattr(net, part) for part in ("conv1", "maxpool", "layer4", "fc")):
-        raise SpecError(f"stem and padding are forms of a ResNet, and tv:{name} is none")
+        raise SpecError(f"stem and padding are options of ResNets, and tv:{name} is not a ResNet")
     if stem != "imagenet":
         net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, 1, 2 if stem == "cifar_pad2" else 1, bias=False)
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -44,7 +44,7 @@ def reform(net: Any, name: str, stem: Stem = "imagenet", padding: Padding = "tor
 
 
 class SameConv(nn.Conv2d):
-    """A strided convolution with the padding of TensorFlow's and JAX's "SAME"; it takes over the weights of `conv`."""
+    """A strided convolution with the padding "SAME" of TensorFlow and JAX; it shares the weights of `conv`."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         width, stride = conv.kernel_size[0], conv.stride[0]
@@ -56,7 +56,7 @@ class SameConv(nn.Conv2d):
 
 
 class SamePool(nn.MaxPool2d):
-    """A pool with that padding, in zeros: what comes before is never negative."""
+    """A max pool with that padding; zeros are right as padding, because its input is never negative."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(_same(input, int(self.kernel_size), int(self.stride)))  # type: ignore[arg-type]

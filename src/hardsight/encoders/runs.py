@@ -1,6 +1,6 @@
-"""What this package trained: `run:runs/cf-amc-ssl`, the folder that `hardsight pretrain` or `harden` wrote.
+"""Encoders trained by this package: `run:runs/cf-amc-ssl`, a folder written by `hardsight pretrain` or `harden`.
 
-The network is the one that the run started from, made again by the recipe's spec; the weights are those of the run.
+The network is built again from the encoder's spec in the recipe; the weights are those of the run.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def run(
 ) -> Encoder:
     """The encoder that a training run exported; `~` and `$NAME` in folder are expanded.
 
-    best: the one that did best on the run's own held-out images, in place of the last one. epoch: the one kept after so many
-    epochs, where the recipe has `snapshots`. size, resize, layers: in place of the recipe's, as the encoder's source has
-    them. Raises `WeightsError` where the run is not finished, or the weights are not those of its card.
+    best: the encoder with the best result on the run's held-out images, instead of the last one. epoch: the encoder saved
+    after that many epochs, if the recipe has `snapshots`. size, resize, layers: override the recipe's, with the meaning they
+    have for the encoder's source. Raises `WeightsError` if the run is not finished, or the weights don't match their card.
     """
     if best and epoch is not None:
-        raise SpecError("run: best and epoch name two encoders; give one of them")
+        raise SpecError("run: best and epoch name two encoders; give only one of them")
     path = exported(folder, best, epoch)
     content, card = _read(path, path.parent)
     call = complete(str(card["recipe"]["encoder"]), "Encoder")
@@ -64,28 +64,28 @@ def run(
 
 
 def exported(folder: str, best: bool, epoch: int | None) -> Path:
-    """The file of the encoder that a `run` names, whether it is there or not."""
+    """The path of the encoder that a `run` names; it may not exist."""
     return Path(os.path.expandvars(folder)).expanduser() / (BEST if best else LAST if epoch is None else snapshot(epoch))
 
 
 def snapshot(epoch: int) -> str:
-    """The file of the encoder that was kept after so many epochs."""
+    """The file name of the encoder saved after that many epochs."""
     return f"epoch-{epoch:05d}.safetensors"
 
 
 def network_of(encoder: Encoder) -> nn.Module:
-    """The network whose names an exported file has: timm's own model, or else the body."""
+    """The network whose parameter names an exported file uses: timm's model for a timm encoder, else the body."""
     return encoder.body.model if isinstance(encoder.body, TimmBody) else encoder.body
 
 
 def _read(path: Path, folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """The file's bytes and its card, once they belong together."""
+    """The file's bytes and its card, after a check that the hash on the card matches."""
     if not folder.is_dir():
         raise WeightsError(f"there is no run {folder}")
     if not path.is_file():
-        there = ", ".join(sorted(one.name for one in folder.glob("*.safetensors"))) or "none"
+        existing = ", ".join(sorted(one.name for one in folder.glob("*.safetensors"))) or "none"
         raise WeightsError(
-            f"{folder} holds no {path.name} (there: {there}); 'hardsight resume {folder}' goes on with the run"
+            f"{folder} holds no {path.name} (it has: {existing}); 'hardsight resume {folder}' continues the run"
         )
     content = path.read_bytes()
     try:

@@ -1,6 +1,6 @@
-"""Small convolutional networks written out: the CIFAR ResNets whose weights people have, and `tiny`, the embedded zoo's own.
+"""Small convolutional networks: CIFAR ResNets with published weights, and `tiny`, the network of the embedded zoo encoders.
 
-Each is a body by itself, so the names in its state dict are those of the published checkpoints.
+Each is a body itself, so that the names in its state dict are those of the published checkpoints.
 
     resnet20 .. resnet110  He et al. 2015, section 4.2, as in akamaster/pytorch_resnet_cifar10 (option A shortcuts)
     resnet4b               alpha-beta-CROWN's CIFAR-10 model: no batch norm, 32x32 images only
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError
 from hardsight.encoders.adapt import finish, need_side, positions, seeded
-from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder, Seen
+from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Encoder
 from hardsight.specs.catalog import register
 
 
@@ -29,9 +29,9 @@ def tiny(
     widths: tuple[int, ...] = (16, 32, 80, 144),
     classes: int = 0,
 ) -> Encoder:
-    """A small residual network with random weights, for images of about 64x64: what the embedded encoders are.
+    """A small residual network with random weights, for images of about 64x64: the architecture of the embedded encoders.
 
-    layers: of the four stages (strides 2, 4, 8, 16), those that are joined to `dense`, at the finest one's grid. widths:
+    layers: which of the four stages (strides 2, 4, 8, 16) are joined as `dense`, on the finest grid among them. widths:
     channels of each stage; the last is the dimension of `pooled`. classes: of a linear classifier of its own, 0 for none.
     """
     with seeded(seed):
@@ -40,7 +40,7 @@ def tiny(
 
 
 def wrap(body: Any, arch: str, layers: tuple[int, ...] | None, **known: Any) -> Encoder:
-    """The encoder around one of this file's networks; fields that aren't given are the architecture's own."""
+    """The encoder around one of this file's networks; fields that are not given are the architecture's defaults."""
     small = ARCHES[arch]
     known = {"mean": small.mean, "std": small.std, "name": arch, **known}
     layers = small.layers if layers is None else layers
@@ -55,7 +55,7 @@ class Tiny(nn.Module):
     def __init__(self, widths: tuple[int, ...] = (16, 32, 80, 144), classes: int = 0) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
-            raise SpecError(f"tiny needs a number of channels a stage, such as (16, 32, 80, 144), not {widths}")
+            raise SpecError(f"tiny needs a number of channels per stage, such as (16, 32, 80, 144), not {widths}")
         self.depth, self.classes = len(widths), classes
         self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         blocks, before = [], widths[0]
@@ -68,21 +68,21 @@ class Tiny(nn.Module):
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         maps, x = [], self.stem(pixels)
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         pooled = x.mean((2, 3))
         taken = tuple(maps[layer] for layer in positions(layers, self.depth, "tiny"))
-        return Seen(pooled, taken, pooled if self.classes else None)
+        return BodyOutput(pooled, taken, pooled if self.classes else None)
 
     def classify(self, trunk: Tensor) -> Tensor:
         return self.fc(trunk)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut: `conv` 1x1 where the shape changes, or `pad`, which has no weights."""
+    """Two 3x3 convolutions and a shortcut; where the shape changes, it is `conv` (1x1) or `pad` (without weights)."""
 
     def __init__(self, before: int, width: int, stride: int, shortcut: str, norm: bool = True) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class Block(nn.Module):
 
 
 class Pad(nn.Module):
-    """Shortcut without weights: every second pixel, `more` channels of zeros, half of them on each side."""
+    """Shortcut without weights: every second pixel, and `more` channels of zeros, half of them on each side."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
         self.more = more
 
     def forward(self, x: Tensor) -> Tensor:
-        second = F.avg_pool2d(x, 1, stride=2)  # a slice's gradient would forget that channels lie last
+        second = F.avg_pool2d(x, 1, stride=2)  # the gradient of a slice would lose channels_last
         return F.pad(second, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
 
 
@@ -127,12 +127,12 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(32, 64, n, 2, "pad")
         self.linear = nn.Linear(64, classes) if classes else nn.Identity()
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         maps = [F.relu(self.bn1(self.conv1(pixels)))]
         for stage in (self.layer1, self.layer2, self.layer3):
             maps.append(stage(maps[-1]))
         pooled = maps[-1].mean((2, 3))
-        return Seen(pooled, tuple(maps[i] for i in positions(layers, 4, "resnet")), pooled if self.classes else None)
+        return BodyOutput(pooled, tuple(maps[i] for i in positions(layers, 4, "resnet")), pooled if self.classes else None)
 
     def classify(self, trunk: Tensor) -> Tensor:
         return self.linear(trunk)
@@ -152,13 +152,13 @@ class ResNet4b(nn.Module):
         self.linear1 = nn.Linear(512, 100)
         self.linear2 = nn.Linear(100, classes) if classes else nn.Identity()
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         need_side(pixels, 32, "resnet4b")
         maps = [F.relu(self.conv1(pixels))]
         for stage in (self.layer1, self.layer2):
             maps.append(stage(maps[-1]))
         pooled = F.relu(self.linear1(maps[-1].flatten(1)))
-        return Seen(pooled, tuple(maps[i] for i in positions(layers, 3, "resnet4b")), pooled if self.classes else None)
+        return BodyOutput(pooled, tuple(maps[i] for i in positions(layers, 3, "resnet4b")), pooled if self.classes else None)
 
     def classify(self, trunk: Tensor) -> Tensor:
         return self.linear2(trunk)
@@ -171,7 +171,7 @@ def _stage(before: int, width: int, count: int, stride: int, shortcut: str, norm
 
 @dataclass(frozen=True)
 class Small:
-    """An architecture that `file(arch=...)` can name. make: from the number of classes; head: its classifier's names."""
+    """An architecture for `file(arch=...)`. make: number of classes -> network; head: prefix of its classifier's names."""
 
     make: Callable[[int], nn.Module]
     side: int

@@ -1,7 +1,7 @@
-"""timm: any of its models with `forward_intermediates`, transformer or convolutional, single or dual head.
+"""timm: all of its models with `forward_intermediates`, transformers or convolutional networks, with one or two heads.
 
-`timm:vit_tiny_patch16_224(pretrained=False, size=64)`. The trunk is what `forward_features` ends in and the classifier is
-`forward_head`, so the logits are the model's own to the last bit, whichever head it has.
+`timm:vit_tiny_patch16_224(pretrained=False, size=64)`. The trunk is the output of `forward_features` and the classifier is
+`forward_head`, so the logits are bitwise those of the model, for any kind of head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, closest, downloading, finish, need_side, need_sides, positions, seeded
-from hardsight.encoders.base import Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Encoder
 from hardsight.specs.catalog import register
 
 USUAL = 224
@@ -33,13 +33,13 @@ def timm(
 ) -> Encoder:
     """A model of timm.
 
-    name: as `timm.list_models()` and `timm.list_pretrained()` give it (`resnet50.a1_in1k`). size: the input side it is built
-    for; position embeddings are interpolated. resize: images are resized to that side within the attacked graph. layers:
-    joined to `dense`; a transformer's layers are its blocks (0 is the first), a convolutional network's its stages (0 is the
-    stem, or the first stage where timm lists no stem). Transformers' layers carry the final norm, as DINOv2's evaluation has
-    them. seed: of random weights. pooled: what the model's own head reads, or a transformer's class token or mean of patches
-    after the last norm (timm's DINOv3 pools by the mean, its authors by the class token).
-    Raises `SpecError` for an unknown name, layer or impossible size, `WeightsError` where weights cannot be had.
+    name: as in `timm.list_models()` and `timm.list_pretrained()` (`resnet50.a1_in1k`). size: the input side it is built for;
+    position embeddings are interpolated. resize: images are resized to that side inside the attacked graph. layers: joined
+    as `dense`; a transformer's layers are its blocks (0 is the first), a convolutional network's are its stages (0 is the
+    stem, or the first stage if timm lists no stem). Layers of transformers are after the final norm, as in DINOv2's
+    evaluation. seed: of random weights. pooled: the input of the model's own head (auto), or a transformer's class token or
+    mean of patches after the last norm (timm's DINOv3 pools by the mean, its authors by the class token).
+    Raises `SpecError` for an unknown name, layer or impossible size, `WeightsError` if weights cannot be loaded.
     """
     _known(name, pretrained)
     need_sides(name, size, resize)
@@ -57,9 +57,9 @@ def timm(
 def create(
     name: str, size: int | None = None, pretrained: bool = False, options: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, int]:
-    """The timm model and the only side in pixels that it takes, 0 where it takes any.
+    """The timm model and the only input side in pixels that it takes, 0 if it takes any.
 
-    options: passed on to `timm.create_model`. Raises `SpecError` for an unknown name or a size that it cannot be built for.
+    options: passed to `timm.create_model`. Raises `SpecError` for an unknown name or a size that it cannot be built for.
     """
     import timm as library
 
@@ -94,11 +94,11 @@ def encode(
     pooled: str = "auto",
     **known: Any,
 ) -> Encoder:
-    """The encoder around a built timm model; mean and std are its own where none are given."""
+    """The encoder around a built timm model; mean and std default to the model's own."""
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     channels, _, natural = cfg.get("input_size", (3, USUAL, USUAL))
     if channels != 3:
-        raise SpecError(f"timm:{name} takes {channels} channels; an encoder takes images of 3")
+        raise SpecError(f"timm:{name} takes {channels} channels; an encoder needs a model of 3")
     body = TimmBody(model.eval(), name, fixed, pooled)
     side = size or fixed or natural
     dry = fixed or (4 * body.multiple if body.multiple > 1 else side)
@@ -112,12 +112,12 @@ def encode(
 
 
 class TimmBody(nn.Module):
-    """Any timm model. depth: its blocks or stages; multiple: the patch of a transformer that takes any size, else 1."""
+    """Any timm model. depth: its blocks or stages; multiple: the patch size of a transformer that takes any size, else 1."""
 
     def __init__(self, model: Any, name: str, fixed: int = 0, pooled: str = "auto") -> None:
         super().__init__()
         if not hasattr(model, "forward_intermediates"):
-            raise SpecError(f"{name} has no forward_intermediates, so its layers cannot be read; use another model of timm")
+            raise SpecError(f"{name} has no forward_intermediates, which dense features need; use another model of timm")
         self.model: Any = model
         self.name, self.fixed = name, fixed
         self.depth = len(model.feature_info)
@@ -131,11 +131,11 @@ class TimmBody(nn.Module):
         self.pooled, self.front = pooled, int(getattr(model, "num_prefix_tokens", 0))
         if (pooled != "auto" and not hasattr(model, "blocks")) or (pooled == "cls" and not self.front):
             raise SpecError(
-                f"timm:{name} has no {'class token' if pooled == 'cls' else 'tokens'}, so pooled='{pooled}' cannot be"
+                f"timm:{name} has no {'class token' if pooled == 'cls' else 'tokens'} for pooled='{pooled}'; use pooled='auto'"
             )
         self.has_pre_logits = "pre_logits" in inspect.signature(model.forward_head).parameters
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.fixed:
             need_side(pixels, self.fixed, self.name)
         wanted = positions(layers, self.depth, self.name)
@@ -144,14 +144,14 @@ class TimmBody(nn.Module):
             final, maps = self.model.forward_intermediates(pixels, indices=taken, **self.extra)
         except AssertionError as error:
             height, width = pixels.shape[-2:]
-            reason = str(error) or "its windows do not divide them"
+            reason = str(error) or "not a multiple of its window"
             raise SpecError(f"{self.name} cannot take {height}x{width} pixels: {reason}; give a size= or resize=") from error
         at = dict(zip(taken, maps, strict=True))
         if self.pooled == "auto":
             pooled = self.model.forward_head(final, pre_logits=True) if self.has_pre_logits else at[taken[-1]].mean((2, 3))
         else:
             pooled = final[:, 0] if self.pooled == "cls" else final[:, self.front :].mean(1)
-        return Seen(pooled.flatten(1), tuple(at[layer] for layer in wanted), final if self.classes else None)
+        return BodyOutput(pooled.flatten(1), tuple(at[layer] for layer in wanted), final if self.classes else None)
 
     def classify(self, trunk: Tensor) -> Tensor:
         logits = self.model.forward_head(trunk)
@@ -177,7 +177,7 @@ def _known(name: str, pretrained: bool) -> None:
         others = ", ".join(tagged) or "none"
         raise SpecError(f"timm has no weights '{name}'{closest(name, tagged) or f'; it has {others}'}") from None
     if pretrained and not library.list_pretrained(f"{base}.*"):
-        raise WeightsError(f"timm has no pretrained weights of '{base}'; use pretrained=False for random ones")
+        raise WeightsError(f"timm has no pretrained weights of '{base}'; use pretrained=False for random weights")
 
 
 def _impossible(name: str, size: int | None, natural: int, error: Exception) -> SpecError:

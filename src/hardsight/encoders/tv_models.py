@@ -1,7 +1,7 @@
-"""torchvision: its classification models, taken apart into stages by what their parts are called.
+"""torchvision: its classification models, split into stages by the names of their submodules.
 
-`tv:resnet50`, `tv:vit_b_16(weights=None)`. A network of torchvision has one of four shapes (`layer1..4`, `features`,
-`trunk_output`, an `encoder`); `body_of` recognises the shape, so that it also serves a network from torch.hub.
+`tv:resnet50`, `tv:vit_b_16(weights=None)`. A torchvision network has one of four structures (`layer1..4`, `features`,
+`trunk_output`, an `encoder`); `body_of` recognises the structure, so that it also works for networks from torch.hub.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import Staged, classes_of, closest, downloading, finish, positions, seeded
-from hardsight.encoders.base import Encoder, Seen
+from hardsight.encoders.base import BodyOutput, Encoder
 from hardsight.encoders.resnets import Padding, Stem, reform
 from hardsight.specs.catalog import register
 
@@ -36,12 +36,12 @@ def tv(
 ) -> Encoder:
     """A classification model of torchvision.
 
-    weights: the name of one of its weights (`IMAGENET1K_V1`, `DEFAULT`), None for random ones of `seed`. size: what the card
-    says it is for; any side is taken, by interpolating position embeddings where there are some. resize: within the
-    attacked graph. layers: a ResNet's are the stem and four stages, a transformer's its blocks, else the last map a scale.
-    stem: of a ResNet with random weights; `cifar` is 3x3, stride 1 and no pool, `cifar_pad2` has solo-learn's padding of 2,
+    weights: the name of one of its weights (`IMAGENET1K_V1`, `DEFAULT`), None for random ones from `seed`. size: recorded on
+    the card; any side is accepted, position embeddings are interpolated. resize: inside the attacked graph. layers: a
+    ResNet's are the stem and four stages, a transformer's its blocks, otherwise the last map of each scale. stem: of a
+    ResNet with random weights; `cifar` is 3x3, stride 1 and no pool, `cifar_pad2` has solo-learn's padding of 2,
     `cifar_bare` no ReLU.
-    Raises `SpecError` for an unknown name or a network of another shape, `WeightsError` where weights cannot be had.
+    Raises `SpecError` for an unknown name or a network of another structure, `WeightsError` if weights cannot be loaded.
     """
     if weights is not None and stem != "imagenet":
         raise SpecError(f"tv:{name}: torchvision's weights are for the stem 'imagenet', so '{stem}' needs weights=None")
@@ -91,9 +91,9 @@ def encode(model: nn.Module, name: str, layers: tuple[int, ...], size: int, **kn
 
 
 def body_of(model: Any, name: str) -> nn.Module:
-    """The body of a network of one of torchvision's shapes.
+    """The body of a network with one of torchvision's structures.
 
-    Raises `SpecError`, which lists the network's parts, where its shape is none of them.
+    Raises `SpecError`, which lists the network's submodules, if it has none of them.
     """
     if all(hasattr(model, part) for part in ("conv1", "bn1", "layer1", "layer4")):
         stem = nn.Sequential(model.conv1, model.bn1, getattr(model, "relu", nn.ReLU()))
@@ -116,12 +116,12 @@ def body_of(model: Any, name: str) -> nn.Module:
         return found
     parts = ", ".join(part for part, _ in model.named_children())
     raise SpecError(
-        f"{name} has none of the shapes that tv knows (its parts: {parts}); take the model of that name from timm"
+        f"{name} has none of the structures that tv knows (its submodules: {parts}); take the model of that name from timm"
     )
 
 
 class VisionTransformer(nn.Module):
-    """torchvision's ViT, its position embeddings following the input's size; trunk and pooled are the class token [B, D]."""
+    """torchvision's ViT, with position embeddings interpolated to the input; trunk and pooled are the class token [B, D]."""
 
     def __init__(self, model: Any, name: str) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class VisionTransformer(nn.Module):
         self.name, self.head = name, model.heads
         self.depth, self.multiple = len(model.encoder.layers), int(model.patch_size)
 
-    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> Seen:
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         model, maps = self.model, []
         grid = model.conv_proj(pixels)
         count, _, height, width = grid.shape
@@ -143,13 +143,13 @@ class VisionTransformer(nn.Module):
         pooled = model.encoder.ln(x)[:, 0]
         for part in list(model.heads)[:-1]:
             pooled = part(pooled)
-        return Seen(pooled, tuple(maps[layer] for layer in wanted), pooled)
+        return BodyOutput(pooled, tuple(maps[layer] for layer in wanted), pooled)
 
     def classify(self, trunk: Tensor) -> Tensor:
         return list(self.model.heads)[-1](trunk)
 
     def _places(self, height: int, width: int) -> Tensor:
-        """Position embeddings [1, 1 + h w, D], bicubic where the grid is not the one of training."""
+        """Position embeddings [1, 1 + h w, D], bicubically interpolated if the grid differs from training."""
         places = self.model.encoder.pos_embedding
         side = math.isqrt(places.shape[1] - 1)
         if (height, width) == (side, side):
@@ -160,7 +160,7 @@ class VisionTransformer(nn.Module):
 
 
 def _featured(model: Any, name: str) -> nn.Module | None:
-    """A network with `features`: they are cut where the scale changes, and the classifier at its last linear layer."""
+    """A network with `features`: split where the scale changes, and its classifier at the last linear layer."""
     channels_last = hasattr(model, "permute") and hasattr(model, "norm")
     tail: list[nn.Module] = [model.norm] if channels_last else []
     if type(model).__name__ == "DenseNet":
@@ -180,7 +180,7 @@ def _featured(model: Any, name: str) -> nn.Module | None:
 
 
 def _by_scale(parts: list[nn.Module]) -> list[list[nn.Module]]:
-    """Consecutive parts grouped so that each group ends with the last map of its scale, found by running a 64x64 image."""
+    """Consecutive parts grouped so that each group ends with the last map of its scale, found with a 64x64 image."""
     groups: list[list[nn.Module]] = []
     side, x = 0, torch.zeros(1, 3, DRY, DRY)
     for part in parts:
@@ -213,5 +213,5 @@ def _mean() -> nn.Module:
 
 
 def _linear(head: nn.Module | None) -> nn.Module | None:
-    """The classifier, or None where there is none (an encoder from torch.hub often ends in `Identity`)."""
+    """The classifier, or None if there is none (an encoder from torch.hub often ends in `Identity`)."""
     return None if head is None or not classes_of(head) else head

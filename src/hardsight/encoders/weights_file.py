@@ -1,7 +1,7 @@
-"""Files of weights, read without running anything: safetensors, npz without pickles, torch's own with `weights_only`.
+"""Reads weight files without executing code: safetensors, npz without pickles, torch's own format with `weights_only`.
 
-`read_weights` gives what is in the file, `tensors_in` every tensor of it that may be a network's, under its path in the file.
-What a training script stored besides (its settings, counters, optimizers) is read as nothing or left out.
+`read_weights` returns the content of a file, `tensors_in` every tensor in it that may belong to a network, by its path in
+the file. Other content of a training checkpoint (settings, counters, optimizers) is replaced by placeholders or left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hardsight.encoders.layouts import SKIPPED
 
 State = dict[str, Tensor]
 PICKLE = b"\x80"
-"""How a pickle begins, from protocol 2 on."""
+"""The first byte of a pickle, from protocol 2 on."""
 
 # fmt: off
 SETTINGS = (
@@ -35,14 +35,14 @@ SETTINGS = (
     "collections.defaultdict", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
 )
 # fmt: on
-"""Classes that settings and counters are pickled as: solo-learn's omegaconf, DINO's and MAE's arguments, numpy's scalars. A
-`Nothing` stands in for each, so that none of their code runs; nothing in them is used."""
+"""Classes of pickled settings and counters: solo-learn's omegaconf, DINO's and MAE's arguments, numpy's scalars. A
+`Placeholder` replaces each of them, so that none of their code runs; their content is not used."""
 
 
-class Nothing:
-    """Takes whatever an unpickler gives it, and keeps none of it."""
+class Placeholder:
+    """Accepts any arguments and state from an unpickler, and discards them."""
 
-    def __new__(cls, *args: object, **kwargs: object) -> Nothing:
+    def __new__(cls, *args: object, **kwargs: object) -> Placeholder:
         return super().__new__(cls)
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -53,9 +53,9 @@ class Nothing:
 
 
 def read_weights(place: Path) -> object:
-    """What is in the file, without running any code.
+    """The content of the file, loaded without running code.
 
-    Raises `WeightsError`, one line; of a file that would have to run code, it says what to do where that code is trusted.
+    Raises `WeightsError`; for a file that cannot be loaded without running code, it says what to do if you trust that code.
     """
     if not place.is_file():
         raise WeightsError(f"there is no file {place}" + ("; it is a folder" if place.is_dir() else ""))
@@ -69,42 +69,46 @@ def read_weights(place: Path) -> object:
 
             with numpy.load(place, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        stand_ins: list[Any] = [(Nothing, name) for name in SETTINGS]
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickles' protocol 4
-            mapped = zipfile.is_zipfile(place)  # of a checkpoint with an optimizer, only what is used is read
+        placeholders: list[Any] = [(Placeholder, name) for name in SETTINGS]
+        with torch.serialization.safe_globals(placeholders), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocol 4
+            mapped = zipfile.is_zipfile(place)  # so that only the used part of a checkpoint with an optimizer is read
             return torch.load(place, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named or ("Unsupported" in str(error) and _first(place) == PICKLE):
             what = f" of {named[1]}" if named else ""
             raise WeightsError(
-                f"{place} is refused: it holds an object{what}, and would run code when read; where you trust it, "
+                f"{place} is refused: it holds an object{what}, and would run code when loaded; if you trust it, "
                 "torch.load it with weights_only=False and save its state_dict() as safetensors"
             ) from None
-        raise WeightsError(f"{place} is not a checkpoint that torch can read; it is damaged, or of another kind") from None
+        raise WeightsError(
+            f"{place} is not a checkpoint that torch can read; it is damaged, or has another format"
+        ) from None
     except Exception as error:
         if "TorchScript" in str(error):
             raise WeightsError(
-                f"{place} is refused: a TorchScript archive would run code when read; where you trust it, "
+                f"{place} is refused: a TorchScript archive would run code when loaded; if you trust it, "
                 "save torch.jit.load(..).state_dict() as safetensors"
             ) from None
         kind = place.suffix or "a checkpoint"
-        raise WeightsError(f"{place} cannot be read as {kind}; it is damaged, or of another kind ({_line(error)})") from None
+        raise WeightsError(
+            f"{place} cannot be read as {kind}; it is damaged, or has another format ({_line(error)})"
+        ) from None
 
 
 def tensors_in(stored: object, place: Path, key: str = "") -> State:
-    """Every tensor within what a file holds, under its path (`state_dict.module.conv1.weight`); optimizers and such left out.
+    """Every tensor in a file's content, by its path (`state_dict.module.conv1.weight`), without optimizers and the like.
 
-    key: where to look (`state_dict`, `a.b`), not part of the paths then. Raises `WeightsError`, which lists what is there.
+    key: the part to search (`state_dict`, `a.b`); it is left out of the paths. Raises `WeightsError`, which lists the keys.
     """
     for part in key.split(".") if key else ():
         if not isinstance(stored, Mapping) or part not in stored:
-            raise WeightsError(f"{place} has no '{key}'; there is {_listed(stored)}")
+            raise WeightsError(f"{place} has no '{key}'; it has {_listed(stored)}")
         stored = stored[part]
     found = dict(_flat(stored, "")) if isinstance(stored, Mapping) else {}
     if not found:
-        raise WeightsError(f"{place} holds no state dict; there is {_listed(stored)}; say key=...")
+        raise WeightsError(f"{place} holds no state dict; it has {_listed(stored)}; give key=...")
     return found
 
 

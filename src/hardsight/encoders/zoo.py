@@ -1,7 +1,7 @@
-"""The zoo: encoders by short names, `zoo:made_simclr`, listed in `zoo.toml` beside this file. Weights: one entry there.
+"""The zoo: encoders by short names such as `zoo:made_simclr`, listed in `zoo.toml` next to this file, one entry each.
 
-An entry is a file within the package, whose SHA-256 is checked before it is read, or the spec of a public encoder: with the
-architecture, normalization and licence that its publisher states, and the address to fetch it from where no library does.
+An entry is a file in the package, whose SHA-256 is checked before it is read, or the spec of a public encoder: with the
+architecture, normalization and licence stated by its publisher, and the download address if no library downloads it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ HERE = Path(__file__).parent
 def zoo(name: str, size: int | None = None, resize: int | None = None, layers: tuple[int, ...] | None = None) -> Encoder:
     """An encoder of the zoo; `hardsight list encoders` shows the names.
 
-    size, resize, layers: instead of the entry's own, as its source has them; with `resize=224` an attack moves the image at
-    its own size, and the encoder enlarges it. Raises `SpecError` for an unknown name or an argument that the entry's source
-    lacks, `WeightsError` where its weights are missing or not the ones that were listed.
+    size, resize, layers: override the entry's own, with the meaning they have for its source; with `resize=224` an attack
+    perturbs the image at its original size, and the encoder enlarges it. Raises `SpecError` for an unknown name or an
+    argument that the entry's source doesn't have, `WeightsError` if its weights are missing or not the listed ones.
     """
     entry = _entry(name)
     if "file" in entry:
@@ -53,7 +53,7 @@ def zoo(name: str, size: int | None = None, resize: int | None = None, layers: t
 
 
 def known() -> list[dict[str, Any]]:
-    """Every entry with its name, in the file's order: spec or file, what, licence, dim, and url, note, recipe where told."""
+    """Every entry with its name, in the file's order: spec or file, what, licence, dim, and optionally url, note, recipe."""
     return [{"name": name, **entry} for name, entry in _table().items()]
 
 
@@ -71,10 +71,10 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def _verified(name: str, entry: dict[str, Any]) -> Path:
-    """The entry's file, once its bytes are the listed ones; an entry without `sha256` is not checked."""
+    """The path of the entry's file, after its SHA-256 is checked; an entry without `sha256` is not checked."""
     place = HERE / entry["file"]
     if not place.is_file():
-        raise WeightsError(f"zoo:{name} should be at {place}, and is not; this installation lacks its weights")
+        raise WeightsError(f"zoo:{name} should be at {place}; this installation lacks its weights: install hardsight again")
     listed = entry.get("sha256", "")
     found = hashlib.sha256(place.read_bytes()).hexdigest()
     if listed and found != listed:

@@ -1,4 +1,4 @@
-"""A head on an encoder: trained on cached features (`linear`), or through the pixels, clean or attacked (`tuned`).
+"""Training a head on an encoder: on cached features (`linear`), or end to end on clean or attacked images (`tuned`).
 
-In: an encoder, a task and data. Out: a `System`. Another way to fit one is a file here with a factory `-> Probe`.
+In: an encoder, a task and data. Out: a `System`. Another training protocol is a new file here with a factory `-> Probe`.
 """

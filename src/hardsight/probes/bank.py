@@ -1,4 +1,4 @@
-"""Features of a split under a frozen encoder, computed once, with the targets beside them: what heads are trained on."""
+"""The training set of heads: the features of a split from a frozen encoder, computed once, together with the targets."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from hardsight.encoders.base import Encoder, Features
 from hardsight.losses.objective import still
 
 BATCH = 64
-"""Images, or frames of clips, whose features are computed at once."""
+"""Images, or frames of clips, per forward pass."""
 
 
 CACHE_BYTES = 3 * 2**30
-"""Dense features and pixel targets of a split beyond this many bytes are not kept but computed anew in every epoch."""
+"""Above this many bytes, the dense features and pixel targets of a split are not kept, but computed again in every epoch."""
 
 
 Tick = Callable[[int, int], None]
-"""(done, total) images, called as the work goes on."""
+"""Progress callback: (done, total) images."""
 
 
 class Bank:
-    """Features of one split's readable images under one encoder, with the targets beside them.
+    """Features of one split's readable images from one encoder, together with their targets.
 
-    Pooled features and labels are always kept. Dense features, masks and depth maps are kept while they fit in `CACHE_BYTES`;
-    where they don't, each visit computes them anew. layers: the encoder's that a head reads in place of dense features.
+    Pooled features and labels are always kept. Dense features, masks and depth maps are kept if they fit in `CACHE_BYTES`;
+    otherwise each access computes them again. layers: encoder layers that a head uses in place of the dense features.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Bank:
             part = places[start : start + BATCH]
             batch, good = readable(images, part, on_error, self.skipped)
             if good:
-                features, target = self._look(batch, dense=wide is not None)
+                features, target = self._encoded(batch, dense=wide is not None)
                 self.places += good
                 labels = {key: t for key, t in target.items() if isinstance(t, Tensor) and t.dim() == 1}
                 slim.append((features._replace(dense=None, layers=()), labels))
@@ -74,17 +74,17 @@ class Bank:
         return len(self.places)
 
     def batch(self, index: Tensor, dense: bool) -> tuple[Features, dict[str, Any]]:
-        """Features (with dense ones or without) and targets of the images at these places of the bank, on its device."""
+        """Features (with or without dense ones) and targets of the images at these indices of the bank, on its device."""
         kept = self.wide if dense else self.slim
         if kept is None:
-            features, target = self._look(load(self.images, [self.places[int(place)] for place in index]), dense)
+            features, target = self._encoded(load(self.images, [self.places[int(place)] for place in index]), dense)
         else:
             features, target = tree.take(kept[0], index), tree.take(kept[1], index)
         target = {key: t.long() if isinstance(t, Tensor) and t.dtype == torch.uint8 else t for key, t in target.items()}
         return tree.move(features, self.device), tree.move(target, self.device)
 
-    def _look(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Any]]:
-        """On the CPU; copies, as views of a transformer's tokens would keep them all."""
+    def _encoded(self, batch: Batch, dense: bool) -> tuple[Features, dict[str, Any]]:
+        """Features and targets of a batch, on the CPU; cloned, as a view would keep all of a transformer's tokens."""
         frames = batch.images.shape[2] if batch.images.dim() == 5 else 1
         parts = [self._features(part, dense) for part in batch.images.split(max(1, BATCH // frames))]
         return (parts[0] if len(parts) == 1 else _joined([(part, {}) for part in parts])[0]), batch.target
@@ -99,7 +99,7 @@ class Bank:
 
 
 def _small(target: Any) -> Any:
-    """Masks as bytes, an eighth of their size: ids are at most `IGNORE`, 255. Lists of boxes as they are."""
+    """Masks as uint8, an eighth of their size: ids are at most `IGNORE`, 255. Other targets are unchanged."""
     if not isinstance(target, Tensor):
         return target
     whole = target.dtype == torch.int64 and target.dim() > 1 and int(target.min()) >= 0 and int(target.max()) <= IGNORE

@@ -1,4 +1,4 @@
-"""Trains a head on a frozen encoder: features are computed once for a split, and the head then trains on those in seconds."""
+"""Trains a head on a frozen encoder: the features of a split are computed once, then the head trains on them in seconds."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from hardsight.specs.syntax import Call, show
 from hardsight.tasks.base import System, Task, seeded
 
 OUTPUTS = 2**27
-"""Numbers that a head may make of one batch: 150 classes at 512x512 are trained 3 images at once, not 32."""
+"""Maximum number of values in a head's output for one batch: 150 classes at 512x512 use batches of 3 images, not 32."""
 TUNED = "encoder/"
-"""Before the names of a tuned encoder's weights, beside the head's."""
+"""Prefix of a fine-tuned encoder's weights, stored together with the head's."""
 TRAINER = 1
-"""Raised when a change of this code changes the heads that it trains."""
+"""Version of the training code; increased when a change of it changes the trained heads."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How a head is trained; None: as the task usually does. images: how many training images (None: all)."""
+    """How a head is trained; None: the task's default. images: number of training images (None: all)."""
 
     epochs: int | None
     lr: float | None
@@ -48,14 +48,14 @@ def probe(
     batch: int | None = None,
     images: int | None = None,
 ) -> Probe:
-    """A head on frozen features, by AdamW with a cosine schedule; what is None is as the task usually does."""
+    """A head on frozen features, trained by AdamW with a cosine schedule; None is the task's default."""
     for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr)):
         if value is not None and value <= 0:
             raise SpecError(f"probe: {name} is {value:g}; it must be above 0")
     if batch == 1 or images == 1:
-        raise SpecError("probe: batch norm needs at least 2 images at once")
+        raise SpecError("probe: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay is not None and weight_decay < 0:
-        raise SpecError(f"probe: weight_decay is {weight_decay:g}; it is at least 0")
+        raise SpecError(f"probe: weight_decay is {weight_decay:g}; it must be at least 0")
     return Probe(epochs, lr, weight_decay, batch, images)
 
 
@@ -70,11 +70,11 @@ def fit_probe(
     tick: Tick | None = None,
     on_error: Literal["stop", "skip"] = "stop",
 ) -> System:
-    """The system of a frozen encoder and a head trained at the task on the data's "train" part.
+    """The system of a frozen encoder and a head trained for the task on the data's "train" split.
 
-    Where the probe tunes the encoder (finetune, aff), the system holds a tuned copy, and this one stays as it was. bank:
-    features computed before; otherwise they are computed here. seed draws the head's start and the batches' order.
-    Raises `DataError` where the data lack what the task needs.
+    If the probe fine-tunes the encoder (finetune, aff), the system has a tuned copy, and `encoder` is not changed. bank:
+    precomputed features; otherwise they are computed here. seed: of the head's initialization and the batches' order.
+    Raises `DataError` if the data lack what the task needs.
     """
     at: Task = build(task, "Task") if isinstance(task, str | Call) else task
     data = open_data(data) if isinstance(data, str | Call) else data
@@ -90,8 +90,8 @@ def fit_probe(
         layers = getattr(head, "layers", ())
         bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device, on_error, layers=layers)
     if len(bank) < 2:
-        told = f"; the first that could not be read: {bank.skipped[0]}" if bank.skipped else ""
-        raise DataError(f"{data.card.name} has {len(bank)} readable training images, and a head needs at least 2{told}")
+        first = f"; the first unreadable one: {bank.skipped[0]}" if bank.skipped else ""
+        raise DataError(f"{data.card.name} has {len(bank)} readable training images, and a head needs at least 2{first}")
     if (fill := getattr(head.to(device), "fill", None)) is not None:
         features, target = bank.batch(torch.arange(len(bank)), dense=False)
         fill(features.pooled, target[at.target])
@@ -102,7 +102,7 @@ def fit_probe(
 
 
 def weights_of(system: System, encoder: Encoder) -> dict[str, Tensor]:
-    """What must be stored to have the system again: the head's weights, and a tuned encoder's beside them."""
+    """The weights that must be stored to restore the system: the head's, and a tuned encoder's."""
     parts = [("", system.head)] if system.encoder is encoder else [("", system.head), (TUNED, system.encoder)]
     named = [(f"{prefix}{name}", value) for prefix, part in parts for name, value in part.state_dict().items()]
     return {name: value.detach().cpu().contiguous() for name, value in named}
@@ -111,7 +111,7 @@ def weights_of(system: System, encoder: Encoder) -> dict[str, Tensor]:
 def with_weights(
     encoder: Encoder, task: Task, data: Data, probe: str, weights: dict[str, Tensor], device: torch.device | str
 ) -> System:
-    """The system that `weights_of` took them from; the encoder stays as it is. Raises `RuntimeError` where they don't fit."""
+    """The system restored from `weights_of`; `encoder` is not changed. Raises `RuntimeError` if the weights don't fit."""
     tuned = {name.removeprefix(TUNED): value for name, value in weights.items() if name.startswith(TUNED)}
     body = copy.deepcopy(encoder) if tuned else encoder
     if tuned:
@@ -123,13 +123,13 @@ def with_weights(
 
 
 def tuned_card(encoder: Encoder, probe: str | Call) -> None:
-    """Writes on a tuned copy's card what its weights are now, and what tuned them."""
+    """Updates a tuned copy's card: the hash of its weights, and the probe that tuned them."""
     note = "; ".join(text for text in (encoder.card.note, f"tuned by {show(minimal(probe))}") if text)
     encoder.with_card(sha256=weights_hash(encoder), note=note)
 
 
 def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int, stamp: str = "") -> dict[str, Any]:
-    """All that makes a head: its fingerprint is the name it is stored under."""
+    """Everything that determines a trained head; the head is stored under the fingerprint of it."""
     texts = {name: show(minimal(spec)) for name, spec in specs.items()}
     return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "stamp": stamp, "trainer": TRAINER}
 
@@ -144,7 +144,7 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
     decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
     for part in head.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and not getattr(head, "moving", False):
-            part.momentum = None  # a plain average over the run: the features do not change
+            part.momentum = None  # a plain average over the run, as the features do not change
     optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr or usual.lr, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (len(bank) // size))
     rng = seeds.generator("batches", seed)
@@ -167,6 +167,6 @@ def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick:
 
 
 def _outputs(head: nn.Module, bank: Bank, dense: bool) -> int:
-    """How many numbers the head makes of one image."""
+    """Number of values in the head's output for one image."""
     with torch.no_grad(), still(head):
         return head(bank.batch(torch.zeros(1, dtype=torch.int64), dense)[0]).numel()

@@ -1,13 +1,13 @@
-"""Ways to fit a system that go through the pixels: adversarial linear probes, and fine-tuning, clean or adversarial.
+"""Training protocols that run the encoder in every step: adversarial linear probes, and clean or adversarial fine-tuning.
 
-Each is a `Probe`, so it stands wherever `probe(...)` does: `--set probe=alf`. With the linear probe they are the benchmark's
+Each is a `Probe`, used like `probe(...)`: `--set probe=alf`. Together with the linear probe they are the benchmark's
 protocols: SLF is `probe`, ALF is `alf`, AFF is `aff`, and SFF is `finetune`. Source: GodXuxilie/RobustSSL_Benchmark,
 Finetuning_Methods/Vanilla: SGD with momentum 0.9, PGD-10 with steps of 2/255 at 8/255, 25 epochs.
-differs: the learning rate falls as a cosine, images are not augmented, as a mask would have to move along, and of an attack's
-points the one of greatest loss is taken, not the last (pgd(10, keep=last) takes that).
+differs: the learning rate follows a cosine; images are not augmented, as masks would have to be transformed too; the attack
+returns its iterate of greatest loss, not the last (pgd(10, keep=last) does that).
 
-The encoder is never changed: what is tuned is a copy, which the system returned holds. The attack within sees the network as
-it will be judged, in eval mode with its weights frozen, so its passes leave no trace in batch norm's statistics.
+The given encoder is never changed: fine-tuning changes a copy, which the returned system holds. The inner attack sees the
+network as it is evaluated later, in eval mode with frozen weights, so its passes don't change batch norm's statistics.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Tuned(Probe):
-    """whole: the encoder is tuned too. search: None for clean images. beta: of TRADES, 0 for its loss on attacked images alone."""
+    """whole: the encoder is tuned too. search: None for clean images. beta: of TRADES, 0 for the loss on attacked images."""
 
     whole: bool
     search: Search | None
@@ -61,14 +61,14 @@ class Tuned(Probe):
         on_error: Literal["stop", "skip"] = "stop",
         tick: Tick | None = None,
     ) -> System:
-        """A new system, deterministic in the seed; the encoder stays as it was. Raises `SpecError` and `DataError`."""
+        """A new system, deterministic given the seed; `encoder` is not changed. Raises `SpecError` and `DataError`."""
         name = self.spec.name  # type: ignore[attr-defined]
         body = copy.deepcopy(encoder) if self.whole else encoder
         head = task.head(body, data.card)
         if hasattr(head, "fill"):
-            raise SpecError(f"{name} trains by gradients, and nearest neighbours have none to follow; use probe=probe")
+            raise SpecError(f"{name} trains by gradients, and nearest neighbours have no parameters; use probe=probe")
         if not self.whole and not any(True for _ in head.parameters()):
-            raise SpecError(f"{name} trains a head alone, and the model's own is part of the encoder; use finetune or aff")
+            raise SpecError(f"{name} trains only the head, and head=own is part of the encoder; use finetune or aff")
         if self.beta and task.target not in DIVERGENCES:
             raise SpecError(
                 f"{name}: TRADES compares two outputs, which is not defined for {task.name}; use aff(loss=attacked)"
@@ -95,7 +95,7 @@ class Tuned(Probe):
         device = next(iter(encoder.parameters())).device
         epochs, size = self.epochs or 1, min(self.batch or 128, len(places))
         if size < 2:
-            raise DataError(f"there are {len(places)} training images, and batch norm needs at least 2 at once")
+            raise DataError(f"there are {len(places)} training images; batch norm needs at least 2 at once")
         steps = len(places) // size
         tuned = [*(encoder.requires_grad_(True).parameters() if self.whole else ()), *head.parameters()]
         optimizer = torch.optim.SGD(tuned, lr=self.lr or 0.01, momentum=MOMENTUM, weight_decay=self.weight_decay or 0.0)
@@ -110,7 +110,7 @@ class Tuned(Probe):
                 seen += 1
                 x, y = pixels(batch.images, device), tree.move(batch.target[system.task.target], device)
                 if not epoch and seen == 1:
-                    _settle(system, x)
+                    _init_batch_norm(system, x)
                 loss = self._loss(system, x, y, rng)
                 if not torch.isfinite(loss):
                     raise DataError(
@@ -123,10 +123,10 @@ class Tuned(Probe):
                 if tick:
                     tick(epoch * len(places) + (step + 1) * size, epochs * len(places))
             if not seen:
-                raise DataError("no batch of training images has 2 that could be read, and batch norm needs as many")
+                raise DataError("no batch has at least 2 readable training images, which batch norm needs")
 
     def _loss(self, system: System, x: Tensor, y: Any, rng: torch.Generator) -> Tensor:
-        """A scalar with a graph; images are attacked first, where there is a search."""
+        """The training loss, a scalar with a graph; if there is a search, images are attacked first."""
         task, x_adv = system.task, x
         if self.search is not None and self.threat is not None:
             x_adv = self._attacked(system, x, y, rng)
@@ -135,8 +135,8 @@ class Tuned(Probe):
         if not self.beta:
             return task.loss(system.output(x_adv), y).mean()
         both = system.output(torch.cat([x, x_adv]))
-        clean, moved = both[: len(x)], both[len(x) :]
-        return (task.loss(clean, y) + self.beta * DIVERGENCES[task.target](moved, clean)).mean()
+        clean, attacked = both[: len(x)], both[len(x) :]
+        return (task.loss(clean, y) + self.beta * DIVERGENCES[task.target](attacked, clean)).mean()
 
     def _attacked(self, system: System, x: Tensor, y: Any, rng: torch.Generator) -> Tensor:
         assert self.search is not None
@@ -147,15 +147,17 @@ class Tuned(Probe):
             if self.beta:
                 with torch.no_grad():
                     clean = system.output(x)
-                away = DIVERGENCES[system.task.target]
-                raised = against(system.output, lambda output, target, progress: away(output, target), target=clean)
+                divergence = DIVERGENCES[system.task.target]
+                objective = against(system.output, lambda output, target, progress: divergence(output, target), target=clean)
             else:
-                raised = against(system.output, lambda output, target, progress: system.task.loss(output, target), target=y)
-            return self.search(raised, x, self.threat, rng).x_adv
+                objective = against(
+                    system.output, lambda output, target, progress: system.task.loss(output, target), target=y
+                )
+            return self.search(objective, x, self.threat, rng).x_adv
 
 
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"label": kl(), "mask": kl(), "depth": silog}
-"""[B]: how far an attacked output lies from the clean one, by the task's target."""
+"""[B]: the divergence of an attacked output from the clean one, by the task's target."""
 
 
 @register
@@ -166,7 +168,7 @@ def finetune(
     batch: int = 128,
     images: int | None = None,
 ) -> Probe:
-    """Full fine-tuning of a copy of the encoder with its head, on clean images, by SGD with a cosine schedule (SFF)."""
+    """Full fine-tuning of a copy of the encoder and the head, on clean images, by SGD with a cosine schedule (SFF)."""
     return _tuned("finetune", epochs, lr, weight_decay, batch, images, whole=True)
 
 
@@ -180,9 +182,9 @@ def alf(
     batch: int = 512,
     images: int | None = None,
 ) -> Probe:
-    """ALF: a head trained on attacked images, each attacked anew at every visit; the encoder stays frozen.
+    """ALF: a head trained on attacked images, which are attacked again in every epoch; the encoder stays frozen.
 
-    Source: RobustSSL_Benchmark; the loss is the task's own on attacked images alone (Madry et al., ICLR 2018).
+    Source: RobustSSL_Benchmark; the loss is the task's own, on attacked images only (Madry et al., ICLR 2018).
     """
     return _tuned("alf", epochs, lr, weight_decay, batch, images, False, search, threat)
 
@@ -199,13 +201,14 @@ def aff(
     batch: int = 128,
     images: int | None = None,
 ) -> Probe:
-    """AFF: adversarial fine-tuning of a copy of the encoder with its head.
+    """AFF: adversarial fine-tuning of a copy of the encoder and the head.
 
-    loss: TRADES (Zhang et al., ICML 2019, equation 5), the task's loss on clean images and beta times how far the attack, which
-    raises the same, moves the output: KL for classes; for depth the scale-invariant log error. Or the loss on attacked images.
+    loss: trades (Zhang et al., ICML 2019, equation 5), the task's loss on clean images plus beta times the divergence of the
+    attacked output from the clean one, which the attack maximizes too: KL for classes, the scale-invariant log error for
+    depth; or attacked, the task's loss on attacked images.
     """
     if beta <= 0:
-        raise SpecError(f"aff: beta is {beta:g}; it is above 0, and loss=attacked does without")
+        raise SpecError(f"aff: beta is {beta:g}; it must be above 0; loss=attacked has no beta")
     return _tuned("aff", epochs, lr, weight_decay, batch, images, True, search, threat, beta if loss == "trades" else 0.0)
 
 
@@ -217,14 +220,14 @@ def _tuned(
         if value <= 0:
             raise SpecError(f"{name}: {what} is {value:g}; it must be above 0")
     if batch < 2 or (images is not None and images < 2):
-        raise SpecError(f"{name}: batch norm needs at least 2 images at once")
+        raise SpecError(f"{name}: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay < 0:
-        raise SpecError(f"{name}: weight_decay is {weight_decay:g}; it is at least 0")
+        raise SpecError(f"{name}: weight_decay is {weight_decay:g}; it must be at least 0")
     return Tuned(epochs, lr, weight_decay, batch, images, whole, search, threat, beta)
 
 
-def _settle(system: System, x: Tensor) -> None:
-    """Gives the head's batch norm its first statistics, so that the first attack meets a network, not its initial values."""
+def _init_batch_norm(system: System, x: Tensor) -> None:
+    """Sets the head's batch norm statistics from a batch, so that the first attack doesn't see their initial values."""
     norms = [part for part in system.head.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     usual = [part.momentum for part in norms]
     for part in norms:

@@ -1,12 +1,12 @@
-"""What there is to name: every `@register`ed factory, found by reading the source, imported only when it is built.
+"""The catalog: every `@register`ed factory, found by parsing the source and imported only when it is built.
 
-Reading instead of importing keeps `hardsight list`, `show` and the checking of a recipe free of torch: a misspelt argument
-is told in a third of a second. An entry's kind is its return annotation, its arguments and defaults are its signature, its
-description is its docstring; so adding a thing touches one file and nothing else.
+Parsing instead of importing keeps `hardsight list`, `show` and the check of a recipe free of torch: a misspelt argument is
+reported in a third of a second. An entry's kind is its return annotation, its arguments and defaults are its signature, its
+description is its docstring; so a new factory needs a change in one file only.
 
-    complete(call, "Search")  every argument named, defaults filled, kinds and types checked
-    build(call, "Search")     the object itself; it carries the call that made it as `.spec`
-    fingerprint(call)         over the name and the arguments that differ from their defaults
+    complete(call, "Search")  every argument named, defaults filled in, kinds and types checked
+    build(call, "Search")     the object itself, with the call that made it as `.spec`
+    fingerprint(call)         hash of the name and of the arguments that differ from their defaults
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 from hardsight.core.errors import SpecError, nearest
 from hardsight.specs.syntax import Call, Value, eps_of, read, read_value, show
 
-ROOMS = ("attacks", "data", "encoders", "losses", "measure", "probes", "specs", "tasks", "training")
-"""The folders whose files may register something; the others are not read."""
+SUBPACKAGES = ("attacks", "data", "encoders", "losses", "measure", "probes", "specs", "tasks", "training")
+"""The folders whose files may register factories; the others are not parsed."""
 LIFTS = {("Attack", "Search"): ("attack", "search")}
-"""Where an Attack is wanted and a Search stands, the plain attack with that search is meant: `--attack pgd(steps=50)`."""
+"""A Search given where an Attack is expected means the plain attack with that search: `--attack pgd(steps=50)`."""
 
 REQUIRED = inspect.Parameter.empty
 PLAIN = {"int": int, "float": int | float, "str": str, "bool": bool}
@@ -45,7 +45,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered factory, as its source says it is."""
+    """One registered factory, as read from its source."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """What tables call it: what stands before the colon in the docstring's first sentence, or its name."""
+        """Its name in tables: the text before the colon in the docstring's first sentence, or else the factory's name."""
         head, colon, _ = self.summary.partition(": ")
         return head if colon and len(head) <= 20 else self.name
 
@@ -78,9 +78,9 @@ class Entry:
 
 
 def register(factory: F) -> F:
-    """Makes a factory an entry of the catalog: what it makes carries the call that made it as `.spec`.
+    """Makes a factory an entry of the catalog: the objects it builds carry the call that built them as `.spec`.
 
-    The spec is None where an argument has no written form (a tensor, a function of the user's own).
+    The spec is None if an argument cannot be written as text (a tensor, a user's own function).
     """
     signature = inspect.signature(factory)
 
@@ -103,7 +103,7 @@ def register(factory: F) -> F:
 def entries() -> dict[str, Entry]:
     """Every entry by its name: the package's own, then those of modules named by the entry point `hardsight.plugins`.
 
-    Raises `SpecError`, naming both files, where two share a name.
+    Raises `SpecError`, which names both files, if two entries have the same name.
     """
     found: dict[str, Entry] = {}
     for module, path in _sources():
@@ -115,7 +115,7 @@ def entries() -> dict[str, Entry]:
 
 
 def find(name: str, kind: str | None = None) -> Entry:
-    """The entry of that name; `SpecError` with the nearest right name where there is none, or where its kind is another."""
+    """The entry of that name; `SpecError` if it is unknown (with the most similar known name) or of another kind."""
     known = entries()
     if name not in known:
         fitting = sorted(n for n, e in known.items() if kind in (None, e.kind) or (kind, e.kind) in LIFTS)
@@ -131,7 +131,7 @@ def find(name: str, kind: str | None = None) -> Entry:
 def complete(call: Call | str, kind: str | None = None) -> Call:
     """The call with every argument named, defaults filled in, and kinds and types checked; nothing is imported.
 
-    Raises `SpecError` for an unknown name or argument (with the nearest right one), a missing argument, a wrong type.
+    Raises `SpecError` for an unknown name or argument (with the most similar known one), a missing argument, a wrong type.
     """
     call = read(call) if isinstance(call, str) else call
     entry = find(call.name, kind)
@@ -159,7 +159,7 @@ def complete(call: Call | str, kind: str | None = None) -> Call:
 
 
 def build(call: Call | str, kind: str | None = None) -> Any:
-    """The object that the call names, its parts built first; `built.spec` is the completed call."""
+    """The object that the call names, its nested calls built first; its `.spec` is the completed call."""
     call = complete(call, kind)
     made = find(call.name).factory()(**{str(name): _built(value) for name, value in call.arguments})
     object.__setattr__(made, "spec", call)
@@ -167,7 +167,7 @@ def build(call: Call | str, kind: str | None = None) -> Any:
 
 
 def minimal(call: Call | str) -> Call:
-    """The call without the arguments that equal their defaults: what people want to read, and what a fingerprint is over."""
+    """The call without the arguments that equal their defaults: short to read, and the input of `fingerprint`."""
     call = complete(call)
     defaults = {parameter.name: parameter.default for parameter in find(call.name).parameters}
     kept = []
@@ -182,13 +182,13 @@ def minimal(call: Call | str) -> Call:
 
 
 def fingerprint(*calls: Call | str) -> str:
-    """16 hexadecimal digits that stand for what the calls mean: defaults, argument order and spelling don't count."""
+    """16 hexadecimal digits, a hash of what the calls mean: defaults, argument order and spelling don't change it."""
     text = "\n".join(show(_bare(minimal(call))) for call in calls)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _bare(value: Value) -> Value:
-    """The value with every number as the float it is: how it was written doesn't count."""
+    """The value with every number as a plain float, so that its spelling (`8/255`) doesn't change a fingerprint."""
     if isinstance(value, Call):
         return Call(value.name, tuple((name, _bare(part)) for name, part in value.arguments))
     if isinstance(value, tuple):
@@ -207,7 +207,7 @@ def _written(value: Any) -> Value:
         return {str(key): _written(part) for key, part in value.items()}
     if isinstance(getattr(value, "spec", None), Call):
         return value.spec
-    raise TypeError(f"{type(value).__name__} has no written form")
+    raise TypeError(f"{type(value).__name__} cannot be written as a spec")
 
 
 def _built(value: Value) -> Any:
@@ -229,14 +229,14 @@ def _shortest(value: Value) -> Value:
 
 
 def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
-    """`value`, completed where it holds calls; refused where it doesn't fit the parameter's annotation."""
+    """`value`, its nested calls completed; `SpecError` if it doesn't match the parameter's annotation."""
     wanted = _kinds_in(parameter.annotation)
     if wanted and isinstance(value, str) and not _fits(value, parameter.annotation):
         value = read(value)  # a short spec within another is quoted: clips('timm:resnet18')
     if isinstance(value, Call):
         text = ast.unparse(parameter.annotation)
         if not wanted and not value.arguments and ("str" in text or "Literal" in text):
-            return _checked(value.name, parameter, owner)  # a bare word where text is wanted: where=pooled
+            return _checked(value.name, parameter, owner)  # a bare word for a text argument: where=pooled
         if not wanted:
             raise SpecError(f"{owner}: '{parameter.name}' should be {text}, not '{show(value)}'")
         return complete(value, wanted[0])
@@ -253,7 +253,7 @@ def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
 
 
 def _kinds_in(node: ast.expr) -> list[str]:
-    """The kinds that an annotation names: capitalised, and not typing's `Literal` or `Any`."""
+    """The kinds named in an annotation: capitalised names other than typing's `Literal` and `Any`."""
     names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
     return [name for name in names if name[0].isupper() and name not in ("Literal", "Any")]
 
@@ -282,17 +282,17 @@ def _fits(value: Value, node: ast.expr) -> bool:
 
 
 def _sources() -> list[tuple[str, Path]]:
-    """Module name and file of everything that may register: the families, then the plug-ins' modules."""
+    """Module name and file of every module that may register factories: the package's own, then the plug-ins'."""
     root = Path(__file__).parents[1]
     sources = []
-    for path in (path for room in ROOMS for path in sorted((root / room).rglob("*.py"))):
+    for path in (path for folder in SUBPACKAGES for path in sorted((root / folder).rglob("*.py"))):
         parts = path.relative_to(root.parent).with_suffix("").parts
         sources.append((".".join(part for part in parts if part != "__init__"), path))
     for point in importlib.metadata.entry_points(group="hardsight.plugins"):
         try:
             located = importlib.util.find_spec(point.module)
         except ImportError:
-            located = None  # a plug-in that is no longer whole must not end every command
+            located = None  # a broken plug-in must not make every command fail
         if located and located.origin:
             sources.append((point.module, Path(located.origin)))
     return [(module, path) for module, path in sources if path.exists()]
@@ -306,7 +306,7 @@ def _entries_in(module: str, path: Path) -> list[Entry]:
         ):
             continue
         if node.returns is None or node.args.vararg or node.args.kwarg:
-            raise SpecError(f"{path}: '{node.name}' needs a return annotation, its kind, and arguments by name")
+            raise SpecError(f"{path}: '{node.name}' needs a return annotation (its kind) and no *args or **kwargs")
         parameters = tuple(_parameters(node.args))
         doc = ast.get_docstring(node) or ""
         found.append(Entry(node.name, ast.unparse(node.returns), module, path, parameters, doc))

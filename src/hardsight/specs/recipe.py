@@ -1,7 +1,7 @@
-"""A recipe is a grid, written down: encoders x tasks x data x attacks x eps, with everything that fixes the numbers; no torch.
+"""A recipe: a grid of encoders x tasks x data x attacks x eps, with every setting that determines the numbers; no torch.
 
-A TOML file of specs (see `recipes/`), each checked before anything is loaded. A comment at its head tells what it is for,
-the command, the cost and what to expect.
+It is a TOML file of specs (see `recipes/`), all checked before anything is loaded. The comment at the top of each file gives
+its purpose, the command, the cost and the expected result.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Precision = Literal["float32", "bf16"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to measure. Specs as text; eps as text, so that tables print what was asked for.
+    """What to measure. Specs as text; eps as text too, so that tables print it as the user wrote it.
 
-    attacks: "task" is each task's own. norm: the threat's name, or one around it: masked(linf, [0, 0, 0.5, 1]). threat: whole
-    threats, radii included, in place of norm and eps. count: images a cell. chunk: images attacked at once; the
-    random numbers follow it, so it is part of the result. gallery: images kept for the eye. audit: images that the
-    checks look at, for each encoder and task (0: no audit).
+    attacks: "task" is each task's own. norm: the threat's name, or a threat that wraps one: masked(linf, [0, 0, 0.5, 1]).
+    threat: complete threats, with their radii, in place of norm and eps. count: images per cell. chunk: images attacked at
+    once; random numbers are drawn per chunk, so it is part of the result. gallery: images stored for visual inspection.
+    audit: images used by the audit's checks, for each encoder and task (0: no audit).
     """
 
     name: str = "custom"
@@ -50,7 +50,7 @@ class Recipe:
     audit: int = 8
 
     def threats(self) -> tuple[tuple[str, str], ...]:
-        """(spec, eps as written) of every radius; `SpecError` for one that cannot be meant."""
+        """(spec, eps as written) of every radius; `SpecError` for an invalid one."""
         if self.threat:
             return tuple((text, _radius_in(complete(text, "Threat"))) for text in self.threat)
         found = []
@@ -59,19 +59,19 @@ class Recipe:
             if value < 0:
                 raise SpecError(f"eps '{text}' is negative; a radius is at least 0, written as '8/255'")
             if self.norm == "linf" and value > 1:
-                raise SpecError(f"eps '{text}' is above 1, but pixels lie in [0, 1]; did you mean '{text}/255'?")
+                raise SpecError(f"eps '{text}' is above 1, but pixels are in [0, 1]; did you mean '{text}/255'?")
             found.append((show(_with_eps(read(self.norm), value)), text))
         return tuple(found)
 
     def check(self) -> Recipe:
-        """Itself, with every spec and number looked at; `SpecError` says which one is wrong and what would be right."""
+        """Checks every spec and number, and returns itself; `SpecError` says which one is wrong and what would be right."""
         check_name(self.name)
         for group in GROUPS:
             if not getattr(self, group):
-                raise SpecError(f"no {group} to measure with; the recipe or the option names none")
+                raise SpecError(f"no {group} to measure with; name at least one in the recipe or by its option")
         for name in ("norm", "probe", "split", "title"):
             if not isinstance(getattr(self, name), str):
-                raise SpecError(f"{name} is {getattr(self, name)!r}; it is text")
+                raise SpecError(f"{name} is {getattr(self, name)!r}; it must be text")
         if not self.encoders:
             raise SpecError(
                 "no encoder to measure; give --encoder, such as 'timm:vit_tiny_patch16_224' (see: hardsight list encoders)"
@@ -92,11 +92,11 @@ class Recipe:
         for name, least in (("count", 1), ("chunk", 1), ("gallery", 0), ("audit", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SpecError(f"{name} is {value!r}; it is a whole number of at least {least}")
+                raise SpecError(f"{name} is {value!r}; it must be an integer of at least {least}")
         return self
 
     def with_set(self, assignment: str) -> Recipe:
-        """The recipe with one `path=value` changed: `count=50`, `probe.epochs=5`, `attacks.steps=100` (wherever it occurs)."""
+        """The recipe with one `path=value` changed: `count=50`, `probe.epochs=5`, `attacks.steps=100` (in every attack)."""
         path, equals, text = assignment.partition("=")
         first, _, rest = path.strip().partition(".")
         known = [f.name for f in fields(self)]
@@ -125,7 +125,7 @@ class Recipe:
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """Parts of a comma-separated list; commas within parentheses, brackets or quotes don't part."""
+    """The items of a comma-separated list; commas within parentheses, brackets or quotes don't split it."""
     parts, depth, quote, part = [], 0, "", ""
     for mark in text:
         if quote:
@@ -145,13 +145,13 @@ def split_list(text: str) -> tuple[str, ...]:
 
 
 def check_name(name: object) -> None:
-    """`SpecError` unless it can name a folder within runs/."""
+    """`SpecError` unless the name can be used as a folder's name in runs/."""
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or len(name) > 100:
-        raise SpecError(f"a recipe's name is {name!r}; it names a folder, so it has letters, digits, '.', '_' and '-' alone")
+        raise SpecError(f"a recipe's name is {name!r}; it names a folder: use only letters, digits, '.', '_' and '-'")
 
 
 def load(name: str) -> Recipe:
-    """The recipe of a TOML file, or of that name among those that come with the package."""
+    """The recipe in a TOML file, or the recipe of that name shipped with the package."""
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.exists():
         shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
@@ -168,7 +168,7 @@ def load(name: str) -> Recipe:
 def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     if "method" in content and "encoders" not in content:
-        raise SpecError(f"{where} is a recipe to train by, which goes to 'hardsight pretrain'")
+        raise SpecError(f"{where} is a training recipe; use it with 'hardsight pretrain'")
     for key in content:
         if key not in known:
             raise SpecError(
@@ -182,24 +182,24 @@ def from_dict(content: dict[str, Any], where: str, name: str) -> Recipe:
 
 
 def _with_eps(call: Call, value: float) -> Call:
-    """The threat with that radius: its own, or that of the threat within it; `SpecError` where it holds several."""
+    """The threat with `value` as its eps, or as that of the threat it wraps; `SpecError` if it combines several threats."""
     names = [parameter.name for parameter in find(call.name, "Threat").parameters]
     if "eps" in names:
         return Call(call.name, (*call.arguments, ("eps", value)))
     named = [(names[key] if isinstance(key, int) and key < len(names) else key, part) for key, part in call.arguments]
     if not isinstance(dict(named).get("threat"), Call):
-        raise SpecError(f"{call.name} has no eps of its own; write the radii within it, and give it as --threat")
+        raise SpecError(f"{call.name} has no eps of its own; write the radii inside it, and pass it as --threat")
     return Call(call.name, tuple((key, _with_eps(part, value) if key == "threat" else part) for key, part in named))
 
 
 def _radius_in(call: Call) -> str:
-    """The one radius in a completed threat, as text; empty where it holds several."""
+    """The radius of a completed threat, as text; empty if it has several."""
     radii = [show(part.get("eps")) for part in calls_in(call) if part.get("eps") is not None]
     return radii[0] if len(radii) == 1 else ""
 
 
 def _changed(spec: str, path: str, text: str) -> str:
-    """The spec with the argument at `path` changed; `SpecError` where its thing has none of that name, or not of that type."""
+    """The spec with the argument at `path` changed; `SpecError` if there is no such argument, or its type is another."""
     if spec == "task":
         return spec
     changed = override(read(spec), path, _eps(read_value(text)))

@@ -1,8 +1,8 @@
-"""The language in which everything is named: a spec is a call, written as text, and never evaluated.
+"""The spec language: a spec is a call written as text; it is parsed with `ast` and never evaluated.
 
-`pgd(steps=10)`, `attack(pgd(momentum=1), loss=ce)`, `linf(8/255)`, `timm:vit_tiny_patch16_224(size=64)`. Closed over
-names, literals, arithmetic on numbers, lists, dicts and calls; read with `ast`. A bare name is a call without arguments,
-and `source:name(more)` is short for `source("name", more)`: what users already write for models and folders.
+`pgd(steps=10)`, `attack(pgd(momentum=1), loss=ce)`, `linf(8/255)`, `timm:vit_tiny_patch16_224(size=64)`. It has only
+names, literals, arithmetic on numbers, lists, dicts and calls. A bare name is a call without arguments, and
+`source:name(more)` is short for `source("name", more)`, as users already write models and folders.
 
     text -> `read` -> Call -> `show` -> text
     `override(call, "search.steps", 10)` changes one argument, however deep.
@@ -32,7 +32,7 @@ ARITHMETIC = {
 
 
 class Ratio(float):
-    """A float that remembers how it was written, so that `8/255` is printed as `8/255`."""
+    """A float that keeps the text it was written as, so that `8/255` is printed as `8/255`."""
 
     text: str
 
@@ -50,13 +50,13 @@ class Ratio(float):
 
 
 def _short(number: float) -> str:
-    """The number in full, without a needless `.0`."""
+    """The number in full precision, without a trailing `.0`."""
     return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
 @dataclass(frozen=True)
 class Call:
-    """A name and its arguments, in order; a positional argument has its place (an int) for a key until it is completed."""
+    """A name and its arguments, in order; a positional argument has its index (an int) as key until `complete` names it."""
 
     name: str
     arguments: tuple[tuple[str | int, Value], ...] = ()
@@ -72,15 +72,15 @@ class Call:
 
 
 def eps_of(value: float) -> float:
-    """The float as a `Ratio` over 255 where that is how people write it: 0.03137254901960784 -> `8/255`, and 0.5 stays."""
+    """The float as a `Ratio` over 255 if it is usually written so: 0.03137254901960784 -> `8/255`; 0.5 stays 0.5."""
     over = round(float(value) * 255 * 8) / 8
     return Ratio(over, 255) if len(repr(value)) > 6 and over / 255 == value else value
 
 
 def read(text: str) -> Call:
-    """The call that `text` writes.
+    """Parses `text` as a call.
 
-    Raises `SpecError`, which points at the text, for anything outside the language.
+    Raises `SpecError`, which quotes the text, for anything outside the language.
     """
     text = text.strip()
     if not text:
@@ -89,12 +89,12 @@ def read(text: str) -> Call:
         return _read_short(short[1], short[2], text)
     value = _value(_parse(text), text)
     if not isinstance(value, Call):
-        raise SpecError(f"'{text}' is a value, not the name of a thing; write a call such as 'pgd(steps=10)'")
+        raise SpecError(f"'{text}' is a value, not a name; write a call such as 'pgd(steps=10)'")
     return value
 
 
 def read_value(text: str) -> Value:
-    """The value that `text` writes; text that is no literal, number or call of the language stands for itself."""
+    """Parses `text` as a value; text that is not a literal, number or call of the language is returned as a string."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, text)
     except (SyntaxError, SpecError):
@@ -104,7 +104,7 @@ def read_value(text: str) -> Value:
 def read_number(text: str, what: str) -> float:
     """A number such as `8/255` or `0.5`; `what` names it in the error."""
     if text.strip().endswith("%"):
-        raise SpecError(f"{what} '{text.strip()}' is a percentage; pixels lie in [0, 1], so write it as '8/255'")
+        raise SpecError(f"{what} '{text.strip()}' is a percentage; pixels are in [0, 1], so write it as '8/255'")
     value = read_value(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise SpecError(f"{what} '{text}' is not a number; write it as '8/255' or '0.5'")
@@ -112,7 +112,7 @@ def read_number(text: str, what: str) -> float:
 
 
 def show(value: Value) -> str:
-    """The text that `read` turns into `value` again."""
+    """The text that `read` parses back into `value`."""
     if isinstance(value, Call):
         if not value.arguments:
             return value.name
@@ -126,13 +126,13 @@ def show(value: Value) -> str:
 
 
 def override(call: Call, path: str, value: Value) -> Call:
-    """`call` with the argument at a dotted path (`search.steps`) set to `value`."""
+    """`call` with the argument at a dotted path (`search.steps`) set to `value`; `SpecError` if there is no such path."""
     first, _, rest = path.partition(".")
     arguments = dict(call.arguments)
     if rest:
         inner = arguments.get(first)
         if not isinstance(inner, Call):
-            raise SpecError(f"{call.name} has no part '{first}' to set '{rest}' in")
+            raise SpecError(f"{call.name} has no nested call '{first}' in which to set '{rest}'")
         value = override(inner, rest, value)
     arguments[first] = value
     return Call(call.name, tuple(arguments.items()))
@@ -163,7 +163,7 @@ def _read_short(source: str, rest: str, text: str) -> Call:
 
 
 def _opening(text: str) -> int:
-    """Where the parenthesis opens that the last character closes (text in quotes does not count)."""
+    """Index of the opening parenthesis that the last character closes (quoted text is skipped)."""
     depth, quote = 0, ""
     for place in range(len(text) - 1, -1, -1):
         mark = text[place]
@@ -177,14 +177,14 @@ def _opening(text: str) -> int:
             depth -= 1
             if depth == 0:
                 return place
-    raise SpecError(f"'{text}' closes a parenthesis that it never opens")
+    raise SpecError(f"'{text}' has a closing parenthesis without an opening one")
 
 
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text, mode="eval").body
     except (RecursionError, MemoryError, ValueError):
-        raise SpecError(f"'{text[:40]}...' is no spec that can be read") from None
+        raise SpecError(f"'{text[:40]}...' cannot be parsed as a spec; it is too long or nested too deeply") from None
     except SyntaxError as error:
         place = f" at character {error.offset}" if error.offset else ""
         raise SpecError(f"'{text}' is not a spec{place}: {error.msg}; write a call such as 'pgd(steps=10)'") from None
@@ -213,14 +213,14 @@ def _value(node: ast.expr, text: str) -> Value:
             try:
                 return ARITHMETIC[type(op)](over, under)
             except (ArithmeticError, ValueError) as error:
-                raise SpecError(f"'{text}' cannot be worked out: {error}") from None
+                raise SpecError(f"'{text}' cannot be computed: {error}") from None
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return tuple(_value(part, text) for part in parts)
         case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
             return {k.value: _value(v, text) for k, v in zip(keys, values, strict=True)}  # type: ignore[union-attr]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
             if any(isinstance(a, ast.Starred) for a in args) or any(k.arg is None for k in keywords):
-                raise SpecError(f"'{text}' unpacks with a star; write the arguments out")
+                raise SpecError(f"'{text}' unpacks arguments with a star; write each argument out")
             placed = tuple((place, _value(arg, text)) for place, arg in enumerate(args))
             named = tuple((str(k.arg), _value(k.value, text)) for k in keywords)
             return Call(name, placed + named)

@@ -1,1 +1,1 @@
-"""What an encoder is used for: head, loss, error and counts of one downstream task a file."""
+"""Downstream tasks, one per file: the head, the training loss, the per-image error and the counts behind the metrics."""

@@ -1,4 +1,4 @@
-"""What a task is, and what a system is: an encoder and a head, at one task."""
+"""The interface of a task, and the system that is attacked: an encoder and a head for one task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hardsight.encoders.base import Card, Encoder, Features
 
 @dataclass(frozen=True)
 class Training:
-    """How a head of this task is usually trained on fixed features; `probe` may say otherwise.
+    """The default training of this task's head on frozen features; `probe` may override it.
 
-    epochs: unless that is fewer than `steps` optimizer steps, as with few images: then as many epochs as make those.
+    epochs: if they give fewer than `steps` optimizer steps (few images), there are as many epochs as `steps` needs.
     """
 
     epochs: int
@@ -29,11 +29,11 @@ class Training:
 
 
 class Task(Protocol):
-    """One downstream task. name: also its metric's. target: the key of its target. reads: what its head reads of an encoder.
+    """One downstream task. name: also its metric's. target: the key of its target. reads: which features its head takes.
 
-    attack: the spec of its own attack (`--attack task`). scale_free: the spec of a loss that no scale of the outputs can flatten,
-    which the audit holds beside it. Two methods are optional: `around(x, run)`, the output for images x
-    where `run` gives that of any images (sliding windows), and `measured(target)`, the target without what does not count.
+    attack: the spec of its own attack (`--attack task`). scale_free: the spec of a loss whose gradient no scale of the
+    outputs makes zero; the audit compares the two. Two methods are optional: `around(x, run)`, the output for images x,
+    computed with `run`, which gives that of any images (sliding windows), and `measured(target)`, the part that counts.
     """
 
     name: ClassVar[str]
@@ -44,29 +44,29 @@ class Task(Protocol):
     training: ClassVar[Training]
 
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
-        """A new head: `Features` -> output. Its weights are for the caller to seed."""
+        """A new head: `Features` -> output. The caller seeds its weights."""
         ...
 
     def loss(self, output: Any, target: Any) -> Tensor:
-        """[B]: what heads are trained on."""
+        """[B]: the training loss of heads."""
         ...
 
     def error(self, output: Any, target: Any) -> Tensor:
-        """[B] in [0, 1]: 0 a perfect output, 1 a broken one."""
+        """[B] in [0, 1]: 0 for a perfect output, 1 for a completely wrong one."""
         ...
 
     def counts(self, output: Any, target: Any) -> dict[str, Tensor]:
-        """Per image, leading [B]; they add over images. `hardsight.metrics` makes figures of them."""
+        """Per image, first dimension B; `hardsight.metrics` sums them over images and computes its metrics from the sums."""
         ...
 
     def answer(self, output: Any) -> Any:
-        """What a person would look at: a class [B], a mask [B, H, W], a depth map [B, H, W], or a list of a dict of boxes an image."""
+        """The prediction: classes [B], masks [B, H, W], depth maps [B, H, W], or a list of one dict of boxes per image."""
         ...
 
 
 @dataclass(frozen=True)
 class System:
-    """An encoder and a trained head at one task: what is attacked. A head with `layers` reads these of the encoder."""
+    """An encoder and a trained head for one task: the model under attack. If the head has `layers`, it uses those layers."""
 
     encoder: Encoder
     head: nn.Module
@@ -92,10 +92,10 @@ class System:
 
 
 def needs(data: DataCard, task: str, target: str, names: tuple[str, ...] | None = None) -> None:
-    """`DataError` unless the data carry this target (and name its classes)."""
+    """`DataError` unless the data have this target (and at least two names of its classes, if `names` is given)."""
     if target not in data.targets:
-        there = ", ".join(data.targets) or "no targets"
-        raise DataError(f"{task} needs data with a {target}, and {data.name} has {there}")
+        available = ", ".join(data.targets) or "no targets"
+        raise DataError(f"{task} needs data with a {target}, and {data.name} has {available}")
     if names is not None and len(names) < 2:
         raise DataError(f"{task} needs at least two classes, and {data.name} has {len(names)}")
 
@@ -107,17 +107,17 @@ def dense_dim(card: Card, task: str) -> int:
 
 
 def to_pixels(grid: Tensor, features: Features) -> Tensor:
-    """A map [B, C, h, w] on the dense grid brought to the image's pixels [B, C, H, W], without what the encoder padded."""
+    """Upsamples a map [B, C, h, w] on the dense grid to the image's pixels [B, C, H, W], without the encoder's padding."""
     height, width = features.size
     if grid.device.type == "cpu" and torch.is_autocast_enabled("cpu") and bool(grid.isfinite().all()):
-        return _by_products(grid, features)
+        return _upsampled_by_matmul(grid, features)
     return F.interpolate(grid, size=features.covered, mode="bilinear", align_corners=False)[..., :height, :width]
 
 
-def _by_products(grid: Tensor, features: Features) -> Tensor:
-    """The same to rounding, in float32, by a product for each axis: with its gradient a sixth of a CPU's time for it.
+def _upsampled_by_matmul(grid: Tensor, features: Features) -> Tensor:
+    """The same up to rounding, in float32, by one matrix product per axis: with its gradient six times faster on a CPU.
 
-    Of finite values: in a product one that is not spreads over its row and column.
+    Only for finite values: in a matrix product, a non-finite value spreads over its row and column.
     """
     with torch.autocast("cpu", enabled=False):
         tall, wide = (
@@ -130,7 +130,7 @@ def _by_products(grid: Tensor, features: Features) -> Tensor:
 
 
 def seeded(module: nn.Module, rng: torch.Generator) -> nn.Module:
-    """Linear and convolutional weights drawn anew from `rng` (normal, std 0.01), biases zero: the start of every head."""
+    """Initializes a head: linear and convolutional weights drawn from `rng` (normal, std 0.01), biases zero."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Classification: one linear layer on the pooled features, their nearest neighbours, or the classifier the model came with."""
+"""Classification: a linear layer or nearest neighbours on the pooled features, or the model's own pretrained classifier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hardsight.tasks.knn import KnnHead
 
 
 class LinearHead(nn.Module):
-    """Features -> logits [B, K]. The batch norm without weights sets each feature to unit scale: encoders differ widely in it."""
+    """Features -> logits [B, K]. A batch norm without weights normalizes the features, as scales differ between encoders."""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LinearHead(nn.Module):
 
 
 class OwnHead(nn.Module):
-    """Features -> logits [B, K] of the encoder's own classifier; nothing to train."""
+    """Features -> logits [B, K] of the encoder's own classifier; nothing is trained."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Classify:
         return cross_entropy(output, target)
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """1 where the greatest logit is another class's, or where one is not finite."""
+        """1 where the image is misclassified or a logit is not finite, else 0."""
         return ((output.argmax(1) != target) | ~torch.isfinite(output).all(1)).float()
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -88,8 +88,8 @@ class Classify:
 def classify(head: Literal["linear", "own", "knn"] = "linear", k: int = 20, temperature: float = 0.07) -> Task:
     """Image classification; head: a linear probe on the pooled features, the model's own classifier, or nearest neighbours.
 
-    k, temperature: of the neighbours' votes, for head=knn alone.
+    k, temperature: number of neighbours and temperature of their votes, for head=knn only.
     """
     if k < 1 or temperature <= 0:
-        raise SpecError(f"classify: k is {k} and temperature {temperature:g}; k is at least 1 and temperature above 0")
+        raise SpecError(f"classify: k is {k} and temperature {temperature:g}; k must be at least 1 and temperature above 0")
     return Classify(head, k, temperature)

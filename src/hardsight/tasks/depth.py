@@ -1,10 +1,10 @@
-"""Monocular depth: a linear head on dense and pooled features, as bins or directly.
+"""Monocular depth: a linear head on dense and pooled features, which predicts bins or the depth directly.
 
-What does not count, an unmeasured pixel or one outside the crop or beyond the greatest depth, is left out by `measured`, and
-that once: of training, of what an attack raises, of what judges it and of the figures, clean and attacked alike (quirk B3).
+Pixels that don't count (not measured, outside the crop, or beyond the maximum depth) are removed in one place, `measured`:
+for training, for the attack's loss, for its evaluation and for the metrics, clean and attacked alike (quirk B3).
 
 Source of the head: DINOv2's and paper 002's linear depth probe (one 1x1 convolution to 256 bins, normalised linearly).
-differs: depth is computed on the grid and upsampled after that, where theirs upsamples the features first.
+differs: depth is computed on the grid and then upsampled; theirs upsamples the features first.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CROPS = {
     "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
 }
-"""Top, bottom, left and right as shares of the image: Eigen et al. on NYU's 480x640 pixels; Garg et al., ECCV 2016, on KITTI."""
+"""Top, bottom, left, right as fractions of the image: Eigen et al. on NYU (480x640); Garg et al., ECCV 2016, on KITTI."""
 
 
 class DepthHead(nn.Module):
     """Features -> depth [B, H, W] in metres, within [low, high].
 
-    One linear layer on dense and pooled features side by side, taken as the sum of two: the pooled part is the same at every
-    place of the grid, so it is computed once.
+    One linear layer on concatenated dense and pooled features, computed as the sum of two: the pooled part is the same at
+    every grid cell, so it is computed once.
     """
 
     def __init__(self, dense: int, pooled: int, bins: int, low: float, high: float, layers: tuple[int, ...] = ()) -> None:
@@ -76,14 +76,14 @@ class Depth:
         high = self.high or data.max_depth or 10.0
         if high <= self.low:
             raise SpecError(
-                f"depth: the greatest depth is {high:g} m and the least {self.low:g} m; it must be the other way"
+                f"depth: the maximum depth is {high:g} m and the minimum {self.low:g} m; the maximum must be the larger one"
             )
         layers = spread_four(encoder) if self.four else ()
         dense = channels(encoder, layers, "depth")
         return DepthHead(dense, encoder.card.dim, self.bins, self.low, high, layers)
 
     def measured(self, target: Tensor) -> Tensor:
-        """The target with 0, not measured, at pixels outside the crop and beyond `high`, where that is given."""
+        """The target with 0 (not measured) at pixels outside the crop and, if `high` is given, beyond it."""
         if self.high is not None:
             target = torch.where(target <= self.high, target, 0.0)
         if self.crop is None:
@@ -103,9 +103,9 @@ class Depth:
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """RMSE / (RMSE + mean depth) over the image's measured pixels, and 1 where the output is not finite.
 
-        It rises with the image's RMSE, so that an attack keeps the point that harms the headline most.
+        It increases with the image's RMSE, so that an attack keeps the point that is worst for the main metric.
         """
-        output, target = self._judged(output, target)
+        output, target = self._compared(output, target)
         valid = target > 0
         rmse = mean_where((output - target).square(), valid).sqrt()
         error = rmse / (rmse + mean_where(target, valid)).clamp_min(TINY)
@@ -114,13 +114,13 @@ class Depth:
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Sums over the measured pixels of an image, each [B], float64.
 
-        images: whether any is measured; image_rmse, image_silog: the image's own RMSE, and its sqrt(mean g^2 - (mean g)^2) with g
-        the gap of the logarithms.
+        images: 1 if any pixel is measured; image_rmse, image_silog: the image's own RMSE, and its
+        sqrt(mean g^2 - (mean g)^2), g the difference of the logarithms.
         """
-        output, target = self._judged(output, target)
+        output, target = self._compared(output, target)
         valid = target > 0
-        there, truth = output.double(), torch.where(valid, target, 1.0).double()
-        gap, log_gap = there - truth, there.clamp_min(TINY).log() - truth.log()
+        predicted, truth = output.double(), torch.where(valid, target, 1.0).double()
+        gap, log_gap = predicted - truth, predicted.clamp_min(TINY).log() - truth.log()
         ratio = _ratio(output, target)
 
         def total(values: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Depth:
             "pixels": pixels,
             "squared": squared,
             "relative": total(gap.abs() / truth),
-            "log10": total((there.clamp_min(1e-6).log10() - truth.log10()).abs()),
+            "log10": total((predicted.clamp_min(1e-6).log10() - truth.log10()).abs()),
             "delta1": total(ratio < 1.25),
             "delta2": total(ratio < 1.25**2),
             "delta3": total(ratio < 1.25**3),
@@ -142,8 +142,8 @@ class Depth:
             "image_silog": variance.clamp_min(0).sqrt(),
         }
 
-    def _judged(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and target as error and figures compare them."""
+    def _compared(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and target as the error and the metrics compare them: masked and, if asked for, aligned."""
         target = self.measured(target)
         return (median_scaled(output, target) if self.align == "median" else output), target
 
@@ -154,8 +154,8 @@ class Depth:
 def median_scaled(output: Tensor, target: Tensor) -> Tensor:
     """Each image's output times the ratio of the medians of target and output over its measured pixels.
 
-    Source: Zhou et al., CVPR 2017, section 4.1. The median of an even number is the mean of the middle two, as numpy's is.
-    differs: nothing is clipped afterwards.
+    Source: Zhou et al., CVPR 2017, section 4.1. The median of an even count is the mean of the middle two, as in numpy.
+    differs: the output is not clipped afterwards.
     """
     factors = []
     for depth, truth in zip(output, target, strict=True):
@@ -171,7 +171,7 @@ def _median(values: Tensor) -> Tensor:
 
 
 def _ratio(output: Tensor, target: Tensor) -> Tensor:
-    """The greater of output / target and target / output; where nothing is measured, anything."""
+    """The greater of output / target and target / output; undefined at pixels that are not measured."""
     truth = torch.where(target > 0, target, 1.0)
     output = output.clamp_min(1e-6)
     return torch.maximum(output / truth, truth / output)
@@ -188,11 +188,11 @@ def depth(
 ) -> Task:
     """Monocular depth in metres; head: a mixture of `bins` depths between low and high, or one value through a sigmoid.
 
-    head=linear4: that mixture of four layers spread over the encoder, with the last one's pooled features. high: None is the
-    greatest depth of the data; a pixel beyond a given one does not count. align=median: each image's depth is scaled to the
-    median of its truth before it is judged, attacked or not. crop: Eigen's (NYU) or Garg's (KITTI), scaled to the image's size;
-    pixels outside do not count.
+    head=linear4: that mixture on four layers spread over the encoder, with the last one's pooled features. high: None means
+    the maximum depth of the data; if it is given, pixels beyond it don't count. align=median: each image's depth, clean or
+    attacked, is scaled to the median of its ground truth before evaluation. crop: Eigen's (NYU) or Garg's (KITTI), scaled to
+    the image's size; pixels outside don't count.
     """
     if bins < 2 or low <= 0:
-        raise SpecError(f"depth: bins is {bins} and low is {low:g}; bins is at least 2 and low above 0 m")
+        raise SpecError(f"depth: bins is {bins} and low is {low:g}; bins must be at least 2 and low above 0 m")
     return Depth(0 if head == "direct" else bins, low, high, head == "linear4", align, crop)

@@ -1,8 +1,8 @@
-"""Object detection: FCOS on a pyramid made of the dense features.
+"""Object detection: FCOS on a feature pyramid built from the dense features.
 
-FCOS and not Faster R-CNN, because it is told place by place: its losses are sums over the places of one image, where those
-of Faster R-CNN depend on proposals drawn at random with the truth in hand; its scores come of one pass, so that a gradient
-reaches the pixels from everything that is judged; and an attack can be made of what it tells without any truth.
+FCOS rather than Faster R-CNN, because it predicts at fixed locations: its losses are sums over the locations of one image,
+while those of Faster R-CNN depend on proposals sampled at random with the help of the ground truth; its scores come from one
+forward pass, so every part of the evaluated output has a gradient to the pixels; and label-free attacks can use its output.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, dense_dim, needs
 from hardsight.tasks.pyramid import GROUP, FcosHead
 
-FLOOR = 0.05
-"""A detection has at least this score."""
-SHOWN = 0.3
-"""A detection that is shown to a person, or attacked as if it were true, has at least this score."""
+MIN_SCORE = 0.05
+"""The minimum score of a detection."""
+SHOWN_SCORE = 0.3
+"""The minimum score of a detection that is drawn, or that a label-free attack takes as ground truth."""
 CANDIDATES = 1000
-"""The most certain detections of each level, before those that overlap are thinned out."""
-SAME = 0.6
-"""Of two detections of one class that overlap by more than this, the less certain one goes."""
+"""The number of highest-scoring detections of each level that enter non-maximum suppression."""
+NMS_IOU = 0.6
+"""Non-maximum suppression: of two detections of one class with a larger IoU, the one of lower score is removed."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Detect:
         return fcos(output, _checked(output, target))
 
     def error(self, output: Places, target: Truth) -> Tensor:
-        """1 - the image's average precision at IoU 0.5, all its classes in one ranking, and 1 where the output is not finite.
+        """1 - the image's average precision at IoU 0.5, all classes in one ranking, and 1 where the output is not finite.
 
-        An image without true boxes has no precision: there it is the score of the most certain detection, 0 without any, so
-        that what is fabricated counts. It rises as detections are lost, misnamed or misplaced, and as false ones outrank them.
+        An image without true boxes has no precision: its error is the highest score of a detection, 0 without any, so that
+        fabricated ones count. Missed, misclassified or misplaced boxes increase it, and false ones ranked above true ones.
         """
         errors = []
         for found, true in zip(decode(output), target, strict=True):
@@ -77,7 +77,7 @@ class Detect:
         return torch.where(output.finite, error, 1.0)
 
     def counts(self, output: Places, target: Truth) -> dict[str, Tensor]:
-        """Each image's lists, of what was found and what is there, at one length: `metrics.detect.row`."""
+        """Each image's detections and true boxes, padded to fixed lengths: `metrics.detect.row`."""
         rows = []
         for found, true in zip(decode(output), _checked(output, target), strict=True):
             lists = (found["boxes"], found["scores"], found["labels"], true["boxes"], true["labels"])
@@ -85,15 +85,15 @@ class Detect:
         return {name: torch.from_numpy(np.stack([one[name] for one in rows])) for name in rows[0]}
 
     def answer(self, output: Places) -> Truth:
-        """The detections that a person would look at: boxes [N, 4], labels [N] and scores [N] of each image."""
-        return [{key: value[one["scores"] >= SHOWN] for key, value in one.items()} for one in decode(output)]
+        """The detections to draw: boxes [N, 4], labels [N] and scores [N] of each image."""
+        return [{key: value[one["scores"] >= SHOWN_SCORE] for key, value in one.items()} for one in decode(output)]
 
 
 def decode(places: Places) -> Truth:
-    """What is found in each image, the most certain first: boxes [N, 4] clipped to it, labels [N], scores [N]; N <= 100.
+    """The detections of each image by descending score: boxes [N, 4] clipped to it, labels [N], scores [N]; N <= 100.
 
-    Nothing where the output is not finite. As torchvision's FCOS does it: by level the best of those with a score above
-    `FLOOR`, then non-maximum suppression class by class.
+    None where the output is not finite. As in torchvision's FCOS: per level the highest scores above `MIN_SCORE`, then
+    non-maximum suppression per class.
     """
     from torchvision.ops import batched_nms  # here, as importing it takes seconds
 
@@ -107,17 +107,17 @@ def decode(places: Places) -> Truth:
             chosen = _candidates(scores[image], places.levels) if finite[image] else scores.new_zeros(0, dtype=torch.int64)
             score, label = scores[image].flatten()[chosen], chosen % scores.shape[-1]
             box = boxes[image][chosen // scores.shape[-1]]
-            kept = batched_nms(box, score, label, SAME)[:FOUND]
+            kept = batched_nms(box, score, label, NMS_IOU)[:FOUND]
             found.append({"boxes": box[kept], "labels": label[kept], "scores": score[kept]})
         return found
 
 
 def _candidates(scores: Tensor, levels: tuple[int, ...]) -> Tensor:
-    """Where in scores [P, K], flattened, the detections of an image are."""
+    """Indices of an image's candidate detections in the flattened scores [P, K]."""
     chosen, start = [], 0
     for count in levels:
         part = scores[start : start + count].flatten()
-        above = (part > FLOOR).nonzero().flatten()
+        above = (part > MIN_SCORE).nonzero().flatten()
         best = part[above].topk(min(CANDIDATES, len(above))).indices
         chosen.append(above[best] + start * scores.shape[-1])
         start += count
@@ -125,7 +125,7 @@ def _candidates(scores: Tensor, levels: tuple[int, ...]) -> Tensor:
 
 
 def _checked(output: Places, target: Truth) -> Truth:
-    """The truth; `DataError` where a box has a class that the output doesn't know."""
+    """The ground truth itself; `DataError` if a box has a class that the output doesn't have."""
     classes = output.classes.shape[-1]
     labels = torch.cat([one["labels"] for one in target])
     if len(wrong := labels[(labels < 0) | (labels >= classes)]):
@@ -139,15 +139,15 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 @register
 def detect(width: int = 64, depth: int = 1, levels: int = 3, finest: int = 8) -> Task:
-    """Object detection with an FCOS head on a pyramid of the dense features; the encoder stays as it is.
+    """Object detection with an FCOS head on a pyramid of the dense features; the encoder is not changed.
 
-    width: channels of the head. depth: 3x3 convolutions in each of its two towers. levels: of the pyramid, each of twice the
-    cells of the one before. finest: the first one's cells are at most so many pixels wide; finer dense features stay as they
-    are. Needs faster-coco-eval: pip install hardsight[detection].
+    width: channels of the head. depth: 3x3 convolutions in each of its two towers. levels: number of pyramid levels, each
+    with twice the stride of the previous one. finest: maximum stride of the first level in pixels; dense features of a
+    smaller stride are used as they are. Needs faster-coco-eval: pip install hardsight[detection].
     """
     if width < GROUP or width % GROUP or depth < 0 or levels < 1 or finest < 1:
         raise SpecError(
-            f"detect: width is {width}, depth {depth}, levels {levels} and finest {finest}; width is a multiple of {GROUP}, "
-            "depth at least 0, levels and finest at least 1"
+            f"detect: width is {width}, depth {depth}, levels {levels} and finest {finest}; width must be a multiple of "
+            f"{GROUP}, depth at least 0, levels and finest at least 1"
         )
     return Detect(width, depth, levels, finest)

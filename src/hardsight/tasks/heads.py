@@ -1,7 +1,7 @@
 """Heads on dense features, as the papers train them: linear on one layer or on four, FCN and DeepLab.
 
-A head whose `layers` is not empty reads these layers of the encoder, in `Features.layers`, in place of `dense`. One that says
-`moving` has batch norm behind layers that are trained with it, whose statistics a plain average over the training would miss.
+A head with non-empty `layers` takes those encoder layers, in `Features.layers`, instead of `dense`. In one with `moving`,
+batch norm follows trained layers, so its statistics are a moving average; a plain average over the training would lag.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ FOUR = 4
 
 
 def grid_of(features: Features, layers: tuple[int, ...]) -> Tensor:
-    """What a head reads: the layers it asked for, at the finest one's grid, or the dense features."""
+    """The input of a head: its layers joined on the finest grid among them, or the dense features."""
     found = join(features.layers) if layers else features.dense
     assert found is not None
     return found
 
 
 def last_four(encoder: Encoder) -> tuple[int, ...]:
-    """The last four layers: DINOv2's choice for segmentation. Raises `SpecError` where the encoder has fewer."""
+    """The last four layers: DINOv2's choice for segmentation. Raises `SpecError` if the encoder has fewer."""
     depth = _depth(encoder)
     return tuple(range(depth - FOUR, depth))
 
 
 def spread_four(encoder: Encoder) -> tuple[int, ...]:
-    """Four layers evenly spread, of twelve blocks 2, 5, 8 and 11: DINOv2's choice for depth. Raises `SpecError` as well.
+    """Four evenly spaced layers (of twelve blocks 2, 5, 8 and 11): DINOv2's choice for depth. Raises `SpecError` too.
 
     differs: of 24 blocks the first one is 5, theirs is 4.
     """
@@ -40,7 +40,7 @@ def spread_four(encoder: Encoder) -> tuple[int, ...]:
 
 
 def channels(encoder: Encoder, layers: tuple[int, ...], task: str) -> int:
-    """Channels of what `grid_of` gives; of layers they are read off one grey image."""
+    """Number of channels that `grid_of` returns; for `layers` it is found by a forward pass of one grey image."""
     dim = dense_dim(encoder.card, task)
     if not layers:
         return dim
@@ -77,21 +77,21 @@ class DeepHead(nn.Module):
 
 
 def fcn(dim: int, classes: int) -> nn.Module:
-    """3x3 convolution to a quarter of the channels, batch norm, ReLU, 1x1 convolution (Long et al., CVPR 2015; torchvision's).
+    """3x3 convolution to a quarter of the channels, batch norm, ReLU, 1x1 convolution (Long et al., CVPR 2015; torchvision).
 
-    differs: without dropout, whose draws no seed of ours would fix.
+    differs: without dropout, whose random draws our seeds don't control.
     """
     if dim < FOUR:
-        raise SpecError(f"segment(head=fcn) takes a quarter of the dense channels, and there are {dim}; use head=linear")
+        raise SpecError(f"segment(head=fcn) uses a quarter of the dense channels, and there are only {dim}; use head=linear")
     from torchvision.models.segmentation.fcn import FCNHead  # here, as importing it takes seconds
 
     return DeepHead(_without_dropout(FCNHead(dim, classes)))
 
 
 def deeplab(dim: int, classes: int) -> nn.Module:
-    """DeepLabV3's: atrous convolutions at rates 12, 24, 36 and a pooled branch, then 3x3 and 1x1 (Chen et al., 2017; torchvision's).
+    """DeepLabV3: atrous convolutions at rates 12, 24, 36, a pooled branch, 3x3 and 1x1 (Chen et al., 2017; torchvision).
 
-    differs: without dropout, as `fcn`. The rates are meant for dense features of stride 8.
+    differs: without dropout, like `fcn`. The rates are meant for dense features of stride 8.
     """
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead  # here, as importing it takes seconds
 
@@ -101,7 +101,7 @@ def deeplab(dim: int, classes: int) -> nn.Module:
 def _depth(encoder: Encoder) -> int:
     depth = int(getattr(encoder.body, "depth", 0))
     if depth < FOUR:
-        raise SpecError(f"head=linear4 reads four layers, and {encoder.card.name} has {depth}; use a head of one layer")
+        raise SpecError(f"head=linear4 needs four layers, and {encoder.card.name} has {depth}; use a head on one layer")
     return depth
 
 

@@ -1,10 +1,10 @@
-"""Weighted nearest neighbours as a head: nothing is trained, the training images' features are its buffers.
+"""A weighted k-nearest-neighbour head: nothing is trained, the features of the training images are its buffers.
 
-Source: Wu et al., CVPR 2018, section 3.4, with the k = 20 and temperature 0.07 of DINO's evaluation (Caron et al., ICCV 2021):
-the k most alike (cosine) of the bank vote for their class, each by exp(cosine / temperature). An image whose k neighbours are
-all of one class would have a constant vote and no gradient, so an attack would find nothing to climb. Hence
-differs: a class without a vote is scored by its most alike image. That one weighs no more than any voter, so the class that
-wins is the same, and every class pulls at the pixels.
+Source: Wu et al., CVPR 2018, section 3.4, with k = 20 and temperature 0.07 of DINO's evaluation (Caron et al., ICCV 2021):
+the k images of the bank with the highest cosine similarity vote for their class with weight exp(cosine / temperature).
+If all k neighbours are of one class, the vote is constant and its gradient zero, so an attack could not make progress.
+differs: a class without a vote is scored by its most similar image. Its weight is at most that of any voter, so the
+predicted class is the same, and the score of every class has a gradient to the pixels.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hardsight.core.errors import DataError
 from hardsight.encoders.base import Features
 
 GROUP = 64
-"""The k most alike lie in the k groups with the greatest maxima: looking there first spares sorting the whole bank."""
+"""Group size: the k most similar images are in the k groups with the greatest maxima, so only those need to be searched."""
 AT_ONCE = 2**24
-"""Cosines that are held at once where no gradient is asked for."""
+"""Number of cosine similarities held in memory at once if no gradient is needed."""
 
 
 class KnnHead(nn.Module):
     """Features -> logits [B, K], the logarithms of the classes' votes.
 
-    bank [N, D]: unit features, class by class; ends [K]: where each class's end. Both empty until `fill`.
+    bank [N, D]: features of unit norm, sorted by class; ends [K]: end index of each class. Both are empty until `fill`.
     """
 
     bank: Tensor
@@ -40,10 +40,10 @@ class KnnHead(nn.Module):
         self.register_buffer("ends", torch.zeros(classes, dtype=torch.int64))
 
     def fill(self, pooled: Tensor, label: Tensor) -> None:
-        """Takes these features [N, D] with labels [N] for its bank; `DataError` where they are fewer than k, or a label is no class."""
+        """Stores features [N, D] with labels [N] as the bank; `DataError` if N < k or a label is not the id of a class."""
         if len(pooled) < self.k:
             raise DataError(
-                f"knn asks {self.k} neighbours, and its bank has {len(pooled)} images; give more, or classify(head=knn, k=...)"
+                f"knn needs {self.k} neighbours, its bank has {len(pooled)} images; use more, or classify(head=knn, k=...)"
             )
         classes = len(self.ends)
         if int(label.min()) < 0 or int(label.max()) >= classes:
@@ -60,12 +60,12 @@ class KnnHead(nn.Module):
         return torch.cat([self._votes(part) for part in x.split(max(rows, 1))])
 
     def _votes(self, x: Tensor) -> Tensor:
-        alike = x @ self.bank.T
+        similarity = x @ self.bank.T
         ends = self.ends.tolist()
         spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        nothing = alike.new_full((len(x),), -2.0)  # below every cosine: a class that the bank has no image of
-        nearest = torch.stack([alike[:, a:b].amax(1) if b > a else nothing for a, b in spans], 1) / self.temperature
-        best, places = _greatest(alike, self.k)
+        nothing = similarity.new_full((len(x),), -2.0)  # below every cosine, for a class without images in the bank
+        nearest = torch.stack([similarity[:, a:b].amax(1) if b > a else nothing for a, b in spans], 1) / self.temperature
+        best, places = _greatest(similarity, self.k)
         classes = torch.searchsorted(self.ends, places, right=True)
         best = best / self.temperature
         peak = best[:, :1].detach()
@@ -75,12 +75,12 @@ class KnnHead(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if (bank := state_dict.get(f"{prefix}bank")) is not None and bank.shape[1:] == self.bank.shape[1:]:
-            self.bank = self.bank.new_empty(bank.shape)  # as long as the one that is read
+            self.bank = self.bank.new_empty(bank.shape)  # of the length of the loaded bank
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _greatest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k greatest of each row [B, N], descending, and their places, as `topk` finds them."""
+    """The k greatest values of each row [B, N], descending, and their indices: the result of `topk`, faster."""
     count = values.shape[1]
     whole = count // GROUP
     if whole <= 2 * k:

@@ -1,9 +1,9 @@
-"""A pyramid of maps from one dense map, and the detection head that reads it.
+"""A feature pyramid from one dense feature map, and the detection head on it.
 
-Any encoder gives one map; detectors want several, so that a small box and a large one are each told at a fitting grain.
-As in ViTDet the finer levels are made by transposed convolutions and the coarser ones by pooling. The tower after that is
-FCOS's and one for all levels. Only the batch norm in front has a training mode, and there it is fixed as soon as the head is
-trained: an attack meets an affine map, and no image of a batch minds another.
+An encoder gives one map; a detector needs several, so that small and large boxes are each predicted at a suitable
+resolution. As in ViTDet, finer levels are made by transposed convolutions and coarser ones by pooling. The towers on them
+are FCOS's, shared by all levels. Only the first batch norm has a training mode, and its statistics are fixed once the head
+is trained: under attack it is an affine map, and images of a batch don't influence each other.
 
 Sources: Li et al., ECCV 2022 (ViTDet), section 3; Tian et al., ICCV 2019 (FCOS), section 3.
 """
@@ -20,21 +20,21 @@ from hardsight.encoders.base import Features
 from hardsight.losses.places import Places
 
 PRIOR = -math.log(99)
-"""Added to the class logits: before it has learned anything, the head gives each class 1% (Lin et al., ICCV 2017)."""
+"""Added to the class logits: before training, the head gives each class a probability of 1% (Lin et al., ICCV 2017)."""
 FARTHEST = 7.0
-"""The logarithm of a side is cut off here, at a thousand cells, or an attack could make it overflow."""
+"""Maximum of the logarithm of a side (a thousand cells): otherwise an attack could make it overflow."""
 GROUP = 8
-"""Channels that are normalized together."""
+"""Channels per group of the group norms."""
 
 
 class Pyramid(nn.Module):
-    """Dense features [B, D, h, w] -> `levels` maps [B, width, ...]: the first `doublings` times finer, each half the one before."""
+    """Dense features [B, D, h, w] -> `levels` maps [B, width, ...]: the first 2**doublings times finer, then halved each."""
 
     def __init__(self, dim: int, width: int, doublings: int, levels: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(dim)
         self.narrow = nn.Conv2d(dim, width, 1)
-        # A 1x1 convolution and a shuffle are a transposed convolution of kernel and stride 2, and are seeded like the rest.
+        # A 1x1 convolution and a pixel shuffle are a transposed convolution of kernel and stride 2 that `seeded` covers.
         self.finer = nn.ModuleList(nn.Conv2d(width, 4 * width, 1) for _ in range(doublings))
         self.smooth = nn.ModuleList(_block(width, width) for _ in range(levels))
 
@@ -52,8 +52,8 @@ class Pyramid(nn.Module):
 class FcosHead(nn.Module):
     """Features -> `Places`.
 
-    differs: the sides are exp(x), with no factor of its own a level, as they are told in cells; torchvision takes relu(x),
-    whose gradient is zero where it is, so that no attack could move a side that is there.
+    differs: the sides are exp(x), without a learned factor per level, as they are in units of cells; torchvision uses
+    relu(x), whose gradient is zero where its output is zero, so that an attack could not move such a side.
     """
 
     def __init__(self, dim: int, classes: int, width: int, depth: int, doublings: int, levels: int) -> None:
@@ -72,9 +72,9 @@ class FcosHead(nn.Module):
         high, wide = (extent / count for extent, count in zip(features.covered, across, strict=True))
         for level, x in enumerate(self.pyramid(features.dense)):
             classes.append(_rows(self.classes(self.class_tower(x)).float()) + PRIOR)
-            told = _rows(self.sides(self.box_tower(x)).float())
-            sides.append(told[..., :4].clamp_max(FARTHEST).exp())
-            centre.append(told[..., 4])
+            predicted = _rows(self.sides(self.box_tower(x)).float())
+            sides.append(predicted[..., :4].clamp_max(FARTHEST).exp())
+            centre.append(predicted[..., 4])
             cells.append(grid(x.shape[-2:], high * 2**level, wide * 2**level, x.device))
         counts = tuple(len(one) for one in cells)
         return Places(
@@ -83,7 +83,7 @@ class FcosHead(nn.Module):
 
 
 def grid(shape: torch.Size | tuple[int, ...], high: float, wide: float, device: torch.device | str = "cpu") -> Tensor:
-    """The cells of a map of h rows and w columns, row by row: [h w, 4], x1 y1 x2 y2 in pixels."""
+    """The cells of a map with h rows and w columns, in row-major order: [h w, 4], x1 y1 x2 y2 in pixels."""
     rows = torch.arange(shape[0], device=device, dtype=torch.float32) * high
     columns = torch.arange(shape[1], device=device, dtype=torch.float32) * wide
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -95,5 +95,5 @@ def _block(before: int, width: int) -> nn.Sequential:
 
 
 def _rows(grid: Tensor) -> Tensor:
-    """[B, C, h, w] as [B, h w, C]."""
+    """[B, C, h, w] -> [B, h w, C]."""
     return grid.flatten(2).transpose(1, 2)

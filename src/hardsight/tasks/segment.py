@@ -1,4 +1,4 @@
-"""Semantic segmentation: a head on the dense features, logits upsampled to the image's pixels, of whole images or of windows."""
+"""Semantic segmentation: a head on the dense features, logits upsampled to the pixels; whole images or sliding windows."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Segment:
         return cross_entropy(output, target)
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """The share of labelled pixels that are wrong."""
+        """The fraction of labelled pixels that are misclassified."""
         return mean_where((~right_pixels(output, target)).float(), target != IGNORE)
 
     def counts(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Pixels by class, [B, K]: in both, in the prediction, in the label; pixels without a class are left out of all."""
+        """Pixels per class, [B, K]: in both, in the prediction, in the label; pixels without a label are left out."""
         classes = output.shape[1]
         valid = target != IGNORE
         if bool((target[valid] >= classes).any()):
@@ -78,21 +78,21 @@ def segment(
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
 ) -> Task:
-    """Semantic segmentation with a head on the dense features, of whole images or of windows that slide over them.
+    """Semantic segmentation with a head on the dense features, on whole images or sliding windows.
 
-    head: linear on the last layer, or on the last four; FCN's or DeepLabV3's, for convolutional networks. window, stride: (h, w)
-    in pixels, or a number for both, of the windows whose logits are averaged; a stride of None is two thirds of the window's.
-    The head is trained on whole images, and an attack on embeddings reads whole images.
+    head: linear on the last layer, or on the last four; FCN's or DeepLabV3's, for convolutional networks. window, stride:
+    (h, w) in pixels, or one number for both; the logits of overlapping windows are averaged; stride=None is two thirds of
+    the window. The head is trained on whole images, and attacks on embeddings use whole images.
     """
     if window is None:
         if stride is not None:
-            raise SpecError("segment: stride is that of a window, and there is none; give window=512")
+            raise SpecError("segment: stride is given without a window; give one too, such as window=512")
         return Segment(head)
     size = _pair(window)
     step = _pair(stride) if stride is not None else tuple(max(1, 2 * side // 3) for side in size)
     if min(size) < 1 or not all(1 <= one <= side for one, side in zip(step, size, strict=True)):
         raise SpecError(
-            f"segment: window is {size} and stride {step}; a window is at least 1 pixel, a stride at least 1 and at most the window"
+            f"segment: window is {size} and stride {step}; both must be at least 1, and stride at most the window"
         )
     return Segment(head, size, step)  # type: ignore[arg-type]
 

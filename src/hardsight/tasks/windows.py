@@ -1,8 +1,8 @@
-"""Sliding windows: a map of a large image, put together from overlapping windows of the size that a model is good at.
+"""Sliding-window inference: the output map of a large image from overlapping windows of the size that suits the model.
 
-What is averaged where windows overlap are logits. The mean of probabilities is no logit: a cross-entropy on it is bounded, and
-its gradient vanishes wherever the model is sure, so that an attack stalls (quirks A4 and D3). All of it is differentiable and is
-part of what is attacked. Each window is read once, and all images of a batch with it (quirks D1 and D2).
+Where windows overlap, logits are averaged, not probabilities: a cross-entropy on mean probabilities is bounded, and its
+gradient vanishes where the model is confident, so that an attack stalls (quirks A4 and D3). All steps are differentiable and
+part of the attacked model. Each window takes one forward pass for all images of a batch (quirks D1 and D2).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 def starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side, in pixels: every `stride`, and the last one so that it ends with the side."""
+    """Start positions of the windows along a side, in pixels: every `stride`, and a last window that ends with the side."""
     last = max(0, side - window)
     return [*range(0, last, stride), last]
 
 
 def slide(x: Tensor, run: Callable[[Tensor], Tensor], window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """[B, K, H, W]: at each pixel the mean of what `run` makes of the windows of x [B, 3, H, W] that it lies in.
+    """[B, K, H, W]: at each pixel the mean output of `run` over the windows of x [B, 3, H, W] that contain it.
 
-    run: [B, 3, h, w] -> logits [B, K, h, w]. window, stride: (h, w) in pixels; a window reaches no farther than the image.
-    Source: Zhao et al., CVPR 2017 (PSPNet), testing by sliding; the last window is moved back to end with the image, so none
-    is padded.
+    run: [B, 3, h, w] -> logits [B, K, h, w]. window, stride: (h, w) in pixels; a window is at most as large as the image.
+    Source: Zhao et al., CVPR 2017 (PSPNet), sliding-window testing; the last window is shifted back to end with the image,
+    so none is padded.
     """
     sides = x.shape[-2:]
     high, wide = (min(one, side) for one, side in zip(window, sides, strict=True))
