@@ -1,4 +1,4 @@
-"""Criteria beside their formulas written out in loops, what they remember, and what they do in several processes."""
+"""Criteria against explicit loops of their formulas, what they remember, and what they do in several processes."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def at(epoch: int) -> When:
 
 
 class Case:
-    """A criterion, and whether it takes statistics over the batch; its target branch has as many views as its online one."""
+    """A criterion, and whether it computes statistics over the batch; both branches have the same number of views."""
 
     def __init__(self, make: Callable[[], Any], whole: bool = False) -> None:
         self.make, self.whole = make, whole
 
     def loss(self, online: tuple[Tensor, ...], target: tuple[Tensor, ...], label: Tensor = LABEL) -> Tensor:
-        criterion: Any = self.made()
+        criterion: Any = self.build()
         return criterion(online, target, label, torch.arange(len(label)))
 
-    def made(self) -> Any:
+    def build(self) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(3)
             criterion: Any = self.make()
@@ -61,8 +61,8 @@ class Case:
             criterion.double()
         if isinstance(criterion, Queued):
             criterion.queue.copy_(F.normalize(criterion.queue))
-        reading = getattr(criterion, "at", None)
-        return reading(at(0)) if reading else criterion
+        criterion_at = getattr(criterion, "at", None)
+        return criterion_at(at(0)) if criterion_at else criterion
 
 
 CASES = {
@@ -110,7 +110,7 @@ def test_a_single_view_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.whole])
 def test_a_batch_of_one_has_no_statistics(name: str) -> None:
     one = tuple(z[:1] for z in embeddings())
-    with pytest.raises(SpecError, match="this batch is of 1 image; it needs at least 2"):
+    with pytest.raises(SpecError, match="this batch has 1 image; it needs at least 2"):
         CASES[name].loss(one, one, LABEL[:1])
 
 
@@ -138,8 +138,8 @@ def test_sup_con_is_the_formula_and_nt_xent_where_all_labels_differ() -> None:
         logs = [math.log(alike / sum(r for r, _ in rest)) for alike, y in rest if y == label]
         total[image] -= sum(logs) / len(logs) / V
     assert torch.allclose(CASES["sup_con"].loss(views, ()), total, rtol=1e-10)
-    told_apart = CASES["sup_con"].loss(views[:2], (), torch.arange(B))
-    assert torch.allclose(told_apart, CASES["nt_xent"].loss(views[:2], ()), rtol=1e-10)
+    all_different = CASES["sup_con"].loss(views[:2], (), torch.arange(B))
+    assert torch.allclose(all_different, CASES["nt_xent"].loss(views[:2], ()), rtol=1e-10)
 
 
 def test_sup_con_without_labels_is_refused() -> None:
@@ -148,7 +148,7 @@ def test_sup_con_without_labels_is_refused() -> None:
 
 
 def test_queued_is_the_formula() -> None:
-    criterion = CASES["queued"].made()
+    criterion = CASES["queued"].build()
     online, target = embeddings(2), embeddings(1, seed=1)
     total = torch.zeros(B, dtype=torch.float64)
     for query in online:
@@ -321,7 +321,7 @@ def test_coding_is_the_formula() -> None:
 
 
 def trained(name: str, rank: int, share: int) -> list[Tensor]:
-    """Gradients of a linear map in two steps of a criterion, averaged over the processes as DDP does, and what it remembers."""
+    """Gradients of a linear map in two steps of a criterion, averaged over processes as DDP does, and its memory."""
     criterion: Any = CASES[name].make()
     criterion = criterion.double() if isinstance(criterion, torch.nn.Module) else criterion
     x = numbers(4, B, D, seed=9)[:, rank * share : (rank + 1) * share]
@@ -330,8 +330,8 @@ def trained(name: str, rank: int, share: int) -> list[Tensor]:
     for step in range(2):
         online = tuple((one + step) @ weight for one in x[:2])
         target = tuple(one @ weight.detach() for one in x[2:])
-        reading = criterion.at(at(step)) if hasattr(criterion, "at") else criterion
-        loss = reading(online, target, LABEL[rank * share : (rank + 1) * share], torch.arange(share)).mean()
+        criterion_at = criterion.at(at(step)) if hasattr(criterion, "at") else criterion
+        loss = criterion_at(online, target, LABEL[rank * share : (rank + 1) * share], torch.arange(share)).mean()
         (grad,) = torch.autograd.grad(loss, weight)
         if dist.is_initialized():
             dist.all_reduce(grad)
@@ -355,7 +355,7 @@ def one_of_two(rank: int, folder: str) -> None:
         found["alone"] = [torch.tensor(world()), gather(torch.ones(3)), own(torch.ones(3))]
         found["nt_xent alone"] = trained("nt_xent", rank, B // 2)
     if rank == 0:
-        with alone():  # the other process reads nothing here: a criterion that waited for it would never return
+        with alone():  # the other process computes nothing here: a criterion that waited for it would never return
             CASES["nt_xent"].loss(embeddings(), ())
     dist.barrier()
     torch.save(found, f"{folder}/{rank}.pt")
@@ -364,7 +364,7 @@ def one_of_two(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_that_holds_the_whole_batch(tmp_path: Path) -> None:
-    processes.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    processes.start_processes(one_of_two, args=(str(tmp_path),), nprocs=2, start_method="fork")  # type: ignore[attr-defined]
     one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in CASES:
         torch.manual_seed(3)

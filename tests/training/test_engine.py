@@ -1,4 +1,4 @@
-"""The engine: schedules, optimizers, the images' way, checkpoints, guards, logs, what it exports, and what it refuses."""
+"""The engine: schedules, optimizers, loading of images, checkpoints, guards, logs, what it exports, and what it refuses."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def test_shipped_recipes_are_read(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("epoch = 3", "no 'epoch'; did you mean 'epochs'"),
         ("lr = 0.1", "write optimizer = 'adamw"),
-        ("epochs = 0", "epochs is 0; it is a whole number of at least 1"),
-        ("epochs = 1.5", "epochs is 1.5; it is a whole number"),
+        ("epochs = 0", "epochs is 0; it must be a whole number of at least 1"),
+        ("epochs = 1.5", "epochs is 1.5; it must be a whole number"),
         ("batch = true", "batch is True"),
-        ("accumulate = 3", "does not part into 3"),
-        ('precision = "half"', "it is float32 or bf16"),
-        ('parallel = "dp"', "it is ddp or fsdp"),
-        ('compile = "yes"', "it is true or false"),
+        ("accumulate = 3", "cannot be divided into 3"),
+        ('precision = "half"', "it must be float32 or bf16"),
+        ('parallel = "dp"', "it must be ddp or fsdp"),
+        ('compile = "yes"', "it must be true or false"),
         ("ema = 1.0", "below 1"),
         ('optimizer = "adam"', "did you mean 'adamw'"),
         ('optimizer = "sgd(rl=1)"', "did you mean 'lr'"),
@@ -92,11 +92,11 @@ def test_shipped_recipes_are_read(name: str) -> None:
         ("epochs = [", "is not TOML"),
     ],
 )
-def test_recipes_that_cannot_be_meant(tmp_path: Path, line: str, told: str) -> None:
+def test_recipes_that_cannot_be_meant(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "r.toml"
     rest = ['encoder = "tiny"', 'method = "simclr"', 'data = "made"']
     path.write_text("\n".join([*[one for one in rest if one.split()[0] != line.split()[0]], line]))
-    with pytest.raises(SpecError, match=told) as error:
+    with pytest.raises(SpecError, match=message) as error:
         read_recipe(str(path))
     assert "\n" not in str(error.value)
 
@@ -212,7 +212,7 @@ def test_batches_come_in_order_and_their_errors_too(data: str) -> None:
 
 
 def test_a_batch_in_parts_is_the_batch(tmp_path: Path, data: str) -> None:
-    """Without batch statistics and with views that are the image: the same weights, to rounding."""
+    """Without batch statistics and with views equal to the image: the same weights, up to rounding."""
     one = TrainingRecipe("parts", VIT, PLAIN, data, epochs=1, batch=12, optimizer="sgd(0.05)", watch="")
     whole = load_file(quiet(one, tmp_path / "one"))
     parts = load_file(quiet(replace(one, accumulate=3), tmp_path / "three"))
@@ -226,7 +226,7 @@ def test_replays_are_steps(tmp_path: Path, recipe: TrainingRecipe) -> None:
     assert [line["step"] for line in found if "epoch" not in line] == list(range(1, 25))
     assert [line["step"] for line in found if "epoch" in line] == [12, 24]
     rates = [line["lr"] for line in found if "epoch" not in line]
-    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 23  # the first is still rising
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 23  # the first step is still in the warm-up
 
 
 def test_clipping_bounds_the_step(tmp_path: Path, recipe: TrainingRecipe) -> None:
@@ -250,7 +250,7 @@ def test_the_average_is_what_is_exported(tmp_path: Path, recipe: TrainingRecipe)
             assert torch.allclose(mean[key], wanted, atol=1e-6), key
 
 
-# What stops, and goes on
+# Stopping and resuming
 
 
 def test_a_mended_run_has_an_uninterrupted_run_s_log(tmp_path: Path, recipe: TrainingRecipe) -> None:
@@ -292,7 +292,7 @@ def test_a_run_in_pieces(tmp_path: Path, recipe: TrainingRecipe) -> None:
         pieces += 1
     assert pieces == 7
     assert (tmp_path / "pieces" / "encoder.safetensors").read_bytes() == quiet(recipe, tmp_path / "one").read_bytes()
-    assert quiet(recipe, tmp_path / "pieces").exists()  # a finished run stays finished
+    assert quiet(recipe, tmp_path / "pieces").exists()  # a finished run is not trained further
 
 
 def test_checkpoints_and_encoders_that_stay(tmp_path: Path, recipe: TrainingRecipe) -> None:
@@ -332,7 +332,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path: Path, recipe: Train
 
 
 def broken_at(monkeypatch: pytest.MonkeyPatch, steps: set[int], times: int = 10**9) -> list[int]:
-    """From now on supervised training has a loss that is NaN at these steps, so many times in all; lists where it was."""
+    """From now on supervised training has a NaN loss at these steps, at most `times` times; returns where it was."""
     real, seen = Classifier.read, []
 
     def read(self: Classifier, views: Any, samples: Samples, when: When) -> Any:
@@ -389,7 +389,9 @@ def test_statistics_that_are_not_finite_go_back_at_once() -> None:
     assert guard.skipped == 2
 
 
-def test_collapse_is_told_with_the_epoch(tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collapse_is_reported_with_the_epoch(
+    tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = torch.Generator().manual_seed(0)
     assert spread_of(torch.randn(500, 64, generator=rng)) == pytest.approx(1, abs=0.02)
     assert spread_of(torch.ones(50, 64) + 1e-4 * torch.randn(50, 64, generator=rng)) < 0.001
@@ -404,7 +406,7 @@ def test_collapse_is_told_with_the_epoch(tmp_path: Path, recipe: TrainingRecipe,
 
 
 def dead(encoder: Any) -> Any:
-    """The encoder, its embeddings nearly one constant for all images."""
+    """The encoder with embeddings that are nearly one constant for all images."""
     real = encoder.body.forward
     encoder.body.forward = lambda pixels, layers: (seen := real(pixels, layers))._replace(pooled=seen.pooled * 1e-6 + 1)
     return encoder
@@ -418,11 +420,11 @@ def test_gradients_are_measured_together() -> None:
     assert norm_of(list(layer.parameters()), 0) == pytest.approx(0.1, rel=1e-4)
 
 
-# Looking
+# Evaluation during training
 
 
 def test_a_look_is_the_task_s_own_number(data: str) -> None:
-    """The vote on held-out images equals that of classify(head=knn) fitted on the same training images."""
+    """k-NN accuracy on held-out images equals that of classify(head=knn) fitted on the same training images."""
     opened = open_data(data)
     split, encoder = opened.split("train"), load_encoder(TINY)
     trained, held = Kept(Part(split, range(8, 36))), Kept(Part(split, range(8)))
@@ -441,7 +443,7 @@ def test_a_look_is_the_task_s_own_number(data: str) -> None:
 
 
 def test_voters_are_of_every_class(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images of a folder stand class by class: its first ones would all vote for one class."""
+    """A folder's images are sorted by class: the first ones would all be of one class."""
     voted: list[int] = []
 
     class Spied(KnnHead):
@@ -479,10 +481,10 @@ def test_fewer_images(tmp_path: Path, recipe: TrainingRecipe) -> None:
     assert lines(tmp_path)[-1]["step"] == 4
 
 
-# What is handed on
+# Export
 
 
-def test_a_run_is_an_encoder_and_its_card_tells(tmp_path: Path, recipe: TrainingRecipe) -> None:
+def test_a_run_is_an_encoder_with_a_card(tmp_path: Path, recipe: TrainingRecipe) -> None:
     path = quiet(recipe, tmp_path / "a")
     encoder = load_encoder(f"run:{tmp_path / 'a'}")
     card = json.loads((tmp_path / "a" / "encoder.json").read_text())
@@ -495,7 +497,7 @@ def test_a_run_is_an_encoder_and_its_card_tells(tmp_path: Path, recipe: Training
     assert load_encoder(f"run({str(tmp_path / 'a')!r}, layers=(0,))").dense_layers == (0,)
     with pytest.raises(WeightsError, match="there is no run"):
         load_encoder("run:nowhere")
-    with pytest.raises(WeightsError, match=r"holds no best.safetensors \(there: encoder.safetensors\)"):
+    with pytest.raises(WeightsError, match=r"holds no best.safetensors \(it has: encoder.safetensors\)"):
         load_encoder(f"run({str(tmp_path / 'a')!r}, best=True)")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match="is not the file of its card"):
@@ -533,40 +535,40 @@ def test_logs_by_name(tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytes
     assert named(("auto",)) == []
 
 
-def test_what_trackers_are_told(tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins with the trackers' own signatures: every number of the file goes to each, and a resumed run is the same run."""
-    told: dict[str, list[Any]] = {"wandb": [], "mlflow": [], "tensorboard": []}
+def test_what_trackers_receive(tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins with the trackers' own signatures: each gets every number of the file, and a resumed run is the same run."""
+    received: dict[str, list[Any]] = {"wandb": [], "mlflow": [], "tensorboard": []}
 
     class Run:
         id = "w1"
         info = types.SimpleNamespace(run_id="m1")
 
         def log(self, numbers: dict[str, float], step: int) -> None:
-            told["wandb"].append((step, numbers))
+            received["wandb"].append((step, numbers))
 
         def finish(self) -> None:
-            told["wandb"].append("end")
+            received["wandb"].append("end")
 
     class SummaryWriter:
         def __init__(self, log_dir: str, purge_step: int) -> None:
-            told["tensorboard"].append(purge_step)
+            received["tensorboard"].append(purge_step)
 
         def add_text(self, *_: Any) -> None: ...
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
-            told["tensorboard"].append((step, name, value))
+            received["tensorboard"].append((step, name, value))
 
         def close(self) -> None:
-            told["tensorboard"].append("end")
+            received["tensorboard"].append("end")
 
     started: list[Any] = []
     wandb: Any = types.ModuleType("wandb")
     wandb.init = lambda **given: started.append(given["id"]) or Run()
     mlflow: Any = types.ModuleType("mlflow")
     mlflow.start_run = lambda run_id, run_name: started.append(run_id) or Run()
-    mlflow.log_params = lambda given: told["mlflow"].append(given["epochs"])
-    mlflow.log_metrics = lambda numbers, step: told["mlflow"].append((step, numbers))
-    mlflow.end_run = lambda: told["mlflow"].append("end")
+    mlflow.log_params = lambda given: received["mlflow"].append(given["epochs"])
+    mlflow.log_metrics = lambda numbers, step: received["mlflow"].append((step, numbers))
+    mlflow.end_run = lambda: received["mlflow"].append("end")
     board: Any = types.ModuleType("torch.utils.tensorboard")
     board.SummaryWriter = SummaryWriter
     for name, module in (("wandb", wandb), ("mlflow", mlflow), ("torch.utils.tensorboard", board)):
@@ -577,13 +579,13 @@ def test_what_trackers_are_told(tmp_path: Path, recipe: TrainingRecipe, monkeypa
     quiet(replace(recipe, log=("auto", "wandb", "mlflow")), tmp_path)
     assert started == [None, None, "w1", "m1"]
     wanted = [line["step"] for line in lines(tmp_path)]
-    assert [one[0] for one in told["wandb"] if one != "end"] == wanted == [4, 8]
-    assert told["mlflow"][0] == 2 and [one[0] for one in told["mlflow"] if isinstance(one, tuple)] == wanted
-    assert {one[:2] for one in told["tensorboard"] if isinstance(one, tuple)} >= {(4, "loss"), (8, "accuracy")}
-    assert told["tensorboard"][0] == 1 and told["tensorboard"][-1] == "end"
+    assert [one[0] for one in received["wandb"] if one != "end"] == wanted == [4, 8]
+    assert received["mlflow"][0] == 2 and [one[0] for one in received["mlflow"] if isinstance(one, tuple)] == wanted
+    assert {one[:2] for one in received["tensorboard"] if isinstance(one, tuple)} >= {(4, "loss"), (8, "accuracy")}
+    assert received["tensorboard"][0] == 1 and received["tensorboard"][-1] == "end"
 
 
-def test_a_tracker_that_cannot_write_is_told_in_its_own_words(
+def test_a_tracker_that_cannot_write_is_reported_with_its_own_message(
     tmp_path: Path, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = []
@@ -604,7 +606,7 @@ def test_a_tracker_that_cannot_write_is_told_in_its_own_words(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"batch": 40}, "small: batch is 40, and .* has only 36 training images$"),
         ({"batch": 34, "watch": "watching(held=4)"}, "only 36 training images, 4 of them held out"),
@@ -613,8 +615,8 @@ def test_a_tracker_that_cannot_write_is_told_in_its_own_words(
         ({"method": "free(simclr(width=16))", "accumulate": 2}, "replays each batch"),
     ],
 )
-def test_runs_that_cannot_be(tmp_path: Path, recipe: TrainingRecipe, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_runs_that_cannot_be(tmp_path: Path, recipe: TrainingRecipe, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         quiet(replace(recipe, **change), tmp_path)
     assert not any(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Every method under every wrapper trains: 8 x 5 cells on toy images, and in each the attack does what it says and leaves no trace."""
+"""Every method trains under every wrapper: 8 x 5 cells on toy images; the attack raises the loss and leaves no trace."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_inner_attack_raises_the_loss_and_leaves_no_trace(method: str, mode:
 
 
 def test_a_trace_is_seen() -> None:
-    """The control of the law above: an attack that moves batch norm's statistics is told from one that does not."""
+    """Negative control of the test above: an attack that changes batch norm statistics is detected."""
     learner, samples = begun(METHODS["simclr"])
     when = When(seeds.generator("attack", 0))
     adversary = build("adversary(pgd(1, keep=last), linf(8/255), mode=train, buffers=moved)", "Adversary")

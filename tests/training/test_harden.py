@@ -1,4 +1,4 @@
-"""Hardening: each method's loss is its formula, the teacher never moves, and what is said to be trained alone is."""
+"""Hardening: each method's loss is its formula, the teacher is never updated, and only the intended weights are trained."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Card, Encoder
 from hardsight.specs.catalog import build, entries
 from hardsight.training.methods.base import Learner, Samples, Step
-from hardsight.training.methods.harden.answers import Answers, Place, truth_of
-from hardsight.training.methods.harden.lora import Adapted, Adapter
+from hardsight.training.methods.harden.linear_heads import FeatureScale, LinearHead, truth_of
+from hardsight.training.methods.harden.lora import Adapter, LoRALearner
 from hardsight.training.methods.harden.partial import blocks
 from tests.conftest import ToyBody, toy_card, toy_encoder, toy_images, toy_target
 from tests.fixtures.methods import SMALL
@@ -94,7 +94,7 @@ def trained(learner: Learner, steps: int = 3, lr: float = 0.05) -> list[Step]:
 
 
 def climbed(read: Any, x: Tensor, rng: torch.Generator, steps: int = 2, step: float = 0.75, eps: float = 8 / 255) -> Tensor:
-    """A PGD written out, from a random start; read: images -> a scalar."""
+    """An explicit PGD from a random start; read: images -> a scalar."""
     moved = (x + (2 * torch.rand(x.shape, generator=rng) - 1) * eps).clamp(0, 1)
     for _ in range(steps):
         moved = moved.detach().requires_grad_(True)
@@ -261,7 +261,7 @@ def test_merged_equals_unmerged_and_the_gradient_is_that_of_the_factors(layer: A
     base, x = layer.weight.detach().clone(), torch.randn(3, *((6,) if layer.weight.dim() == 2 else (4, 5, 5)))
 
     def unmerged(x: Tensor) -> Tensor:
-        """The layer as it came, and beside it the two factors one after the other."""
+        """The original layer plus the two factors, one after the other."""
         if layer.weight.dim() == 2:
             return F.linear(x, base, layer.bias) + 1.5 * F.linear(F.linear(x, adapter.down), adapter.up)
         down = adapter.down.view(-1, *base.shape[1:])
@@ -272,7 +272,7 @@ def test_merged_equals_unmerged_and_the_gradient_is_that_of_the_factors(layer: A
     assert torch.allclose(layer(x), unmerged(x), atol=1e-6)
     wanted = torch.autograd.grad(unmerged(x).square().sum(), (adapter.down, adapter.up))
     layer(x).square().sum().backward()
-    adapter.hand_on()
+    adapter.pass_gradient()
     assert layer.weight.grad is None
     for part, want in zip((adapter.down, adapter.up), wanted, strict=True):
         assert part.grad is not None
@@ -281,7 +281,7 @@ def test_merged_equals_unmerged_and_the_gradient_is_that_of_the_factors(layer: A
 
 def test_lora_trains_its_adapters_alone_and_leaves_an_ordinary_encoder() -> None:
     learner = begun(f"lora({METHODS['deacl']}, rank=2, alpha=8.0)").train()
-    assert isinstance(learner, Adapted)
+    assert isinstance(learner, LoRALearner)
     encoder = learner.encoder
     names = set(encoder.state_dict())
     before = {name: value.clone() for name, value in encoder.named_parameters()}
@@ -305,7 +305,7 @@ def test_lora_trains_its_adapters_alone_and_leaves_an_ordinary_encoder() -> None
             assert not change.any(), name
 
 
-def test_lora_takes_the_layers_that_are_named_and_goes_on_after_a_checkpoint() -> None:
+def test_lora_takes_the_layers_that_are_named_and_resumes_from_a_checkpoint() -> None:
     spec = f"lora({METHODS['deacl']}, rank=2, where=('conv2',))"
     learner: Any = begun(spec)
     assert len(learner.adapters) == 4
@@ -338,26 +338,26 @@ def test_partial_trains_the_last_blocks_alone(encoder: str) -> None:
 def test_scaling_makes_quiet_channels_count() -> None:
     rng = torch.Generator().manual_seed(0)
     rows = torch.randn(4000, 5, generator=rng) * torch.tensor([100.0, 10, 1, 0.1, 0.01]) + 3
-    place = Place(5, 1e-11)
+    place = FeatureScale(5, 1e-11)
     place.measure(rows)
     assert torch.allclose(place(rows).mean(0), torch.zeros(5), atol=1e-2)
     assert torch.allclose(place(rows).var(0), torch.ones(5), atol=1e-2)
     assert float(place.gap(rows[:2000], rows[2000:]).mean()) == pytest.approx(2, rel=0.05)
-    plain = Place(5, 1e6)
+    plain = FeatureScale(5, 1e6)
     plain.measure(rows)
     assert torch.allclose(plain.scale, plain.scale.mean().expand(5), rtol=1e-3)
     assert float(plain(rows).var(0).mean()) == pytest.approx(1, rel=0.01)
 
 
-def test_answers_are_least_squares_of_what_is_told() -> None:
+def test_linear_heads_are_least_squares_on_labelled_cells() -> None:
     rng = torch.Generator().manual_seed(0)
     rows = torch.randn(3000, 6, generator=rng, dtype=torch.float64).float()
     weight = torch.randn(6, 1, generator=rng)
-    answers = Answers("depth", 6, 1)
+    answers = LinearHead("depth", 6, 1)
     truth = rows @ weight + 2
     truth[::7] = torch.nan
     answers.solve(rows, truth)
-    assert torch.allclose(answers.weight, weight, rtol=0.05, atol=0.02)  # a ridge of 3% draws it in
+    assert torch.allclose(answers.weight, weight, rtol=0.05, atol=0.02)  # a ridge of 3% shrinks it
     assert float(answers.bias) == pytest.approx(2, rel=0.02)
     mask = torch.tensor([[[0, 0, 1, 1], [0, 0, 255, 1], [255, 255, 2, 2], [255, 255, 2, 0]]])
     found = truth_of("segment", mask, 3, (2, 2))
@@ -424,7 +424,7 @@ def test_multitask_is_the_formula() -> None:
 
 
 def test_multitask_splits_its_attacks_over_the_batch() -> None:
-    """Attacks of one kind move an image as that kind alone does, so a split batch holds both kinds' images."""
+    """In a split batch each image is attacked exactly as by one kind alone, and both kinds occur."""
     specs = {"both": "('pooled', 'depth')", "one": "('pooled',)", "other": "('depth',)"}
     found = {}
     for name, attacks in specs.items():
@@ -461,7 +461,7 @@ def test_refusals() -> None:
     for name in ("tecoa", "adv_finetune"):
         with pytest.raises(SpecError, match=f"{name} needs labels, and plain has no classes"):
             build(name, "Method").begin(toy_encoder(), unlabelled, 24)
-    with pytest.raises(SpecError, match="tells none of label, mask, depth"):
+    with pytest.raises(SpecError, match="has none of label, mask, depth"):
         build("multitask(labels=True)", "Method").begin(toy_encoder(), unlabelled, 24)
     pooled = Encoder(ToyBody(), Card("flat", "toy", "test", dim=12, dense_dim=0, stride=4, size=16))
     with pytest.raises(SpecError, match="flat has no dense features"):
@@ -475,7 +475,7 @@ def test_refusals() -> None:
         build("lora(deacl)", "Method").begin(bare, toy_card(), 24)
     with pytest.raises(SpecError, match="partial: last is 4, and tiny has 4 blocks"):
         build("partial(deacl, last=4)", "Method").begin(load_encoder(TINY), toy_card(), 24)
-    with pytest.raises(SpecError, match="reads one view"):
+    with pytest.raises(SpecError, match="takes one view per image"):
         begun("fare(views=views(2))")
     for name in ("tecoa", "profeat", "multitask"):
         learner = build(SMALL.get(name, name), "Method").begin(toy_encoder(), toy_card(), 24)

@@ -1,4 +1,4 @@
-"""MAE beside the transformers library's, weight for weight; what it hides is hidden, also from an adversary."""
+"""MAE against the transformers library's, with equal weights; hidden patches are hidden, also from an adversary."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ def theirs(learner: Any) -> Any:
     )  # fmt: skip
     other = transformers.ViTMAEForPreTraining(config).eval()
     with torch.no_grad():
-        seen, told = other.vit, other.decoder
-        seen.embeddings.cls_token.copy_(model.cls_token)
-        seen.embeddings.position_embeddings.copy_(model.pos_embed)
-        seen.embeddings.patch_embeddings.projection.load_state_dict(model.patch_embed.proj.state_dict())
-        seen.layernorm.load_state_dict(model.norm.state_dict())
-        layers = getattr(seen, "layers", None) or seen.encoder.layer
+        encoder, head = other.vit, other.decoder
+        encoder.embeddings.cls_token.copy_(model.cls_token)
+        encoder.embeddings.position_embeddings.copy_(model.pos_embed)
+        encoder.embeddings.patch_embeddings.projection.load_state_dict(model.patch_embed.proj.state_dict())
+        encoder.layernorm.load_state_dict(model.norm.state_dict())
+        layers = getattr(encoder, "layers", None) or encoder.encoder.layer
         for layer, block in (
             *zip(layers, model.blocks, strict=True),
-            *zip(told.decoder_layers, decoder.blocks, strict=False),
+            *zip(head.decoder_layers, decoder.blocks, strict=False),
         ):
             fill(layer, block)
-        told.decoder_embed.load_state_dict(decoder.narrow.state_dict())
-        told.mask_token.copy_(decoder.hidden)
-        told.decoder_pos_embed[0, 1:] = positions((4, 4), 32)  # a whole new model of theirs has zeros there
-        told.decoder_norm.load_state_dict(decoder.norm.state_dict())
-        told.decoder_pred.load_state_dict(decoder.tell.state_dict())
+        head.decoder_embed.load_state_dict(decoder.narrow.state_dict())
+        head.mask_token.copy_(decoder.hidden)
+        head.decoder_pos_embed[0, 1:] = positions((4, 4), 32)  # a new model of theirs has zeros here
+        head.decoder_norm.load_state_dict(decoder.norm.state_dict())
+        head.decoder_pred.load_state_dict(decoder.tell.state_dict())
     return other
 
 
 def fill(layer: Any, block: Any) -> None:
-    """A transformer layer of theirs with a block's weights, by what the parts' names say."""
+    """Sets a transformer layer of theirs to a block's weights, matched by parameter names."""
     mine = {"q": 0, "k": 1, "v": 2}
     for name, value in layer.named_parameters():
         kind = name.rsplit(".", 1)[1]
@@ -99,7 +99,7 @@ def fill(layer: Any, block: Any) -> None:
 @torch.no_grad()
 def test_the_loss_is_theirs() -> None:
     learner, rng = begun().eval(), torch.Generator().manual_seed(0)
-    for value in learner.parameters():  # no norm and no bias as it begins, so that none can be mistaken for another
+    for value in learner.parameters():  # no norm or bias keeps its initial value, so that none can be confused with another
         value += 0.05 * torch.randn(value.shape, generator=rng)
     x, order, goal = learner.draw(images(), when())
     ours = learner.read((x, order, goal), images(), when()).loss
@@ -108,14 +108,14 @@ def test_the_loss_is_theirs() -> None:
     found = other(pixels, noise=order.argsort(1).float())
     assert ours.shape == (8,)
     assert float(ours.mean()) == pytest.approx(float(found.loss), abs=1e-5)
-    told = learner.decoder(learner._visible(pixels, order[:, :4]), order[:, :4], (4, 4))
-    assert torch.allclose(told, found.logits, atol=1e-5)
+    predicted = learner.decoder(learner._visible(pixels, order[:, :4]), order[:, :4], (4, 4))
+    assert torch.allclose(predicted, found.logits, atol=1e-5)
     assert torch.allclose(patches(pixels, 16), other.patchify(pixels))
-    flipped = other(pixels, noise=order.argsort(1).float().flip(1))  # a control: another mask, another answer
+    flipped = other(pixels, noise=order.argsort(1).float().flip(1))  # negative control: another mask, another output
     assert (flipped.logits - found.logits).abs().max() > 0.1
 
 
-def test_positions_are_told_by_column_then_row() -> None:
+def test_positions_encode_column_then_row() -> None:
     pytest.importorskip("transformers")
     from transformers.models.vit_mae.modeling_vit_mae import ViTMAEConfig, ViTMAEDecoder
 
@@ -135,7 +135,7 @@ def test_the_goal_is_each_patch_with_mean_0_and_variance_1() -> None:
 
 
 def test_what_is_hidden_is_not_seen() -> None:
-    """The loss has no gradient to hidden patches, and one to seen patches; a kept patch's goal is not judged."""
+    """The loss has zero gradient at hidden patches and a nonzero one at visible ones, whose targets do not count."""
     learner = begun().eval()
     x, order, goal = learner.draw(images(), when())
 
@@ -212,29 +212,29 @@ def test_other_sizes_are_padded_or_resized() -> None:
 @pytest.mark.parametrize("encoder", ["tiny", "timm(test_resnet, pretrained=False)", "small_clips(widths=[8, 16])"])
 def test_encoders_without_patch_tokens_are_refused(encoder: str) -> None:
     name = load_encoder(encoder).card.name
-    with pytest.raises(SpecError, match="mae hides a vision transformer's patch tokens, and") as told:
+    with pytest.raises(SpecError, match="mae hides the patch tokens of a timm vision transformer, and") as refused:
         begun(encoder=encoder)
-    assert name in str(told.value)
+    assert name in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("mae(1.0)", "share is 1.0"),
-        ("mae(width=30)", "divides by 4"),
+        ("mae(width=30)", "divisible by 4"),
         ("mae(heads=7)", "7 heads"),
         ("mae(views=views(2))", "1 view,"),
     ],
 )
-def test_wrong_arguments(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_wrong_arguments(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec, "Method")
 
 
-def test_what_cannot_be_read_is_told() -> None:
-    with pytest.raises(SpecError, match="of the 1 patches of 16x16 pixels, 0 would be seen"):
+def test_inputs_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(SpecError, match="of the 1 patches of 16x16 pixels, 0 would be visible"):
         begun().draw(Samples(toy_images(2), {}, torch.arange(2)), when())
-    with pytest.raises(SpecError, match="mae reads one view"):
+    with pytest.raises(SpecError, match="mae takes one view"):
         begun().read((toy_images(2, SIDE),), images(2), when())
     with pytest.raises(SpecError, match="extra gives mae 2 views, and it takes 1"):
         begun(f"extra({SMALL})")

@@ -1,4 +1,4 @@
-"""The joint-embedding methods: what they train, what moves after a step, and what they refuse."""
+"""The joint-embedding methods: what they train, what is updated after a step, and what they refuse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hardsight.training.criteria.coding import Coding
 from hardsight.training.methods.base import Learner, Samples, Step, mlp
 from hardsight.training.methods.dino import Directions
 from hardsight.training.methods.joint import Joint, through
-from hardsight.training.methods.robust.adversary import as_judged
+from hardsight.training.methods.robust.adversary import attack_mode
 from tests.conftest import toy_card, toy_images, toy_target
 from tests.fixtures.methods import SMALL
 
@@ -69,14 +69,16 @@ def test_trains_every_weight_it_owns_and_lowers_its_loss(name: str) -> None:
     optimizer = optimizer_of(learner)
     before = {key: value.detach().clone() for key, value in learner.named_parameters()}
     losses = [float(one_step(learner, optimizer, at(epoch=1)).loss.detach()) for _ in range(12)]
-    assert losses[-1] < max(losses[:2])  # a queue holds noise before the first step
+    assert losses[-1] < max(losses[:2])  # a queue contains noise before the first step
     still = [key for key, value in learner.named_parameters() if value.dim() > 1 and torch.equal(value, before[key])]
     assert not still
 
 
 @pytest.mark.parametrize("name", JOINT)
-def test_reads_an_added_view_and_reading_changes_no_state(name: str) -> None:
-    """What wrappers need: one more view of the first one's size, and a loss [B] that leaves queue, centre and slow copy alone."""
+def test_takes_an_added_view_and_the_loss_changes_no_state(name: str) -> None:
+    """Wrappers need this: one more view of the first one's size, and a loss [B] that changes no queue, centre or slow
+    copy.
+    """
     learner = learner_of(name).eval()
     batch = samples(8)
     drawn = learner.draw(batch, at())
@@ -187,7 +189,7 @@ def test_simsiam_ends_in_batch_norm_and_stops_the_target() -> None:
     assert learner.stop and learner.slow is None
 
 
-def test_directions_have_length_one_whatever_their_weights_are() -> None:
+def test_directions_have_length_one_for_any_weights() -> None:
     layer = Directions(5, 7)
     z = torch.randn(3, 5)
     before = layer(z)
@@ -239,6 +241,6 @@ def test_an_inner_attack_reads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gather.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(gather.dist, "get_world_size", lambda: 2)
     assert gather.world() == 2
-    with as_judged(nn.Identity(), "eval"):
+    with attack_mode(nn.Identity(), "eval"):
         assert gather.world() == 1
     assert gather.world() == 2

@@ -1,4 +1,4 @@
-"""False negatives of NT-Xent: each treatment beside a loop that is written out, what detectors say of themselves, and their memory."""
+"""False negatives of NT-Xent: each treatment against an explicit loop, the reported detection rates, and memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TREATMENTS = (
 
 
 def some(seed: int = 0, count: int = B) -> tuple[Tensor, Tensor, Tensor]:
-    """Two views' embeddings [B, D] in double precision, not far from one another, and labels of three classes."""
+    """Two views' embeddings [B, D] in double precision, close to each other, and labels of three classes."""
     rng = torch.Generator().manual_seed(seed)
     one, more = (torch.randn(count, D, generator=rng, dtype=torch.float64) for _ in range(2))
     return one + 0.5, one + 0.5 * more, torch.randint(0, 3, (count,), generator=rng)
@@ -48,16 +48,16 @@ def further(count: int, seed: int = 5) -> tuple[Tensor, ...]:
 
 def criterion(spec: str, images: int = 3 * B) -> NTXent:
     negatives = build(spec, "Negatives")
-    made = NTXent(T, negatives.begin(images)).double()
-    made.support = further(negatives.support)
-    return made
+    loss_fn = NTXent(T, negatives.begin(images)).double()
+    loss_fn.support = further(negatives.support)
+    return loss_fn
 
 
 PLACES = torch.arange(B) * 3 % (3 * B) + 1
 
 
 def by_loop(spec: str, one: Tensor, two: Tensor, label: Tensor) -> float:
-    """The mean loss of 2B views, each sum written out."""
+    """The mean loss of 2B views, with explicit sums."""
     call = complete(spec, "Negatives")
     name, given = call.name, dict(call.arguments)
     z = [row / row.norm() for row in (*one, *two)]
@@ -83,7 +83,7 @@ def by_loop(spec: str, one: Tensor, two: Tensor, label: Tensor) -> float:
             pull, kept = (
                 (pull + chosen, others) if given["mode"] == "attract" else (pull, [j for j in others if j not in chosen])
             )
-        if name == "glofnd":  # unlearned: the quantile of this batch, mean over the image's two views
+        if name == "glofnd":  # not yet learned: the quantile of this batch, mean over the image's two views
             above = int(given["share"] * len(others))
             quantiles = []
             for view in (i, partner):
@@ -109,8 +109,8 @@ def test_each_is_its_formula(spec: str) -> None:
     assert float(found.mean()) == pytest.approx(by_loop(spec, one, two, label), rel=1e-9)
 
 
-def test_the_loops_tell_treatments_apart() -> None:
-    """A formula that all treatments share would pass the test above."""
+def test_the_loops_distinguish_treatments() -> None:
+    """Negative control: a formula shared by all treatments would pass the test above."""
     values = [by_loop(spec, *some()) for spec in TREATMENTS]
     assert len({round(value, 6) for value in values}) == len(values)
 
@@ -125,7 +125,7 @@ def test_without_anything_to_treat_it_is_nt_xent(plain: str) -> None:
 
 
 def test_the_oracle_is_between_simclr_and_supcon() -> None:
-    """Drawn in, false negatives make SupCon; left out, their terms are gone from its denominator and nothing else is."""
+    """With attract the oracle equals SupCon; with eliminate only the false negatives' terms leave SimCLR's denominator."""
     one, two, label = some()
     drawn_in = criterion("oracle(mode=attract)")((one, two), None, label, PLACES)
     assert torch.allclose(drawn_in, sup_con((one, two), label, T), rtol=1e-9)
@@ -153,53 +153,53 @@ def test_larger_shares_of_the_oracle_hold_smaller_ones() -> None:
 def test_more_than_two_views_are_the_mean_over_pairs() -> None:
     one, two, label = some()
     three = further(1)[0]
-    made = criterion("oracle")
-    pairs = [made(pair, None, label, PLACES) for pair in ((one, two), (one, three), (two, three))]
-    assert torch.allclose(made((one, two, three), None, label, PLACES), torch.stack(pairs).mean(0))
+    loss_fn = criterion("oracle")
+    pairs = [loss_fn(pair, None, label, PLACES) for pair in ((one, two), (one, three), (two, three))]
+    assert torch.allclose(loss_fn((one, two, three), None, label, PLACES), torch.stack(pairs).mean(0))
 
 
 @pytest.mark.parametrize("spec", TREATMENTS)
-def test_reading_changes_nothing_and_follows_the_order_of_images(spec: str) -> None:
+def test_the_loss_changes_no_state_and_follows_the_order_of_images(spec: str) -> None:
     one, two, label = some()
-    made = criterion(spec)
-    before = {name: value.clone() for name, value in made.state_dict().items()}
-    first = made((one, two), None, label, PLACES)
-    assert torch.equal(first, made((one, two), None, label, PLACES))
-    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    loss_fn = criterion(spec)
+    before = {name: value.clone() for name, value in loss_fn.state_dict().items()}
+    first = loss_fn((one, two), None, label, PLACES)
+    assert torch.equal(first, loss_fn((one, two), None, label, PLACES))
+    assert all(torch.equal(value, before[name]) for name, value in loss_fn.state_dict().items())
     order = torch.randperm(B, generator=torch.Generator().manual_seed(3))
-    made.support = tuple(view[order] for view in made.support)
-    assert torch.allclose(made((one[order], two[order]), None, label[order], PLACES[order]), first[order])
+    loss_fn.support = tuple(view[order] for view in loss_fn.support)
+    assert torch.allclose(loss_fn((one[order], two[order]), None, label[order], PLACES[order]), first[order])
 
 
 @pytest.mark.parametrize("spec", TREATMENTS)
 @pytest.mark.parametrize("case", ["all alike", "one class", "one image", "cold"])
 def test_gradients_are_numbers(spec: str, case: str) -> None:
-    """Where every negative is suspect, where there is none, and where exponentials overflow."""
+    """Where every negative is suspect, where there are no negatives, and where exponentials overflow."""
     one, two, label = some()
     count = 1 if case == "one image" else B
     one, two = one[:count].float(), two[:count].float()
     if case == "all alike":
         one, two = (torch.ones_like(z) + 1e-3 * z for z in (one, two))
     label = torch.zeros_like(label) if case == "one class" else label
-    made = criterion(spec).float()
-    made.support = tuple(view[:count].float() for view in made.support)
-    made.temperature = 0.005 if case == "cold" else T
+    loss_fn = criterion(spec).float()
+    loss_fn.support = tuple(view[:count].float() for view in loss_fn.support)
+    loss_fn.temperature = 0.005 if case == "cold" else T
     one.requires_grad_(True)
-    loss = made((one, two), None, label[:count], PLACES[:count])
+    loss = loss_fn((one, two), None, label[:count], PLACES[:count])
     loss.sum().backward()
     assert loss.isfinite().all() and one.grad is not None and one.grad.isfinite().all()
 
 
 def test_what_a_detector_says_of_itself() -> None:
-    """Counted by hand: 2 x 4 images of two classes, the first two of each class embedded alike."""
+    """Counted by hand: 2 x 4 images of two classes, the first two of each class with equal embeddings."""
     label = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     axes = torch.eye(8, dtype=torch.float64)
-    one = axes[[0, 0, 1, 2, 3, 3, 4, 2]]  # images 3 and 7, of different classes, are alike too
-    made = NTXent(T, build("fnc(0, 8, 0.5)", "Negatives").begin(8))
-    made((one, one), None, label, torch.arange(8))
-    # of 7 other images, 3 are of an image's class; alike: 0-1, 4-5 (true), 3-7 (not), so of 3 pairs 2 are right, of 12 are 2
-    told = made.logs()
-    assert told == pytest.approx(
+    one = axes[[0, 0, 1, 2, 3, 3, 4, 2]]  # images 3 and 7, of different classes, are equal too
+    loss_fn = NTXent(T, build("fnc(0, 8, 0.5)", "Negatives").begin(8))
+    loss_fn((one, one), None, label, torch.arange(8))
+    # of 7 other images, 3 are of an image's class; equal: 0-1, 4-5 (same class), 3-7 (not): precision 2 of 3, recall 2 of 12
+    rates = loss_fn.logs()
+    assert rates == pytest.approx(
         {
             "false_negative_rate": 3 / 7,
             "detector_precision": 2 / 3,
@@ -207,53 +207,53 @@ def test_what_a_detector_says_of_itself() -> None:
             "false_negatives_left": 10 / 25,
         }
     )
-    made((one, one), None, None, torch.arange(8))
-    assert made.logs() == {}
+    loss_fn((one, one), None, None, torch.arange(8))
+    assert loss_fn.logs() == {}
 
 
 def test_the_oracle_finds_all_and_nothing_else() -> None:
     one, two, label = some()
-    made = criterion("oracle")
-    made((one, two), None, label, PLACES)
-    told = made.logs()
-    assert told["detector_precision"] == told["detector_recall"] == 1 and told["false_negatives_left"] == 0
-    made = criterion("oracle(0.5)")
-    made((one, two), None, label, PLACES)
-    assert made.logs()["detector_precision"] == 1 and 0.2 < made.logs()["detector_recall"] < 0.8
-    made = criterion("debiased")
-    made((one, two), None, label, PLACES)
-    assert set(made.logs()) == {"false_negative_rate"}
+    loss_fn = criterion("oracle")
+    loss_fn((one, two), None, label, PLACES)
+    rates = loss_fn.logs()
+    assert rates["detector_precision"] == rates["detector_recall"] == 1 and rates["false_negatives_left"] == 0
+    loss_fn = criterion("oracle(0.5)")
+    loss_fn((one, two), None, label, PLACES)
+    assert loss_fn.logs()["detector_precision"] == 1 and 0.2 < loss_fn.logs()["detector_recall"] < 0.8
+    loss_fn = criterion("debiased")
+    loss_fn((one, two), None, label, PLACES)
+    assert set(loss_fn.logs()) == {"false_negative_rate"}
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_thresholds_come_to_the_quantile(share: float) -> None:
-    """Over all of fixed data, in batches of a quarter: no batch shows an image all of its negatives."""
+    """Over all of fixed data, in batches of a quarter: no single batch contains all negatives of an image."""
     count = 200
     one, two, _ = some(1, count)
-    made = NTXent(T, build(f"glofnd({share}, rate=0.01)", "Negatives").begin(count))
+    loss_fn = NTXent(T, build(f"glofnd({share}, rate=0.01)", "Negatives").begin(count))
     rng = torch.Generator().manual_seed(0)
     found = torch.zeros(count, dtype=torch.float64)
     for epoch in range(80):
         order = torch.randperm(count, generator=rng)
         for places in order.split(50):
-            made((one[places], two[places]), None, None, places)
-            made.keep(made.remember((), None))  # type: ignore[arg-type]
-        found += made.treatment.threshold / 40 if epoch >= 40 else 0
+            loss_fn((one[places], two[places]), None, None, places)
+            loss_fn.keep(loss_fn.remember((), None))  # type: ignore[arg-type]
+        found += loss_fn.treatment.threshold / 40 if epoch >= 40 else 0
     z = F.normalize(torch.cat([one, two]), dim=1)
     cosine, image = z @ z.T, torch.arange(count).repeat(2)
     above = ((cosine > found.repeat(2)[:, None]) & (image[:, None] != image)).sum(1) / (2 * count - 2)
     assert float(above.mean()) == pytest.approx(share, abs=0.015)
     assert float((above.view(2, -1).mean(0) - share).abs().mean()) < 0.03
-    assert made.treatment.visits.tolist() == [80] * count
+    assert loss_fn.treatment.visits.tolist() == [80] * count
 
 
 def test_negatives_wait_until_an_image_is_known() -> None:
     one, two, label = some()
-    made, plain = criterion("glofnd(0.2, wait=2)"), nt_xent(some()[0], some()[1], T)
+    loss_fn, plain = criterion("glofnd(0.2, wait=2)"), nt_xent(some()[0], some()[1], T)
     for step in range(3):
-        loss = made((one, two), None, label, PLACES)
+        loss = loss_fn((one, two), None, label, PLACES)
         assert torch.allclose(loss, plain) == (step < 2)
-        made.keep(made.remember((), None))  # type: ignore[arg-type]
+        loss_fn.keep(loss_fn.remember((), None))  # type: ignore[arg-type]
 
 
 def learner_of(
@@ -303,7 +303,7 @@ def test_it_trains_on_images_and_on_clips(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["oracle", "fnc(2)", "glofnd(0.3)"])
 @pytest.mark.parametrize("wrapper", ["replace", "dual", "extra", "free", "trajectory"])
-def test_it_trains_beside_an_adversary(name: str, wrapper: str) -> None:
+def test_it_trains_with_an_adversary(name: str, wrapper: str) -> None:
     rest = {"free": "", "trajectory": ", steps=2"}.get(wrapper, ", adversary(pgd(2, keep=last))")
     learner = learner_of(f"{wrapper}(simclr(width=16, negatives={name}){rest})")
     losses = train(learner, images_of(), 0, 10, same=True)
@@ -323,8 +323,8 @@ def test_support_views_are_drawn_apart_and_have_no_gradient() -> None:
     assert len({id(value) for value in saved}) == len(saved)
 
 
-def test_thresholds_go_on_where_they_stopped() -> None:
-    """Saved after 4 steps and loaded into a new learner: 8 steps in one go, to the bit."""
+def test_thresholds_resume_where_they_stopped() -> None:
+    """Saved after 4 steps and loaded into a new learner: equal, bit for bit, to 8 steps without a stop."""
     spec, batch = "simclr(width=16, negatives=glofnd(0.3))", images_of()
     whole, begun = learner_of(spec), learner_of(spec)
     train(whole, batch, 0, 8)
@@ -346,54 +346,54 @@ def _share(rank: int, file: str, specs: tuple[str, ...], answers: Any) -> None:
     one, two, label = some()
     rows = slice(rank * B // 2, (rank + 1) * B // 2)
     for place, spec in enumerate(specs):
-        made = criterion(spec)
-        made.support = tuple(view[rows] for view in made.support)
+        loss_fn = criterion(spec)
+        loss_fn.support = tuple(view[rows] for view in loss_fn.support)
         assert own(one[rows]).tolist() == list(range(B))[rows]
         for _ in range(2):
-            loss = made((one[rows], two[rows]), None, label[rows], PLACES[rows])
-            kept = made.remember((), None)
+            loss = loss_fn((one[rows], two[rows]), None, label[rows], PLACES[rows])
+            kept = loss_fn.remember((), None)
             if kept is not None:
-                made.keep(kept)
+                loss_fn.keep(kept)
         answers[place, rows] = loss
         if spec.startswith("glofnd"):
-            answers[-1 - rank] = made.treatment.threshold[PLACES]
+            answers[-1 - rank] = loss_fn.treatment.threshold[PLACES]
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_see_each_others_negatives(tmp_path: Any) -> None:
-    """2 x 5 equals 1 x 10, and both know all thresholds."""
+    """Two processes with 5 images each equal one with 10, and both know all thresholds."""
     answers = torch.zeros(len(TREATMENTS) + 2, B, dtype=torch.float64).share_memory_()
-    processes.spawn(_share, (str(tmp_path / "meet"), TREATMENTS, answers), nprocs=2)  # type: ignore[attr-defined]
+    processes.start_processes(_share, (str(tmp_path / "meet"), TREATMENTS, answers), 2, start_method="fork")  # type: ignore[attr-defined]
     one, two, label = some()
     for place, spec in enumerate(TREATMENTS):
-        made = criterion(spec)
+        loss_fn = criterion(spec)
         for _ in range(2):
-            loss = made((one, two), None, label, PLACES)
-            kept = made.remember((), None)
+            loss = loss_fn((one, two), None, label, PLACES)
+            kept = loss_fn.remember((), None)
             if kept is not None:
-                made.keep(kept)
+                loss_fn.keep(kept)
         assert torch.allclose(answers[place], loss), spec
         if spec.startswith("glofnd"):
             assert torch.equal(answers[-1], answers[-2])
-            assert torch.allclose(answers[-1], made.treatment.threshold[PLACES])
+            assert torch.allclose(answers[-1], loss_fn.treatment.threshold[PLACES])
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("oracle(1.5)", "between 0 and 1"), ("fnc(-1)", "at least 0"), ("fnc(top=0)", "at least 1"),
         ("fnc(threshold=2)", "a cosine"), ("glofnd(0)", "within"), ("glofnd(0.1, 0)", "above 0"),
         ("debiased(1)", "tau_plus 1"), ("hard(-1)", "beta is -1"),
     ],
 )  # fmt: skip
-def test_wrong_arguments(spec: str, told: str) -> None:
-    with pytest.raises(SpecError, match=told):
+def test_wrong_arguments(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         build(spec, "Negatives")
 
 
 def test_the_oracle_needs_labels() -> None:
-    with pytest.raises(SpecError, match="told by labels, and bare has no classes"):
+    with pytest.raises(SpecError, match="these negatives need labels, and bare has no classes"):
         learner_of("simclr(negatives=oracle)", card=DataCard("bare", (), (16, 16)))
     one, two, _ = some()
     with pytest.raises(ValueError, match="oracle needs labels"):

@@ -1,7 +1,7 @@
 """Several processes train what one would: two gloo processes with 4 images each against one with 8, DDP and FSDP2.
 
-Networks here are without batch norm (a ViT; projectors' batch norms are taken out): synchronised batch norm runs on GPUs
-alone, and without it each process has its own statistics.
+The networks have no batch norm (a ViT; projectors' batch norms are removed): synchronized batch norm runs on GPUs only, and
+without it each process has its own statistics.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def bare(*given: Any, **more: Any) -> nn.Module:
 
 
 def run(name: str, data: str, folder: Path, seen: Watch | None = None, **more: Any) -> Path | None:
-    """AdamW's steps would turn rounding into whole steps where a gradient is nearly 0; SGD's keep it."""
+    """With SGD: AdamW would turn rounding errors into whole steps where a gradient is nearly 0."""
     recipe = TrainingRecipe(name, VIT, "", data, epochs=2, batch=8, optimizer="sgd(0.05)", every=1, save=0, watch="", log=())
     simclr.mlp = bare  # type: ignore[assignment]
     try:
@@ -70,7 +70,7 @@ def run(name: str, data: str, folder: Path, seen: Watch | None = None, **more: A
 
 
 def work(rank: int, port: int, data: str, root: Path) -> None:
-    """All that two processes do, in one start."""
+    """Everything that the two processes do, in one start."""
     faulthandler.enable()
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -96,11 +96,11 @@ def work(rank: int, port: int, data: str, root: Path) -> None:
 
 
 def pair(data: str, root: Path, meanwhile: Callable[[], None]) -> None:
-    """Two processes do `work`, and this one something else; all are gone at the end."""
+    """Two processes do `work`, this one does `meanwhile`; no process is left at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = spawning.spawn(work, (port, data, root), nprocs=2, join=False)
+    workers = spawning.start_processes(work, (port, data, root), nprocs=2, join=False, start_method="fork")
     assert workers is not None
     try:
         meanwhile()
@@ -115,11 +115,11 @@ def pair(data: str, root: Path, meanwhile: Callable[[], None]) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process and what two came to, by folder and name.
+    """The results of one process and of two, by folder and name.
 
     Once in some hundred starts a process died of a signal inside torch (a heap found broken, sent by no line of ours, and
-    never seen again under valgrind or in 130 repeats). Such a death is told with its stack and tried once more; an error
-    of ours, or a second death, fails.
+    never seen again under valgrind or in 130 repeats). Such a death is reported with its stack and the start is repeated
+    once; an error of ours, or a second death, fails.
     """
     root = tmp_path_factory.mktemp("runs")
     data = images_in(tmp_path_factory.mktemp("images"))
@@ -133,7 +133,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except spawning.ProcessExitedException as death:
         if death.exit_code >= 0:
             raise
-        warnings.warn(f"{death}; two processes are started once more", stacklevel=1)
+        warnings.warn(f"{death}; two processes are started again", stacklevel=1)
         for folder in ("ddp", "fsdp", "broken", "uneven"):
             shutil.rmtree(root / folder, ignore_errors=True)
         pair(data, root, lambda: None)
@@ -146,7 +146,7 @@ def losses(folder: Path) -> torch.Tensor:
 
 
 def far(one: Path, two: Path) -> float:
-    """The greatest difference of any weight."""
+    """The largest difference of any weight."""
     a, b = load_file(one / "encoder.safetensors"), load_file(two / "encoder.safetensors")
     assert a.keys() == b.keys()
     return max(float((a[key] - b[key]).abs().max()) for key in a)
@@ -161,7 +161,7 @@ def test_two_halves_are_the_whole(root: Path, name: str) -> None:
 
 
 def test_the_measure_can_fail(root: Path) -> None:
-    """Negative control: another method's weights are far away, and training moved the weights at all."""
+    """Negative control: another method's weights are far away, and training changed the weights at all."""
     assert far(root / "one" / "supervised", root / "ddp" / "replace") > 1e-3
     assert float((losses(root / "one" / "simclr") - losses(root / "one" / "supervised")).abs().max()) > 1e-2
 
@@ -172,7 +172,7 @@ def test_sharded_weights_train_alike(root: Path, name: str) -> None:
     assert far(root / "one" / name, root / "fsdp" / name) < 1e-4
 
 
-def test_both_go_on_where_they_stopped(root: Path) -> None:
+def test_both_resume_where_they_stopped(root: Path) -> None:
     assert len(list((root / "broken").glob("*/resumed-*"))) == 4
     assert far(root / "broken" / "ddp", root / "ddp" / "free") == 0
     assert far(root / "broken" / "fsdp", root / "fsdp" / "supervised") == 0
@@ -187,6 +187,6 @@ def test_only_the_first_writes(root: Path) -> None:
 
 def test_a_batch_that_does_not_part_is_refused(root: Path) -> None:
     for rank in (0, 1):
-        assert "a batch of 9 does not part evenly over 2 processes" in (root / f"uneven-{rank}").read_text()
+        assert "a batch of 9 cannot be divided evenly over 2 processes" in (root / f"uneven-{rank}").read_text()
     with pytest.raises(SpecError, match="over 2 processes in 4 parts; give a multiple of 8"):
         need_shares(12, 4, Group(CPU, 0, 2))

@@ -1,7 +1,7 @@
-"""Where a paper's code differs from its text: the corrected behaviour, and each quirk of `official`, against loops written out.
+"""Where a paper's code differs from its text: the corrected behaviour, and each quirk of `official`, against explicit loops.
 
-The loops below are what the released codes do, step by step, on the learner's own network; so a cell that agrees with one has
-no other difference from it than those its docstring names.
+The loops below do what the released codes do, step by step, on the learner's own network; so a method that agrees with one
+has no other differences from it than those in its docstring.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hardsight.core import seeds
 from hardsight.core.when import When
 from hardsight.encoders.norms import norm_as
 from hardsight.specs.catalog import build
-from hardsight.training.methods.air import same_place
+from hardsight.training.methods.air import kl_sum
 from hardsight.training.methods.base import Learner, Samples
 from hardsight.training.methods.taro import targets
 from tests.training.test_grid import begun
@@ -40,13 +40,13 @@ def gradients(inner: Any) -> list[Tensor]:
 
 
 def close(one: list[Tensor], two: list[Tensor], atol: float = 1e-6) -> bool:
-    """Equal to `atol` of the greatest value."""
+    """Equal up to `atol` times the largest value."""
     greatest = max(1.0, *(float(a.abs().max()) for a in two))
     return len(one) == len(two) and all(torch.allclose(a, b, atol=atol * greatest) for a, b in zip(one, two, strict=True))
 
 
 def watched(learner: Any) -> list[tuple[Tensor, ...]]:
-    """What the inner learner reads from now on, view by view."""
+    """Records the views that the inner learner gets from now on."""
     read, kept = learner.inner.read, []
 
     def seen(views: tuple[Tensor, ...], samples: Samples, at: When) -> Any:
@@ -72,7 +72,7 @@ def acl_nt_xent(z: Tensor, t: float = 0.5) -> Tensor:
 
 
 def test_acls_inner_attack_is_the_released_one() -> None:
-    """To 1e-6, on images far enough from 0 and 1 that the unclamped random start of the release is no other."""
+    """To 1e-6, on images so far from 0 and 1 that the unclamped random start of the release makes no difference."""
     learner: Any
     learner, samples = begun("acl(widths=(16, 8))")
     views = tuple(0.1 + 0.8 * view for view in learner.draw(samples, when()))
@@ -125,7 +125,7 @@ def emp_loss(z: Tensor, crops: int, eps: float) -> Tensor:
 
 
 def released_free(inner: Learner, batches: list[Tensor], replays: int, clamp: bool) -> tuple[list[float], Tensor]:
-    """main_empssl_free_adv.py: its losses and its last perturbation; clamp: as it ought to be."""
+    """main_empssl_free_adv.py: its losses and its last perturbation; clamp: the corrected behaviour."""
     optimizer = torch.optim.SGD([one for one in inner.parameters() if one.requires_grad], lr=1e-3)
     delta, losses = torch.zeros_like(batches[0]), []
     for data in batches:
@@ -164,7 +164,7 @@ FREE = "free(emp(mode=official, widths=(16, 8), views=random_crops(4)), replays=
 
 @pytest.mark.parametrize(("first", "clamp"), [("loose", False), ("clamped", True)])
 def test_the_free_step_is_the_released_one(first: str, clamp: bool) -> None:
-    """To 1e-6 over two batches of two replays; `loose` is the code as it stands, `clamped` as it ought to be."""
+    """To 1e-6 over two batches of two replays; `loose` is the released code, `clamped` the corrected one."""
     learner: Any
     learner, samples = begun(FREE.format(first))
     twin = copy.deepcopy(learner.inner)
@@ -203,7 +203,7 @@ def released_attack(x: Tensor, loss_of: Callable[[Tensor], Tensor], steps: int =
 
 
 def test_quirks_accumulate_attack_grads_and_attack_bn() -> None:
-    """Official EMP-SSL: the gradient of the release to 1e-6, six in sum, and its statistics; corrected: one gradient, one move."""
+    """Official EMP-SSL: the release's statistics and its gradient, a sum of six, to 1e-6; corrected: one of each."""
     grads, statistics = {}, {}
     for mode in ("official", "corrected"):
         learner: Any
@@ -243,7 +243,7 @@ def simclr_loss(one: Tensor, two: Tensor, temperature: float = 0.07) -> Tensor:
 
 
 def test_quirk_simclr_attack_pair_is_oneself() -> None:
-    """Official adversarial SimCLR compares the moved second view with its own clean copy in the attack; corrected, with the first."""
+    """In the attack, official compares the perturbed second view with its own clean copy, corrected with the first view."""
     learner: Any
     learner, samples = begun("adv_simclr(official, widths=(16, 8))")
     twin = copy.deepcopy(learner.inner)
@@ -299,11 +299,11 @@ def test_quirk_an_image_may_be_its_own_target() -> None:
 def test_quirk_airs_divergence_misses_a_logarithm() -> None:
     one = torch.tensor([0.2, 0.3, 0.5])
     two = torch.tensor([0.1, 0.6, 0.3])
-    assert float(same_place(one, one, "corrected")) == pytest.approx(0, abs=1e-7)
-    assert float(same_place(one, two, "corrected")) == pytest.approx(float((two * (two / one).log()).sum()), rel=1e-6)
+    assert float(kl_sum(one, one, "corrected")) == pytest.approx(0, abs=1e-7)
+    assert float(kl_sum(one, two, "corrected")) == pytest.approx(float((two * (two / one).log()).sum()), rel=1e-6)
     released = F.kl_div(one, two.log(), log_target=True, reduction="sum")
-    assert float(same_place(one, two, "official")) == pytest.approx(float(released), rel=1e-6)
-    assert abs(float(same_place(one, one, "official"))) > 0.1
+    assert float(kl_sum(one, two, "official")) == pytest.approx(float(released), rel=1e-6)
+    assert abs(float(kl_sum(one, one, "official"))) > 0.1
 
 
 # The learning rate
@@ -311,7 +311,7 @@ def test_quirk_airs_divergence_misses_a_logarithm() -> None:
 
 @pytest.mark.parametrize("replays", [2, 3])
 def test_quirk_lr_bounce(replays: int) -> None:
-    """The release's scheduler, built for one step a batch and moved at every replay, against the schedule of its name."""
+    """The release's scheduler, built for one step per batch and advanced at every replay, against the schedule `bounce`."""
     batches, weight = 12, torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=batches, eta_min=0)

@@ -1,4 +1,4 @@
-"""The five wrappers, two batch norms, and the named methods that are made of them."""
+"""The five wrappers, two batch norms, and the named methods that combine them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hardsight.specs.catalog import build
 from hardsight.training.criteria.asymmetric import InfoNCE
 from hardsight.training.criteria.contrast import sup_con
 from hardsight.training.methods.base import Learner
-from hardsight.training.methods.beside import high
 from hardsight.training.methods.clusters import kmeans
+from hardsight.training.methods.mixed import high
 from hardsight.training.methods.taro import targets
 from tests.conftest import toy_card, toy_images
 from tests.training.test_grid import ENCODER, begun, train
@@ -190,7 +190,7 @@ def test_the_slow_copys_other_norms_follow_too() -> None:
 # Extra
 
 
-def test_extra_is_the_mean_over_pairs_or_one_reading() -> None:
+def test_extra_is_the_mean_over_pairs_or_one_loss() -> None:
     learner, samples = begun(f"extra(simclr(width=16), {ATTACK}, by=pairs)")
     together, _ = begun(f"extra(simclr(width=16), {ATTACK})")
     pairs = learner(samples, when()).loss
@@ -203,7 +203,7 @@ def test_extra_is_the_mean_over_pairs_or_one_reading() -> None:
 
 
 def test_extra_refuses_what_takes_another_number_of_views() -> None:
-    with pytest.raises(SpecError, match=r"extra gives dynacl|has its own way"):
+    with pytest.raises(SpecError, match=r"extra gives dynacl|has its own training step"):
         begun(f"extra(dynacl(widths=(16, 8)), {ATTACK})")
     learner = build("simclr(width=16)", "Method").begin(load_encoder(ENCODER), toy_card(), 8)
     learner.sees = 2
@@ -231,7 +231,7 @@ def test_extra_refuses_a_method_of_one_view(by: str, views: int) -> None:
 @pytest.mark.parametrize("method", ["deacl", "replace(simclr)", "free(simclr)"])
 def test_a_wrapper_refuses_what_reads_no_views_of_its_own(wrapper: str, method: str) -> None:
     name = method.split("(")[0]
-    with pytest.raises(SpecError, match=rf"{wrapper} cannot stand around {name}"):
+    with pytest.raises(SpecError, match=rf"{wrapper} cannot wrap {name}"):
         begun(f"{wrapper}({method})")
 
 
@@ -269,10 +269,10 @@ def test_free_replays_the_same_views_and_stays_allowed() -> None:
         assert x.min() >= 0
         assert x.max() <= 1
     assert torch.equal(seen[0], clean[0])
-    assert not torch.equal(seen[3], clean[1])  # what the first batch found is where the second begins
+    assert not torch.equal(seen[3], clean[1])  # the second batch starts from the first one's perturbation
 
 
-def test_free_goes_on_where_a_checkpoint_ends() -> None:
+def test_free_resumes_from_a_checkpoint() -> None:
     whole, samples = begun("free(simclr(width=16), replays=2)")
     train(whole, samples, 1)
     other, _ = begun("free(simclr(width=16), replays=2)")
@@ -283,7 +283,7 @@ def test_free_goes_on_where_a_checkpoint_ends() -> None:
 def test_free_needs_its_backward_pass() -> None:
     learner, samples = begun("free(simclr(width=16))")
     learner(samples, when())
-    with pytest.raises(SpecError, match="no gradient came to the images"):
+    with pytest.raises(SpecError, match="the images have no gradient"):
         learner.after_backward(when())
 
 
@@ -297,11 +297,11 @@ def test_a_trajectorys_gradient_scales_as_its_loss() -> None:
 
 
 def test_a_trajectory_of_no_steps_is_the_method() -> None:
-    walked, samples = begun("trajectory(simclr(width=16), steps=0)")
+    stepless, samples = begun("trajectory(simclr(width=16), steps=0)")
     plain, _ = begun("simclr(width=16)")
-    walked(samples, when()).loss.backward()
+    stepless(samples, when()).loss.backward()
     plain(samples, when()).loss.backward()
-    for one, two in zip(walked.inner.parameters(), plain.parameters(), strict=True):
+    for one, two in zip(stepless.inner.parameters(), plain.parameters(), strict=True):
         assert torch.equal(one.grad, two.grad)
 
 
@@ -352,7 +352,7 @@ def test_hard_negatives_are_the_formula() -> None:
     assert torch.allclose(found, total)
 
 
-def test_kmeans_finds_what_is_there() -> None:
+def test_kmeans_finds_the_clusters() -> None:
     rng = torch.Generator().manual_seed(0)
     truth = torch.arange(60) % 4
     x = torch.eye(4)[truth] * 10 + torch.randn(60, 4, generator=rng)

@@ -1,4 +1,4 @@
-"""Every training method of the registry, without knowing any: it trains, it goes on where it stopped, it leaves things as they were."""
+"""Every training method of the registry, without special cases: it trains, resumes exactly and has no side effects."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_resumed_equals_uninterrupted(name: str, tmp_path: Path, folder: str) -> None:
-    """Killed within an epoch, every method goes on from its last checkpoint to the same bytes, and they load as `run:`."""
+    """Killed within an epoch, every method resumes from its last checkpoint to the same bytes, which load as `run:`."""
     recipe = TrainingRecipe("resumed", encoder_for(name), METHODS[name], folder, epochs=2, batch=12, save=1e-9, watch="")
     whole = train(recipe, tmp_path / "whole", CPU, Watch(quiet=True))
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_resumed_equals_uninterrupted(name: str, tmp_path: Path, folder: str) ->
 
 
 def test_deacl_attacks_without_touching_gradients_or_statistics() -> None:
-    """The released codes let the inner attack write into weight gradients and batch norm (FIELD: 003, 4.3); ours does not."""
+    """The released codes' inner attack writes into weight gradients and batch norm (FIELD: 003, 4.3); ours does not."""
     learner = begun("deacl", 4).eval()
     encoder = learner.encoder
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

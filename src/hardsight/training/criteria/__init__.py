@@ -1,1 +1,1 @@
-"""What self-supervised methods minimise: pure functions of views' embeddings; one family a file."""
+"""What self-supervised methods minimize: pure functions of the views' embeddings; one file per family."""

@@ -1,4 +1,6 @@
-"""InfoNCE over any number of views, the first of which may be adversarial: a positive that pulls less, a negative that repels more."""
+"""InfoNCE over any number of views; the first may be adversarial: a positive that pulls less, a negative that repels
+more.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,17 @@ from hardsight.training.criteria.pairs import among
 
 
 class InfoNCE:
-    """Each view of an image told from all other views of the batch, mean over the positives; V of [B, D] -> [B].
+    """Each view of an image against all other views of the batch, mean over the positives; V of [B, D] -> [B].
 
-    pull: the share of the pull between the adversarial view and a clean one that moves the clean one, 1 - pull the
-    adversarial one, each with the other's gradient stopped (0.5 is symmetric, 0 leaves clean views alone); None: no view is
-    special. weight: of those pairs. hard: how much more a negative weighs the nearer it is, debias: the share of negatives
-    that are of the anchor's own class.
+    pull: the share of the attraction between the adversarial view and a clean one that moves the clean one; 1 - pull moves
+    the adversarial one, each with the other's gradient stopped (0.5 is symmetric, 0 leaves clean views alone); None: all
+    views are equal. weight: of those pairs. hard: how much more weight a negative gets the more similar it is. debias: the
+    assumed share of negatives that are of the anchor's own class.
 
-    Source: Yu et al., ECCV 2022 (A-InfoNCE), equations 5 to 8, over Robinson et al., ICLR 2021 for hard negatives; with its
+    Source: Yu et al., ECCV 2022 (A-InfoNCE), equations 5 to 8, with Robinson et al., ICLR 2021 for hard negatives; with its
     defaults it is the unlabelled loss of Khosla et al., NeurIPS 2020. differs: the released code of A-InfoNCE divides
-    exponentials by their row's greatest one and then holds them against a floor that is meant for undivided ones, and takes
-    the mean weight over all columns, positives and the anchor among them.
+    exponentials by the largest one in their row and then compares them with a floor that is meant for undivided ones, and it
+    takes the mean weight over all columns, including the positives and the anchor.
     """
 
     sees = None
@@ -53,7 +55,7 @@ class InfoNCE:
         return -total / (views * (views - 1))
 
     def _chance(self, z: Tensor, keys: Tensor, count: int, views: int) -> Tensor:
-        """[V, V, B]: the log-probability that view a of an image finds its view b; 0 where a is b."""
+        """[V, V, B]: the log-probability that view a of an image is matched to its view b; 0 where a is b."""
         rows = own(z)
         logits = z @ keys.T / self.temperature
         image = torch.arange(len(keys), device=z.device)
@@ -68,7 +70,7 @@ class InfoNCE:
         return chance.view(views, count, views, count).diagonal(dim1=1, dim2=3)
 
     def _total(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """[V B]: the mean positive and the negatives' weighted, debiased sum, of exponentials."""
+        """[V B]: the mean positive plus the weighted, debiased sum of the negatives, as exponentials."""
         exp = logits.exp()
         pos = (exp * positive).sum(1) / positive.sum(1)
         many = negative.sum(1)

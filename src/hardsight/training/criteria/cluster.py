@@ -1,4 +1,4 @@
-"""Swapped assignments: from one view, predict to which prototypes another view was assigned (SwAV)."""
+"""Swapped assignments: predict from one view the prototypes that another view was assigned to (SwAV)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hardsight.training.criteria.pairs import across
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, eps: float = 0.05, rounds: int = 3) -> Tensor:
-    """Assignments [B, K] of B images to K prototypes, each row summing to 1, each prototype getting about B / K.
+    """Assignments [B, K] of B images to K prototypes; each row sums to 1, and each prototype gets about B / K.
 
-    Sinkhorn-Knopp on exp(scores / eps), in logarithms. Source: Caron et al., NeurIPS 2020 (SwAV), equation 5.
+    Sinkhorn-Knopp on exp(scores / eps), in log space. Source: Caron et al., NeurIPS 2020 (SwAV), equation 5.
     """
     plan = scores / eps
     for _ in range(rounds):
@@ -24,10 +24,11 @@ def sinkhorn(scores: Tensor, eps: float = 0.05, rounds: int = 3) -> Tensor:
 
 
 class Swapped(nn.Module):
-    """The cross-entropy of each view's soft assignment with each other target view's code, mean over pairs of views.
+    """The cross-entropy of each view's soft assignment with every other target view's code, mean over pairs of views.
 
-    count: prototypes, of length 1. queue: how many earlier embeddings of each target view help to balance the codes, 0 for none;
-    they are stored from the first step on and read once the queue is full. targets: how many views the target branch has.
+    count: number of prototypes, of length 1. queue: how many earlier embeddings of each target view help to balance the
+    codes, 0 for none; they are stored from the first step on and used once the queue is full. targets: how many views the
+    target branch has.
     """
 
     sees = None
@@ -40,7 +41,7 @@ class Swapped(nn.Module):
         super().__init__()
         self.temperature, self.eps, self.rounds = temperature, eps, rounds
         self.prototypes = nn.Linear(dim, count, bias=False)
-        self._shorten()
+        self._normalize()
         self.register_buffer("queue", torch.zeros(targets, queue, dim))
         self.register_buffer("stored", torch.zeros((), dtype=torch.long))
 
@@ -57,8 +58,8 @@ class Swapped(nn.Module):
 
     @torch.no_grad()
     def keep(self, kept: Tensor) -> None:
-        """Prototypes back to length 1; all processes' embeddings go to the front of the queue."""
-        self._shorten()
+        """Normalizes the prototypes to length 1; puts all processes' embeddings at the front of the queue."""
+        self._normalize()
         length = self.queue.shape[1]
         if length:
             whole = gather(kept).transpose(0, 1).to(self.queue.dtype)
@@ -77,5 +78,5 @@ class Swapped(nn.Module):
         return sinkhorn(scores, self.eps, self.rounds)[own(z)]
 
     @torch.no_grad()
-    def _shorten(self) -> None:
+    def _normalize(self) -> None:
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))

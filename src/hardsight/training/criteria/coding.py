@@ -1,4 +1,4 @@
-"""Total coding rate: crops of an image share one direction, and the images of a batch fill all of them (EMP-SSL)."""
+"""Total coding rate: crops of an image share one direction, and the images of a batch span all directions (EMP-SSL)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hardsight.training.criteria.pairs import among
 def coding_rate(z: Tensor, squared_eps: float) -> Tensor:
     """1/2 log det(I + D / (B eps^2) Z^T Z) of embeddings z [..., B, D] -> [...].
 
-    By Sylvester's identity Z Z^T has the same determinant: the smaller of the two is taken, which for B = 128 and D = 1024
-    is some hundred times faster. Source: Ma et al., IEEE TPAMI 2007; Tong et al. 2023 (EMP-SSL), equation 4.
+    By Sylvester's identity Z Z^T has the same determinant: the smaller matrix is used, which for B = 128 and D = 1024 is
+    some hundred times faster. Source: Ma et al., IEEE TPAMI 2007; Tong et al. 2023 (EMP-SSL), equation 4.
     """
     count, dim = z.shape[-2:]
     scale = dim / (count * squared_eps)
@@ -26,7 +26,7 @@ def coding_rate(z: Tensor, squared_eps: float) -> Tensor:
 
 
 class HalfLogDet(torch.autograd.Function):
-    """1/2 log det(I + a Z Z^T) of z [..., N, M] -> [...]; its gradient is a (I + a Z Z^T)^-1 Z, one product where autograd takes two."""
+    """1/2 log det(I + a Z Z^T) of z [..., N, M] -> [...]; its gradient is a (I + a Z Z^T)^-1 Z, one product where autograd needs two."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
@@ -45,9 +45,9 @@ class HalfLogDet(torch.autograd.Function):
 
 
 class Coding:
-    """-weight cos(crop, mean crop) - coding rate of the batch, mean over the crops; embeddings are of length 1.
+    """-weight cos(crop, mean crop) - coding rate of the batch, mean over the crops; embeddings have length 1.
 
-    The first term is image by image, the second of the whole batch. Source: Tong et al. 2023 (EMP-SSL), equation 5.
+    The first term is per image, the second is of the whole batch. Source: Tong et al. 2023 (EMP-SSL), equation 5.
     """
 
     sees = None

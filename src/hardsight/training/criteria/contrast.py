@@ -1,4 +1,4 @@
-"""Contrastive criteria: views of one image, or of one class, told from all others in the batch."""
+"""Contrastive criteria: views of one image, or of one class, against all others in the batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardsight.training.criteria.base import told
+from hardsight.training.criteria.base import need_labels
 from hardsight.training.criteria.gather import gather, own
 from hardsight.training.criteria.negatives.base import Treatment, loss_of, pair_up, shares, tally
 from hardsight.training.criteria.negatives.detect import all_negatives
@@ -16,7 +16,7 @@ from hardsight.training.criteria.pairs import among, mean
 
 
 def nt_xent(one: Tensor, two: Tensor, temperature: float = 0.2) -> Tensor:
-    """The normalized-temperature cross-entropy of 2B views, each told from 2B - 1 others; one and two [B, D] -> [B].
+    """The normalized temperature-scaled cross-entropy of 2B views, each against 2B - 1 others; one and two [B, D] -> [B].
 
     Source: Chen et al., ICML 2020 (SimCLR), equation 1, averaged over both directions of each pair.
     """
@@ -27,10 +27,11 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float = 0.2) -> Tensor:
 
 
 class NTXent(nn.Module):
-    """`nt_xent` as a criterion, image by image: the mean over both directions of its pair, and over all pairs of views.
+    """`nt_xent` as a criterion, one value per image: the mean over both directions of a pair, and over all pairs of views.
 
-    treatment: of negatives that may be false (`criteria/negatives`). support: embeddings of further views of the images, each
-    [B, D], from the learner that draws them; for a treatment that asks them. `logs` and `remember` tell of the last call.
+    treatment: of negatives that may be false (`criteria/negatives`). support: embeddings of further views of the images,
+    each [B, D], set by the learner that draws them, for a treatment that uses them. `logs` and `remember` refer to the last
+    call.
     """
 
     sees = None
@@ -60,7 +61,7 @@ class NTXent(nn.Module):
         return mean(losses)
 
     def logs(self) -> dict[str, float]:
-        """The share of false negatives, and how well they were found; nothing where there are no labels."""
+        """The rate of false negatives, and how well they were detected; empty where there are no labels."""
         return {} if self.counts is None else shares(self.counts)
 
     def remember(self, online: tuple[Tensor, ...], target: tuple[Tensor, ...] | None) -> tuple[Tensor, Tensor] | None:
@@ -71,10 +72,10 @@ class NTXent(nn.Module):
 
 
 def sup_con(views: tuple[Tensor, ...], label: Tensor, temperature: float = 0.1) -> Tensor:
-    """Each view's mean cross-entropy over all other views of its class, each told from all other views; V of [B, D] -> [B].
+    """Each view's mean cross-entropy over all other views of its class, each against all other views; V of [B, D] -> [B].
 
     Source: Khosla et al., NeurIPS 2020, equation 2 (the sum outside of the logarithm). With labels that all differ and two
-    views it is `nt_xent`. differs: HobbitLong/SupContrast multiplies it by temperature / 0.07.
+    views it equals `nt_xent`. differs: HobbitLong/SupContrast multiplies it by temperature / 0.07.
     """
     z = F.normalize(torch.cat(views), dim=1)
     labels = label.repeat(len(views))
@@ -86,7 +87,7 @@ def sup_con(views: tuple[Tensor, ...], label: Tensor, temperature: float = 0.1) 
 
 
 class SupCon:
-    """`sup_con` as a criterion of labelled images, of any number of views."""
+    """`sup_con` as a criterion for labelled images, with any number of views."""
 
     sees = None
 
@@ -97,4 +98,4 @@ class SupCon:
         self, online: tuple[Tensor, ...], target: tuple[Tensor, ...] | None, label: Tensor | None, places: Tensor
     ) -> Tensor:
         among(online)
-        return sup_con(online, told(label, "SupCon"), self.temperature)
+        return sup_con(online, need_labels(label, "SupCon"), self.temperature)

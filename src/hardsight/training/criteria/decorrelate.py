@@ -1,4 +1,4 @@
-"""Features that agree between views and do not repeat one another; more than two views by the mean over their pairs."""
+"""Features that agree between views and are not redundant; for more than two views, the mean over their pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hardsight.training.criteria.pairs import among, mean, need_batch
 
 
 class CrossCorrelation:
-    """How far the cross-correlation matrix of two views' features is from the identity; `weight`: of what is off its diagonal.
+    """The squared distance of two views' cross-correlation matrix from the identity; `weight`: of its off-diagonal terms.
 
     Source: Zbontar et al., ICML 2021 (Barlow Twins), equation 1. The loss is of the whole batch.
     """
@@ -33,16 +33,16 @@ class CrossCorrelation:
 
 
 def _standard(z: Tensor) -> Tensor:
-    """Each feature of z [B, D] with mean 0 and variance 1 over the batch; 1e-5 as in batch norm."""
+    """Each feature of z [B, D] with mean 0 and variance 1 over the batch; 1e-5 is batch norm's eps."""
     need_batch(z, "Barlow Twins")
     return (z - z.mean(0)) * (z.var(0, correction=0) + 1e-5).rsqrt()
 
 
 class Regularized:
-    """Views' squared distance, features' variance held above 1, their covariance held at 0, each with its weight.
+    """Squared distance between views, feature variance kept above 1, covariance kept at 0; each term has its weight.
 
-    Source: Bardes et al., ICLR 2022 (VICReg), equations 1 to 6, the variance term halved as in the authors' code. The distance
-    is image by image, the other two terms are of the whole batch.
+    Source: Bardes et al., ICLR 2022 (VICReg), equations 1 to 6, the variance term halved as in the authors' code. The
+    distance is per image, the other two terms are of the whole batch.
     """
 
     sees = None
@@ -60,13 +60,13 @@ class Regularized:
 
 
 def _narrow(z: Tensor) -> Tensor:
-    """How far the features' standard deviations are below 1, on average."""
+    """How far the features' standard deviations are below 1, on average over features."""
     need_batch(z, "VICReg")
     return (1 - (z.var(0) + 1e-4).sqrt()).relu().mean()
 
 
 def _repeated(z: Tensor) -> Tensor:
-    """The squares of the covariances of different features, by the number of features."""
+    """The sum of squared covariances of different features, divided by the number of features."""
     z = z - z.mean(0)
     covariance = z.T @ z / (len(z) - 1)
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.shape[1]

@@ -1,4 +1,4 @@
-"""Self-distillation without labels: the online branch's distribution follows the slow one's, centred and sharpened (DINO)."""
+"""Self-distillation without labels: the online branch matches the momentum branch's centred and sharpened output (DINO)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hardsight.training.criteria.pairs import across, mean
 
 
 class Centred(nn.Module):
-    """The cross-entropy of each view's distribution with each other target view's, mean over pairs of views.
+    """The cross-entropy of each view's distribution with every other target view's, mean over pairs of views.
 
-    temperature: the online branch's; sharp: the target's, over the run. The centre, taken from the target before its
-    softmax, follows the mean over batch and views: share * centre + (1 - share) * mean.
+    temperature: of the online branch; sharp: of the target branch, over the run. The centre is subtracted from the target
+    before its softmax, and follows the mean over batch and views: share * centre + (1 - share) * mean.
     Source: Caron et al., ICCV 2021 (DINO), algorithm 1 and equations 3 and 4.
     """
 
@@ -31,7 +31,7 @@ class Centred(nn.Module):
         self.register_buffer("centre", torch.zeros(dim))
 
     def at(self, when: When) -> Callable[..., Tensor]:
-        """The criterion at that step's temperature."""
+        """The criterion with that step's temperature."""
         return partial(self.forward, sharp=self.sharp(when))
 
     def forward(

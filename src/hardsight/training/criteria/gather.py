@@ -1,7 +1,7 @@
-"""The whole batch's embeddings, where several processes hold a share of it each.
+"""The whole batch's embeddings, where each of several processes holds a share of it.
 
-With `gather` in a criterion, DDP's mean of the processes' gradients is the gradient of one process that holds the whole
-batch. An inner attack reads within `alone()`: its negatives are this process's own, and its steps wait for nobody.
+With `gather` in a criterion, DDP's mean of the processes' gradients is the gradient of one process with the whole batch. An
+inner attack runs within `alone()`: its negatives are this process's own, and its steps wait for no other process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _alone = ContextVar("alone", default=False)
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Criteria read within see this process's share and nothing else."""
+    """Criteria evaluated in this context use only this process's share of the batch."""
     token = _alone.set(True)
     try:
         yield
@@ -34,10 +34,10 @@ def world() -> int:
 
 
 def gather(z: Tensor) -> Tensor:
-    """[B, ...] -> [world B, ...], in the order of the processes' ranks; every process has as many rows.
+    """[B, ...] -> [world B, ...], in the order of the processes' ranks; every process has the same number of rows.
 
-    The gradient is the sum over the processes of what each asks of these rows, so that a criterion over the whole batch may be
-    the same number at every process, or each process's own part of a mean: both come out as in one process.
+    The gradient is the sum over processes of their gradients of these rows, so that a criterion over the whole batch may be
+    the same number in every process, or each process's own part of a mean: both give the result of one process.
     """
     if world() == 1:
         return z
@@ -45,7 +45,7 @@ def gather(z: Tensor) -> Tensor:
 
 
 def own(z: Tensor) -> Tensor:
-    """[B], the rows of `gather(z)` that are z's."""
+    """[B]: the indices of z's rows in `gather(z)`."""
     count = len(z)
     begin = dist.get_rank() * count if world() > 1 else 0
     return torch.arange(begin, begin + count, device=z.device)

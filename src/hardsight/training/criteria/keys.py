@@ -1,4 +1,4 @@
-"""Contrast of queries with the keys of a slow branch: those of a queue (MoCo v2), or of the batch (MoCo v3)."""
+"""Contrast of queries with the keys of a momentum branch: from a queue (MoCo v2), or from the batch (MoCo v3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hardsight.training.criteria.pairs import across, mean
 
 
 class Queued(nn.Module):
-    """Each query told from `length` keys of earlier batches: the cross-entropy of its own key, mean over queries and keys.
+    """Each query against `length` keys of earlier batches: the cross-entropy of its own key, mean over queries and keys.
 
     Queries and keys are of different views. Source: He et al., CVPR 2020 (MoCo), equation 1.
     """
@@ -24,7 +24,7 @@ class Queued(nn.Module):
     def __init__(self, temperature: float, length: int, dim: int) -> None:
         super().__init__()
         if length < 1:
-            raise SpecError(f"moco_v2: the queue is to hold {length} keys; it holds at least 1")
+            raise SpecError(f"moco_v2: the queue holds {length} keys; it must hold at least 1")
         self.temperature = temperature
         self.register_buffer("queue", F.normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
@@ -49,7 +49,7 @@ class Queued(nn.Module):
         return F.normalize(torch.stack(target, 1).detach(), dim=-1)
 
     def keep(self, kept: Tensor) -> None:
-        """Writes all processes' keys over the oldest ones."""
+        """Overwrites the oldest keys with all processes' keys."""
         kept = gather(kept).transpose(0, 1).flatten(0, 1)[-len(self.queue) :]
         places = (self.place + torch.arange(len(kept), device=kept.device)) % len(self.queue)
         self.queue[places] = kept.to(self.queue.dtype)
@@ -57,7 +57,7 @@ class Queued(nn.Module):
 
 
 class InBatch:
-    """Each query told from the batch's keys: 2 T times the cross-entropy, both directions summed, mean over pairs of views.
+    """Each query against the batch's keys: 2 T times the cross-entropy, both directions summed, mean over pairs of views.
 
     Source: Chen et al., ICCV 2021 (MoCo v3), algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""What criteria over pairs of views share: which pairs there are, and what a batch must hold."""
+"""Shared by criteria over pairs of views: which pairs exist, and how many images a batch needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hardsight.core.errors import SpecError
 def across(online: tuple[Tensor, ...], target: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
     """Every view of the online branch with every other view of the target branch.
 
-    The target's views are the online ones' first; `SpecError` where there is no pair.
+    The target's views are the first ones of the online branch; `SpecError` where there is no pair.
     """
     pairs = [(one, two) for v, one in enumerate(online) for w, two in enumerate(target) if v != w]
     return _some(pairs, len(online))
 
 
 def among(views: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
-    """Every two views, in their order; `SpecError` where there are fewer than two."""
+    """All pairs of two views, in order; `SpecError` where there are fewer than two views."""
     return _some(list(itertools.combinations(views, 2)), len(views))
 
 
@@ -29,9 +29,9 @@ def mean(losses: list[Tensor]) -> Tensor:
 
 
 def need_batch(z: Tensor, name: str) -> None:
-    """`SpecError` unless the batch z [B, ...] holds two images: one has no spread."""
+    """`SpecError` unless the batch z [B, ...] has at least two images: one image has no variance."""
     if len(z) < 2:
-        raise SpecError(f"{name} takes statistics over the batch, and this batch is of {len(z)} image; it needs at least 2")
+        raise SpecError(f"{name} computes statistics over the batch, and this batch has {len(z)} image; it needs at least 2")
 
 
 def _some(pairs: list[tuple[Tensor, Tensor]], views: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""One branch predicts what the other, which gets no gradient, says of another view; no image repels another."""
+"""One branch predicts the output of the other, stop-gradient branch for another view; there are no negatives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hardsight.training.criteria.pairs import across, mean
 
 
 def agreement(online: tuple[Tensor, ...], target: tuple[Tensor, ...] | None) -> Tensor:
-    """The mean cosine [B] of each prediction and each other view's target."""
+    """The mean cosine [B] of each prediction with every other view's target."""
     return mean([F.cosine_similarity(one, two.detach(), dim=1) for one, two in across(online, target or ())])
 
 

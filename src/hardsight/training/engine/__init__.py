@@ -1,1 +1,1 @@
-"""The engine under the methods: batches, steps, checkpoints, processes; it knows no method."""
+"""The training engine: batches, steps, checkpoints, processes; it does not depend on the method."""

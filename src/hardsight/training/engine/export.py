@@ -1,6 +1,6 @@
-"""What a run hands on: the encoder's weights as safetensors, under their network's own names, and a card that says what they are.
+"""What a run exports: the encoder's weights as safetensors, with their network's own names, and a card that describes them.
 
-A timm model's file is one that `timm.create_model(arch, checkpoint_path=...)` loads; `run:FOLDER` reads file and card.
+A timm model's file can be loaded by `timm.create_model(arch, checkpoint_path=...)`; `run:FOLDER` reads file and card.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ State = dict[str, Tensor]
 
 
 def write_encoder(
-    path: Path, encoder: Encoder, state: State | None, recipe: TrainingRecipe, data: DataCard, told: dict[str, Any]
+    path: Path, encoder: Encoder, state: State | None, recipe: TrainingRecipe, data: DataCard, extra: dict[str, Any]
 ) -> Path:
-    """Writes `path`, a .safetensors file, and its card beside it. state: the network's, where it lies scattered.
+    """Writes `path`, a .safetensors file, and its card next to it. state: the network's full weights, where they are
+    sharded.
 
-    told: what the run knows of it: epoch, step, scores.
+    extra: what the run adds to the card: epoch, step, scores.
     """
     network, names = network_of(encoder), encoder.body.state_dict() if state is None else state
     prefix = "" if network is encoder.body else "model."
@@ -49,7 +50,7 @@ def write_encoder(
             "recipe": to_dict(recipe),
             "hardsight": hardsight.__version__,
             "revision": machine.revision(),
-            **told,
+            **extra,
         },
     )
     return path

@@ -1,7 +1,7 @@
-"""Training images on their way to the device: decoded once and kept as bytes where they fit, loaded while the step before runs.
+"""Training images on their way to the device: decoded once and cached as bytes where they fit in memory, and loaded ahead.
 
-A batch is places in the order of its epoch; which places a process reads of it is its share, so that all processes together
-read what one alone would.
+A batch is a list of indices, in the order of its epoch; each process reads its share of it, so that all processes together
+read what a single one would.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from hardsight.data.feed import Batch, load, pixels, stack
 from hardsight.training.methods.base import Samples
 
 MEMORY = 2**30
-"""Bytes of images and targets that are kept decoded; a greater split is decoded anew in every epoch."""
+"""Bytes of decoded images and targets that are cached; a larger split is decoded again in every epoch."""
 AHEAD = 2
-"""Batches that are loaded before they are asked for."""
+"""Batches that are loaded ahead."""
 AT_ONCE = 32
-"""Samples that are worth several threads."""
+"""From this many samples on, several threads decode them."""
 
 
 class Part:
-    """Some of a split's images, as a split of its own; places count within the part."""
+    """A subset of a split's images, as a split of its own; indices count within the subset."""
 
     def __init__(self, images: Images, places: Sequence[int]) -> None:
         self.images, self.places = images, list(places)
@@ -44,26 +44,26 @@ class Part:
 
 
 class Kept:
-    """A part's images as one array of bytes, with their targets beside them, filled as they are first read.
+    """A subset's images cached as one array of bytes, together with their targets, filled when they are first read.
 
-    Where the whole would take more than `memory` bytes, or its targets are ragged (boxes), nothing is kept.
+    Where the whole would take more than `memory` bytes, or its targets are ragged (boxes), nothing is cached.
     """
 
     def __init__(self, part: Part, memory: int = MEMORY) -> None:
         self.part = part
-        self.there = torch.zeros(len(part), dtype=torch.bool)
+        self.loaded = torch.zeros(len(part), dtype=torch.bool)
         self.images: Tensor | None = None
         self.target: dict[str, Tensor] = {}
-        self.keeps = not hasattr(part.images, "batch") and self._fits(memory)  # what has `batch` is in memory already
+        self.keeps = not hasattr(part.images, "batch") and self._fits(memory)  # a split with `batch` is in memory already
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
 
     def load(self, places: Sequence[int]) -> Batch:
-        """The images at these places of the part, in order."""
+        """The images at these indices of the subset, in order."""
         if hasattr(self.part.images, "batch"):
             return self.part.load(places)
         if not self.keeps:
             return self._read(places)
-        missing = [place for place in dict.fromkeys(places) if not self.there[place]]
+        missing = [place for place in dict.fromkeys(places) if not self.loaded[place]]
         if missing:
             self._take(missing, self._read(missing))
         index = torch.as_tensor(places)
@@ -89,7 +89,7 @@ class Kept:
         self.images[index] = batch.images
         for name, value in batch.target.items():
             self.target[name][index] = value
-        self.there[index] = True
+        self.loaded[index] = True
 
     def _fits(self, memory: int) -> bool:
         if not len(self.part):
@@ -100,13 +100,13 @@ class Kept:
 
 
 def order(images: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """An epoch's batches of places, each image at most once; what doesn't fill a batch waits for another epoch's draw."""
+    """An epoch's batches of indices, each image at most once; images that do not fill a batch are left out in this epoch."""
     places = torch.randperm(images, generator=seeds.generator("order", seed, epoch)).tolist()
     return [places[start : start + batch] for start in range(0, images - batch + 1, batch)]
 
 
 def batches(kept: Kept, plan: Iterable[list[int]], device: torch.device) -> Iterator[Samples]:
-    """Samples on the device for each list of places, the next ones loaded in a thread meanwhile."""
+    """Samples on the device for each list of indices; a thread loads the next ones in the meantime."""
 
     def fetch(places: list[int]) -> tuple[list[int], Batch]:
         batch = kept.load(places)

@@ -1,7 +1,7 @@
-"""What watches over a run's numbers: a step that is not finite is skipped, three in a row go back, and a collapse is told.
+"""Guards on a run's numbers: a non-finite step is skipped, three in a row go back to a checkpoint, and collapse is reported.
 
-Going back means the last checkpoint with the learning rate halved. Where that doesn't help either, the run stops and names
-the step.
+Going back means the last checkpoint with the learning rate halved. If that does not help either, the run stops and names the
+step.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IN_A_ROW = 3
-"""Steps skipped one after another before the run goes back."""
+"""Consecutive skipped steps before the run goes back."""
 BACK_OFFS = 3
 """How often a run goes back before it stops."""
 COLLAPSED = 0.01
-"""The spread of embeddings below which they say nothing of the image; random directions have 1."""
+"""The spread below which embeddings carry no information about the image; random directions have 1."""
 
 
 class NotFinite(Exception):
-    """Too many steps in a row were not finite: the run goes back to its last checkpoint."""
+    """Too many consecutive steps were not finite: the run goes back to its last checkpoint."""
 
 
 @dataclass
 class Guard:
-    """skipped: steps without an update in all. row: of them, the last ones without one in between. halved: back-offs so far."""
+    """skipped: all steps without an update. row: how many of them are consecutive and the latest. halved: back-offs so
+    far.
+    """
 
     skipped: int = 0
     row: int = 0
@@ -36,14 +38,14 @@ class Guard:
 
     @property
     def factor(self) -> float:
-        """Of the learning rate."""
+        """Factor on the learning rate."""
         return 0.5**self.halved
 
     def passes(self, loss: float, norm: float, learner: nn.Module) -> bool:
-        """Whether a step with that loss and gradient norm may be taken.
+        """Whether a step with this loss and gradient norm may be taken.
 
-        Raises `NotFinite` at the third in a row that may not, and at the first that left its mark on the learner's buffers
-        (batch norm's statistics): skipping does not heal those.
+        Raises `NotFinite` at the third consecutive step that may not, and at the first one that made the learner's buffers
+        (batch norm statistics) non-finite: skipping does not repair those.
         """
         if math.isfinite(loss) and math.isfinite(norm):
             self.row = 0
@@ -56,16 +58,16 @@ class Guard:
 
 
 def spread_of(embeddings: Tensor) -> float:
-    """How far unit embeddings [N, D] spread: the mean over dimensions of their std, times sqrt(D).
+    """The spread of unit embeddings [N, D]: the mean over dimensions of their standard deviation, times sqrt(D).
 
-    About 1 where they point anywhere, 0 where they are all one: the measure of SimSiam's figure 2 (Chen & He, CVPR 2021).
+    About 1 for random directions, 0 where all are equal: the measure of SimSiam's figure 2 (Chen & He, CVPR 2021).
     """
     unit = F.normalize(embeddings.float(), dim=1)
     return float(unit.std(0, unbiased=False).mean() * math.sqrt(embeddings.shape[1]))
 
 
 def norm_of(weights: list[nn.Parameter], clip: float) -> float:
-    """The norm of all gradients together, which are scaled down to `clip` where it is greater (0: left as they are)."""
+    """The norm of all gradients together; gradients are scaled down to norm `clip` where it is larger (0: never)."""
     gradients = [one.grad for one in weights if one.grad is not None]
     shared = [one for one in gradients if hasattr(one, "full_tensor")]
     own = [one for one in gradients if not hasattr(one, "full_tensor")]
@@ -82,7 +84,7 @@ def norm_of(weights: list[nn.Parameter], clip: float) -> float:
 
 
 def device_memory(device: torch.device) -> float:
-    """Peak MiB: of the device, or of this process where the device is the CPU."""
+    """Peak memory in MiB: of the device, or of this process where the device is the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource

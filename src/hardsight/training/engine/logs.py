@@ -1,6 +1,6 @@
-"""Where a run's numbers go: one line of JSON each, always; TensorBoard, W&B and MLflow besides, by name.
+"""Where a run's metrics go: always to a file with one JSON line per entry; by name also to TensorBoard, W&B and MLflow.
 
-A resumed run's file is cut back to the checkpoint it goes on from, so that it ends up with the lines of an uninterrupted one.
+A resumed run's file is cut back to the checkpoint it resumes from, so that it ends with the lines of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Log(Protocol):
 
 class JsonLines:
     def __init__(self, folder: Path, step: int) -> None:
-        """step: lines of later ones are taken out; their steps are about to be made again."""
+        """step: lines of later steps are removed; those steps will be run again."""
         self.path = folder / FILE
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -97,14 +97,14 @@ class MLflow:
 
 Make = Callable[[Path, TrainingRecipe, int], Log]
 KNOWN: dict[str, Make] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
-"""By the name of the package that each needs."""
+"""Loggers by the name of the package that each needs."""
 
 
 def open_logs(folder: Path, recipe: TrainingRecipe, step: int) -> list[Log]:
-    """The JSONL file and what the recipe names besides; `step`: where the run goes on.
+    """The JSONL file and the other logs that the recipe names; `step`: where the run resumes.
 
     Raises `SpecError` for an unknown name, `MissingDependency` for one whose package is not installed, `StoreError` with the
-    package's own words where it cannot write (no key, no server, no folder).
+    package's own message where it cannot write (no key, no server, no folder).
     """
     found: list[Log] = [JsonLines(folder, step)]
     for name in named(recipe.log):
@@ -118,14 +118,14 @@ def open_logs(folder: Path, recipe: TrainingRecipe, step: int) -> list[Log]:
 
 
 def named(names: tuple[str, ...]) -> list[str]:
-    """The packages that these names stand for; "auto" is tensorboard where it is installed."""
+    """The packages behind these names; "auto" is tensorboard where it is installed."""
     found = []
     for name in names:
         if name == "auto":
             found += ["tensorboard"] if _installed("tensorboard") else []
             continue
         if name not in KNOWN:
-            raise SpecError(f"there is no log '{name}'{nearest(name, KNOWN) or '; there is auto, ' + ', '.join(KNOWN)}")
+            raise SpecError(f"there is no log '{name}'{nearest(name, KNOWN) or '; available: auto, ' + ', '.join(KNOWN)}")
         if not _installed(name):
             raise MissingDependency(
                 f"the log '{name}' needs a package that is not installed: pip install 'hardsight[{name}]'"

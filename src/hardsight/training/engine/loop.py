@@ -1,7 +1,7 @@
-"""One training run, from a recipe to an encoder's weights; killed anywhere, it goes on from its last checkpoint.
+"""One training run, from a recipe to an encoder's weights; if it is killed, it resumes from its last checkpoint.
 
-A step's random numbers derive from the seed and the step alone, an epoch's order from the seed and the epoch, so a resumed run
-equals an uninterrupted one. A batch is the unit that is finished before a run stops: all its replays, then a checkpoint.
+A step's random numbers derive only from the seed and the step, an epoch's order from the seed and the epoch, so a resumed
+run equals an uninterrupted one. Before a run stops, it finishes the current batch with all its replays, then saves.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ from hardsight.training.methods.joint import follow
 def train(
     recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Watch, minutes: float | None = None
 ) -> Path | None:
-    """Trains, or goes on from the last checkpoint in `folder`; returns the path of the encoder's safetensors file.
+    """Trains, or resumes from the last checkpoint in `folder`; returns the path of the encoder's safetensors file.
 
-    minutes: after so many the run is saved and left, and None is returned. Ctrl-C and SIGTERM let the batch under way end,
-    save, and then do what they do. Raises `StoreError` where the folder holds another run, and where the loss won't be finite.
+    minutes: after this time the run is saved and left, and None is returned. On Ctrl-C and SIGTERM the current batch is
+    finished, the run is saved, and then the signal takes effect. Raises `StoreError` where the folder holds another run, and
+    where the loss stays non-finite.
     """
     recipe.check(recipe.name)
     logs.named(recipe.log)
@@ -66,7 +67,7 @@ def train(
 
 @dataclass
 class Run:
-    """What a run holds while it goes on; `training` is what a checkpoint keeps of it. rate: a factor of the lr."""
+    """The state of an active run; `training` is the part that a checkpoint stores. rate: a factor on the lr."""
 
     training: Training
     forward: Forward
@@ -92,7 +93,7 @@ class Run:
 
     @property
     def encoder(self) -> Encoder:
-        """The one that is exported."""
+        """The exported encoder."""
         return self.training.average or self.training.learner.encoder
 
     def go(self, asked: Asked) -> bool:
@@ -134,7 +135,7 @@ class Run:
         return not self._stops(asked)
 
     def batches(self, epoch: int, first: int) -> Iterator[list[Samples]]:
-        """The epoch's batches from the first that is not done, each in its parts."""
+        """The epoch's batches from the first one that is not done, each as a list of its parts."""
         recipe, group = self.recipe, self.training.group
         size = recipe.batch // recipe.accumulate
         plan = order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:]
@@ -151,7 +152,7 @@ class Run:
         learner, optimizer = training.learner, training.optimizer
         step = training.batches * learner.replays + replay
         steps = recipe.epochs * self.per_epoch * learner.replays
-        torch.manual_seed(seeds.seed_of("step", recipe.seed, step, group.rank))  # dropout takes no generator
+        torch.manual_seed(seeds.seed_of("step", recipe.seed, step, group.rank))  # dropout has no generator argument
         optimizer.zero_grad(set_to_none=True)
         loss, found, keep, when = 0.0, {}, None, None
         for place, samples in enumerate(parts):
@@ -186,7 +187,7 @@ class Run:
             slow.copy_(fast)
 
     def _saves(self, asked: Asked) -> bool:
-        """Within an epoch: saves where it is time to, or where the run is to stop; whether it is."""
+        """Within an epoch: saves if it is time to, or if the run must stop; returns whether it must stop."""
         stops = self._stops(asked)
         due = bool(self.recipe.save) and time.perf_counter() - self.saved > 60 * self.recipe.save
         if stops or self.training.group.total([float(due)])[0]:
@@ -209,8 +210,8 @@ class Run:
         if recipe.snapshots and (epoch + 1) % recipe.snapshots == 0:
             self.export(snapshot(epoch + 1))
         self._save()
-        told = " ".join(f"{key} {value:.4f}" for key, value in numbers.items())
-        self._note(f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} {told}")
+        summary = " ".join(f"{key} {value:.4f}" for key, value in numbers.items())
+        self._note(f"{recipe.name}: epoch {epoch + 1}/{recipe.epochs} {summary}")
 
     def _look(self, epoch: int) -> dict[str, float]:
         training, recipe = self.training, self.recipe
@@ -242,7 +243,7 @@ class Run:
         }
 
     def _back_off(self) -> None:
-        """To the last checkpoint, with the lr halved; `StoreError`, with the step, where that was done often enough."""
+        """Reloads the last checkpoint and halves the lr; `StoreError`, with the step, after `BACK_OFFS` times."""
         guard = self.training.guard
         step = self.training.batches * self.training.learner.replays + 1
         if guard.halved == BACK_OFFS:
@@ -267,8 +268,8 @@ class Run:
         if self.training.group.leads:
             self.watch.note(text)
 
-    def export(self, name: str, **told: float) -> Path:
-        """Writes the encoder as it is now, and its card."""
+    def export(self, name: str, **scores: float) -> Path:
+        """Writes the current encoder and its card."""
         training = self.training
         whole = parallel.states(training.learner, training.optimizer, True)[0] if training.sharded else None
         names = {part: name for name, part in training.learner.named_modules()}
@@ -276,7 +277,7 @@ class Run:
         weights = whole and {key.removeprefix(prefix): v for key, v in whole.items() if key.startswith(prefix)}
         place = {"epoch": training.batches // self.per_epoch, "step": training.batches * training.learner.replays}
         if training.group.leads:
-            write_encoder(self.folder / name, self.encoder, weights, self.recipe, self.card, {**place, **told})
+            write_encoder(self.folder / name, self.encoder, weights, self.recipe, self.card, {**place, **scores})
         return self.folder / name
 
     def close(self) -> None:
@@ -304,21 +305,21 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
         learner.prepare(trained.part)
     _need_statistics(recipe, learner, group)
     if learner.replays > 1 and recipe.accumulate > 1:
-        raise SpecError(f"{recipe.name}: {recipe.method} replays each batch, and that does not go with accumulate above 1")
+        raise SpecError(f"{recipe.name}: {recipe.method} replays each batch, which needs accumulate = 1")
     if recipe.channels_last:
         learner = learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.ema and recipe.parallel == "fsdp" and group.world > 1:
-        raise SpecError(f"{recipe.name}: ema needs whole weights, and fsdp shares them out; use ddp, or ema = 0")
+        raise SpecError(f"{recipe.name}: ema needs full weights, and fsdp shards them; use ddp, or ema = 0")
     average = copy.deepcopy(learner.encoder).requires_grad_(False).eval() if recipe.ema else None
     learner, forward = parallel.spread(learner, recipe.parallel, group, recipe.sync_norm, recipe.compile)
     weights = [one for one in learner.parameters() if one.requires_grad]
     if not weights:
-        raise SpecError(f"{recipe.name}: {recipe.method} leaves nothing to train")
+        raise SpecError(f"{recipe.name}: {recipe.method} leaves no weights to train")
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = build(recipe.optimizer, "Optimizer")
     optimizer = make(weights)
     lrs = [float(options["lr"]) for options in optimizer.param_groups]
     training = Training(recipe, group, learner, optimizer, average)
-    again = state.load(training, folder)
+    resumed = state.load(training, folder)
     held = Kept(Part(split, places[:apart])) if apart else None
     rate: Schedule = build(recipe.schedule, "Schedule")
     run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs)
@@ -326,10 +327,10 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     if group.leads:
         write_json(folder / "recipe.json", to_dict(recipe))
         run.logs = logs.open_logs(folder, recipe, training.batches * learner.replays)
-    if not again:
+    if not resumed:
         run._save()
     elif group.leads:
-        watch.note(f"{recipe.name}: goes on after batch {training.batches} of {recipe.epochs * run.per_epoch}")
+        watch.note(f"{recipe.name}: resumes after batch {training.batches} of {recipe.epochs * run.per_epoch}")
     return run
 
 

@@ -1,7 +1,7 @@
-"""Optimizers: which rule turns gradients into steps, as a spec; the lr is that of a schedule at 1.
+"""Optimizers as specs: the rule that turns gradients into steps; lr is the learning rate where the schedule is 1.
 
-`spare`: biases and norms (parameters of fewer than two dimensions) are left out of weight decay, and by LARS out of its
-scaling too, as Goyal et al. (2017) and SimCLR do.
+`spare`: biases and norms (parameters with fewer than two dimensions) are excluded from weight decay, and in LARS also from
+its scaling, as in Goyal et al. (2017) and SimCLR.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hardsight.specs.catalog import register
 
 class Optimizer(Protocol):
     def __call__(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """torch's optimizer over the weights that are to be trained."""
+        """A torch optimizer for the weights to train."""
         ...
 
 
@@ -26,10 +26,10 @@ class Optimizer(Protocol):
 def sgd(
     lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 1e-4, spare: bool = False
 ) -> Optimizer:
-    """SGD with momentum, Nesterov's or plain."""
+    """SGD with momentum, plain or Nesterov."""
     _need(lr, weight_decay)
     if nesterov and not momentum:
-        raise SpecError("sgd: Nesterov's momentum needs a momentum above 0")
+        raise SpecError("sgd: nesterov needs a momentum above 0")
     return lambda weights: torch.optim.SGD(_groups(weights, weight_decay, spare), lr, momentum, nesterov=nesterov)
 
 
@@ -46,7 +46,7 @@ def adamw(
 def lars(
     lr: float = 0.3, momentum: float = 0.9, weight_decay: float = 1e-6, trust: float = 1e-3, spare: bool = True
 ) -> Optimizer:
-    """LARS (You et al., 2017): each layer's step scaled by trust * |w| / |g + weight_decay w|; timm's.
+    """LARS (You et al., 2017): each layer's step scaled by trust * |w| / |g + weight_decay w|; timm's implementation.
 
     SimCLR's lr is 0.3 * batch / 256.
     """
@@ -55,7 +55,7 @@ def lars(
     def make(weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         from timm.optim.lars import Lars
 
-        make_lars: Any = Lars  # its annotations say whole numbers
+        make_lars: Any = Lars  # its annotations ask for integers
         return make_lars(_groups(weights, weight_decay, spare), lr, momentum, trust_coeff=trust)
 
     return make
@@ -74,4 +74,6 @@ def _groups(weights: Iterable[nn.Parameter], weight_decay: float, spare: bool) -
 
 def _need(lr: float, weight_decay: float) -> None:
     if lr <= 0 or weight_decay < 0:
-        raise SpecError(f"an optimizer's lr is above 0 and its weight_decay at least 0, not {lr:g} and {weight_decay:g}")
+        raise SpecError(
+            f"an optimizer's lr must be above 0 and its weight_decay at least 0, not {lr:g} and {weight_decay:g}"
+        )

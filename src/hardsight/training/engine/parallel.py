@@ -1,7 +1,7 @@
-"""One run over several processes, as `torchrun` starts them: each takes its share of every batch, and the first one writes.
+"""One run over several processes started by `torchrun`: each takes its share of every batch, and the first one writes files.
 
-DDP averages gradients over processes, so that the loss is the mean over the whole batch; FSDP2 (`fully_shard`) does so too,
-and keeps a share of each weight alone. Every decision that ends or skips a step is taken by all processes together.
+DDP averages gradients over processes, so the loss is the mean over the whole batch; FSDP2 (`fully_shard`) does so too, and
+each process stores only a shard of each weight. Every decision to end or skip a step is taken by all processes together.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from hardsight.encoders.base import Encoder
 from hardsight.training.methods.base import Learner, Samples, Step
 
 PATIENCE = datetime.timedelta(minutes=30)
-"""How long processes wait for one another: the first may be decoding a data set."""
+"""How long processes wait for each other: the first one may be decoding a data set."""
 BLOCKS = (".blocks", ".layers", ".layer")
-"""Names that transformers' lists of blocks go by: each block is sharded by itself."""
+"""Names of the lists of blocks in transformers: each block is sharded by itself."""
 State = dict[str, Any]
 Forward = Callable[[Samples, When], Step]
 
@@ -44,23 +44,23 @@ class Group:
         return self.rank == 0
 
     def total(self, numbers: list[float]) -> list[float]:
-        """Each number's sum over the processes; NaN where one has NaN."""
+        """Each number's sum over the processes; NaN where any process has NaN."""
         if self.world == 1:
             return numbers
         kept = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(kept)
         return kept.tolist()
 
-    def gathered(self, thing: Any) -> list[Any]:
-        """Everyone's thing, by rank."""
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank."""
         if self.world == 1:
-            return [thing]
+            return [value]
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, thing)
+        dist.all_gather_object(found, value)
         return found
 
     def meet(self) -> None:
-        """Waits until all are here."""
+        """Waits until all processes get here."""
         if self.world > 1:
             dist.barrier()
 
@@ -72,7 +72,9 @@ class Group:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """The group that `torchrun`'s variables speak of, left in order; without them, this process alone."""
+    """The process group that `torchrun`'s environment variables describe, closed at the end; without them, this process
+    alone.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or dist.is_initialized():
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -91,9 +93,10 @@ def joined(device: torch.device) -> Iterator[Group]:
 
 
 def spread(learner: Learner, how: str, group: Group, sync_norm: bool, compiled: bool) -> tuple[Learner, Forward]:
-    """The learner as it is trained, and its step; the same module, with batch norms over all processes on a GPU.
+    """The learner to train, and its forward: the learner itself or DDP around it; batch norms are synchronized on GPUs.
 
-    Batch norm over processes runs on GPUs alone; on CPUs each process has its own statistics, and the first one's are kept.
+    Synchronized batch norm runs on GPUs only; on CPUs each process has its own statistics, and those of the first one are
+    exported.
     """
     if group.world > 1 and sync_norm and group.device.type == "cuda":
         learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[assignment]
@@ -106,14 +109,14 @@ def spread(learner: Learner, how: str, group: Group, sync_norm: bool, compiled: 
     ids = [group.device] if group.device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # its successor is not in torch 2.6
-        alike = nn.parallel.DistributedDataParallel(
+        wrapped = nn.parallel.DistributedDataParallel(
             learner, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
         )
-    return learner, alike
+    return learner, wrapped
 
 
 def states(learner: nn.Module, optimizer: torch.optim.Optimizer, sharded: bool) -> tuple[State, State]:
-    """The learner's and the optimizer's whole state; all processes have to ask, and the first is answered."""
+    """The full state of the learner and the optimizer; all processes must call it, and the first one gets the result."""
     if not sharded:
         return learner.state_dict(), optimizer.state_dict()
     from torch.distributed.checkpoint import state_dict as parts
@@ -123,7 +126,7 @@ def states(learner: nn.Module, optimizer: torch.optim.Optimizer, sharded: bool) 
 
 
 def load_states(learner: nn.Module, optimizer: torch.optim.Optimizer, saved: tuple[State, State], sharded: bool) -> None:
-    """Puts back what `states` gave. Raises `RuntimeError`, `KeyError` or `ValueError` where it doesn't fit."""
+    """Restores what `states` returned. Raises `RuntimeError`, `KeyError` or `ValueError` where it doesn't fit."""
     if not sharded:
         learner.load_state_dict(saved[0])
         optimizer.load_state_dict(saved[1])
@@ -135,16 +138,16 @@ def load_states(learner: nn.Module, optimizer: torch.optim.Optimizer, saved: tup
 
 
 def need_shares(batch: int, accumulate: int, group: Group) -> None:
-    """Refuses a batch that does not part evenly over processes and parts, with a `SpecError`."""
+    """`SpecError` for a batch that cannot be divided evenly over processes and parts."""
     if batch % (group.world * accumulate):
         parts = f"{group.world} processes" + (f" in {accumulate} parts" if accumulate > 1 else "")
         raise SpecError(
-            f"a batch of {batch} does not part evenly over {parts}; give a multiple of {group.world * accumulate}"
+            f"a batch of {batch} cannot be divided evenly over {parts}; give a multiple of {group.world * accumulate}"
         )
 
 
 def mean_gradients(weights: list[nn.Parameter], group: Group) -> None:
-    """Averages, over processes, the gradients of those weights that FSDP leaves to each of them whole."""
+    """Averages over processes the gradients of the weights that FSDP does not shard."""
     for one in weights:
         if one.grad is not None and not hasattr(one, "full_tensor"):
             dist.all_reduce(one.grad)
@@ -152,10 +155,10 @@ def mean_gradients(weights: list[nn.Parameter], group: Group) -> None:
 
 
 def _sharded(learner: Learner, group: Group) -> Learner:
-    """FSDP2 of every encoder in the learner, the blocks of a transformer each by itself; heads stay whole.
+    """Applies FSDP2 to every encoder in the learner, to each transformer block by itself; heads are not sharded.
 
     An inner attack runs an encoder forward and backward several times within one step of the learner. FSDP gathers and frees
-    a module's weights around each of the module's own passes, so what it is told of is the encoders and not the learner.
+    a module's weights around each of the module's own passes, so it is applied to the encoders and not to the learner.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -164,6 +167,6 @@ def _sharded(learner: Learner, group: Group) -> Learner:
     for encoder in [part for part in learner.modules() if isinstance(part, Encoder)]:
         for block in [b for name, part in encoder.named_modules() if name.endswith(BLOCKS) for b in part.children()]:
             fully_shard(block, mesh=mesh)
-        # weights that stay gathered after a pass within an attack would stay frozen, as they are there
+        # weights that stay gathered after a pass of an attack would stay frozen, as they are in the attack
         fully_shard(encoder, mesh=mesh, reshard_after_forward=True)
     return learner

@@ -1,6 +1,6 @@
-"""How the learning rate goes: schedules whose value is a factor of the optimizer's lr, counted in optimizer steps.
+"""Learning rate schedules: their value is a factor on the optimizer's lr, per optimizer step.
 
-Any schedule will do (`constant(1)` too); these are the ones that learning rates are known by.
+Any schedule can be used (`constant(1)` too); this module has the usual learning rate schedules.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from hardsight.specs.schedules import Schedule
 
 @register
 def cosine(end: float = 0.0) -> Schedule:
-    """Half a cosine from 1 to `end` over the run (Loshchilov & Hutter, ICLR 2017, without restarts)."""
+    """Cosine decay from 1 to `end` over the run (Loshchilov & Hutter, ICLR 2017, without restarts)."""
     return lambda when: end + (1 - end) * 0.5 * (1 + math.cos(math.pi * when.progress))
 
 
 @register
 def drops(at: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1) -> Schedule:
-    """1, and times `factor` at each of these shares of the run; He et al.'s steps are drops([0.5, 0.75])."""
+    """Starts at 1 and is multiplied by `factor` at each of these shares of the run; He et al.'s schedule is drops([0.5,
+    0.75]).
+    """
     if any(not 0 < share < 1 for share in at):
-        raise SpecError(f"drops: at is {list(at)}; it is shares of the run, between 0 and 1")
+        raise SpecError(f"drops: at is {list(at)}; it must be shares of the run, between 0 and 1")
     return lambda when: factor ** sum(when.progress >= share for share in at)
 
 
 @register
 def warmup(then: Schedule = cosine(), share: float = 0.05, epochs: int | None = None) -> Schedule:
-    """A straight rise over the first share of the run's steps, at least one; after it `then`, over the steps that are left.
+    """Linear warm-up over the first share of the run's steps, at least one step; then `then` over the remaining steps.
 
-    epochs: in place of the share, the length in epochs; the first step's value is one over the number of rising steps.
+    epochs: the length in epochs, instead of the share. The value at the first step is one over the number of warm-up steps.
     """
     if not 0 <= share < 1:
-        raise SpecError(f"warmup: share is {share:g}; it is a share of the run, from 0 to below 1")
+        raise SpecError(f"warmup: share is {share:g}; it must be a share of the run, from 0 to below 1")
 
     def value(when: When) -> float:
         length = share * when.steps if epochs is None else epochs * when.steps / when.epochs

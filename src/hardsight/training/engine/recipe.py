@@ -1,7 +1,7 @@
-"""A training recipe: everything that fixes one run, written down as TOML; no torch.
+"""A training recipe: everything that defines one run, as TOML; this module does not import torch.
 
-Specs are text, as everywhere. `fields` that only say how a run is watched over may change between its pieces; all others
-make it another run.
+Specs are text, as everywhere. The fields in `FREE`, which only control logging, saving and threads, may change when a run is
+resumed; a change of any other field makes it a different run.
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ KINDS = {
     "watch": "Watching",
 }  # fmt: skip
 FREE = ("title", "threads", "save", "keep", "every", "log")
-"""What may differ between a run and its continuation."""
+"""Fields that may differ when a run is resumed."""
 MOVED = {
     "lr": "optimizer = 'adamw(lr=...)'",
     "weight_decay": "optimizer = 'adamw(weight_decay=...)'",
     "warmup": "schedule = 'warmup(cosine, share=...)'",
 }
-"""Keys of former recipes, and how that is said now."""
+"""Keys of older recipes, and what to write now."""
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """What to train, on what, and how.
+    """What to train, on which data, and how.
 
-    images: of the training part, None for all. batch: images of one optimizer step, over all processes; accumulate: in how
-    many parts it is computed, each with its own batch statistics and negatives. schedule: a factor of the optimizer's lr,
-    by optimizer steps. clip: greatest norm of all gradients, 0 for none. ema: of the average of weights that is exported in
-    place of the last ones (0.999), 0 for none. compile: the encoder, by torch.compile. sync_norm: batch statistics over all
-    processes, on GPUs. watch: measured along the way on held-out training images, "" for nothing. snapshots: the encoder is
-    kept every so many epochs, 0 for never. save: minutes between checkpoints within an epoch; keep: how many checkpoints
-    stay. every: steps between log lines within an epoch, 0 for none. log: beside the JSONL file; "auto" is TensorBoard
-    where it is installed. threads: of the CPU, 0 as torch has them.
+    images: number of training images, None for all. batch: images per optimizer step, over all processes. accumulate: number
+    of parts a batch is computed in, each with its own batch statistics and negatives. schedule: a factor on the optimizer's
+    lr, per optimizer step. clip: maximum norm of all gradients together, 0 for none. ema: decay of the moving average of the
+    weights, which is exported instead of the last weights (0.999), 0 for none. compile: the encoder, by torch.compile.
+    sync_norm: batch statistics over all processes, on GPUs. watch: evaluation during training on held-out training images,
+    "" for none. snapshots: the encoder is exported every this many epochs, 0 for never. save: minutes between checkpoints
+    within an epoch, 0 for none; keep: how many checkpoints are kept. every: steps between log lines within an epoch, 0 for
+    none. log: loggers in addition to the JSONL file; "auto" is TensorBoard where it is installed. threads: of the CPU, 0 for
+    torch's default.
     """
 
     name: str
@@ -75,13 +76,13 @@ class TrainingRecipe:
     title: str = ""
 
     def check(self, where: str = "") -> TrainingRecipe:
-        """Itself, with every field looked at; `SpecError` says which one is wrong, where, and what would be right."""
-        told = f"{where}: " if where else ""
+        """The recipe itself, checked field by field; `SpecError` says what is wrong, where, and what would be right."""
+        prefix = f"{where}: " if where else ""
         check_name(self.name)
         for key, kind in KINDS.items():
             value = getattr(self, key)
             if not isinstance(value, str) or not (value or key == "watch"):
-                raise SpecError(f"{told}a training recipe needs '{key}', a spec; {value!r} is none")
+                raise SpecError(f"{prefix}a training recipe needs '{key}', a spec; {value!r} is not one")
             if value:
                 complete(value, kind)
         for key, kind, least in LEAST:
@@ -90,19 +91,23 @@ class TrainingRecipe:
                 continue
             if isinstance(value, bool) or not isinstance(value, kind | int) or not value >= least:
                 what = "whole number" if kind is int else "number"
-                raise SpecError(f"{told}{key} is {value!r}; it is a {what} of at least {least}")
+                raise SpecError(f"{prefix}{key} is {value!r}; it must be a {what} of at least {least}")
         if self.ema >= 1:
-            raise SpecError(f"{told}ema is {self.ema:g}; it is the share that stays at each step, below 1")
+            raise SpecError(
+                f"{prefix}ema is {self.ema:g}; it must be below 1: the share of the average that is kept at each step"
+            )
         if self.batch % self.accumulate:
-            raise SpecError(f"{told}a batch of {self.batch} does not part into {self.accumulate} equal ones (accumulate)")
+            raise SpecError(
+                f"{prefix}a batch of {self.batch} cannot be divided into {self.accumulate} equal parts (accumulate)"
+            )
         for key, known in (("precision", get_args(Precision)), ("parallel", get_args(Parallel))):
             if getattr(self, key) not in known:
-                raise SpecError(f"{told}{key} is {getattr(self, key)!r}; it is {' or '.join(known)}")
+                raise SpecError(f"{prefix}{key} is {getattr(self, key)!r}; it must be {' or '.join(known)}")
         for key in ("channels_last", "compile", "sync_norm"):
             if not isinstance(getattr(self, key), bool):
-                raise SpecError(f"{told}{key} is {getattr(self, key)!r}; it is true or false")
+                raise SpecError(f"{prefix}{key} is {getattr(self, key)!r}; it must be true or false")
         if not all(isinstance(one, str) for one in self.log):
-            raise SpecError(f"{told}log is {self.log!r}; it is a list of names")
+            raise SpecError(f"{prefix}log is {self.log!r}; it must be a list of names")
         return self
 
     def with_set(self, assignment: str) -> TrainingRecipe:
@@ -114,7 +119,7 @@ class TrainingRecipe:
         _need_key(first, "--set")
         if rest:
             if first not in KINDS:
-                raise SpecError(f"--set {path}: {first} is no spec, so it has no '{rest}'")
+                raise SpecError(f"--set {path}: {first} is not a spec, so it has no '{rest}'")
             changed = override(complete(getattr(self, first), KINDS[first]), rest, read_value(text))
             return replace(self, **{first: show(minimal(complete(changed, KINDS[first])))})
         if first == "log":
@@ -132,7 +137,7 @@ LEAST = (
 
 
 def read_recipe(name: str) -> TrainingRecipe:
-    """The training recipe of a TOML file, or of that name among the shipped ones."""
+    """The training recipe in a TOML file, or the shipped recipe of that name."""
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not path.exists():
         shipped = sorted(one.stem for one in SHIPPED.glob("*.toml"))
@@ -145,10 +150,10 @@ def read_recipe(name: str) -> TrainingRecipe:
 
 
 def recipe_of_run(folder: Path) -> TrainingRecipe:
-    """The recipe of a run's folder; `StoreError` where it holds no run."""
+    """The recipe of a run's folder; `StoreError` where the folder holds no run."""
     path = folder / "recipe.json"
     if not path.exists():
-        raise StoreError(f"{folder} holds no run: there is no {path}; 'hardsight pretrain' writes it")
+        raise StoreError(f"{folder} holds no run: {path} does not exist; 'hardsight pretrain' creates it")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -157,7 +162,7 @@ def recipe_of_run(folder: Path) -> TrainingRecipe:
 
 
 def from_dict(content: dict[str, Any], where: str, name: str = "run") -> TrainingRecipe:
-    """The recipe with these fields; `SpecError` for one that doesn't exist, with the nearest right one."""
+    """The recipe with these fields; `SpecError` for an unknown field, with the closest known one."""
     if "encoders" in content and "method" not in content:
         raise SpecError(f"{where} is a recipe to measure, which goes to 'hardsight bench'; a training recipe has 'method'")
     for key in content:
@@ -167,34 +172,34 @@ def from_dict(content: dict[str, Any], where: str, name: str = "run") -> Trainin
             raise SpecError(
                 f"{where}: a training recipe needs '{key}', a spec; a recipe to measure goes to 'hardsight bench'"
             )
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    return TrainingRecipe(**{"name": name, **made}).check(where)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return TrainingRecipe(**{"name": name, **values}).check(where)
 
 
 def to_dict(recipe: TrainingRecipe) -> dict[str, Any]:
-    """What `from_dict` turns into the recipe again, also after JSON."""
+    """The inverse of `from_dict`, ready for JSON."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
 
 
 def differences(old: dict[str, Any], recipe: TrainingRecipe) -> list[str]:
-    """What makes the recipe another run than the one with these fields, as "epochs (10, now 20)"."""
+    """The fields that make the recipe a different run from the one with the fields `old`, as "epochs (10, now 20)"."""
     new = to_dict(recipe)
     keys = [key for key in {**old, **new} if key not in FREE]
     return [f"{key} ({old.get(key)}, now {new.get(key)})" for key in keys if old.get(key) != new.get(key)]
 
 
 def need_same(folder: Path, recipe: TrainingRecipe) -> None:
-    """`StoreError` where the folder holds a run of another recipe, naming what differs."""
+    """`StoreError` where the folder holds a run with a different recipe; it names what differs."""
     path = folder / "recipe.json"
     if not path.exists():
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StoreError(f"cannot read {path}: {error}; delete that folder, or begin in another one") from None
-    if told := differences(before, recipe):
+        raise StoreError(f"cannot read {path}: {error}; delete that folder, or start in another one") from None
+    if changed := differences(before, recipe):
         raise StoreError(
-            f"{folder} holds a run of another recipe: {'; '.join(told)}; begin a new run in another folder, or delete this one"
+            f"{folder} holds a run of another recipe: {'; '.join(changed)}; start a new run in another folder, or delete this one"
         )
 
 

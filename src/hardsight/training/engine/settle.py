@@ -1,4 +1,4 @@
-"""What a run borrows of its process and gives back: signals, random state, threads, and how cuDNN chooses its kernels."""
+"""Process state that a run changes and restores: signal handlers, random state, threads, and cuDNN's choice of kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Asked:
-    """Whether a run is to stop. until: a time of `time.monotonic`. signal: the one that came, None where none did."""
+    """Whether a run is to stop. until: a time of `time.monotonic`. signal: the one received, None for none."""
 
     until: float | None = None
     signal: int | None = None
@@ -33,7 +33,7 @@ class Asked:
         return self.signal is not None or (self.until is not None and time.monotonic() > self.until)
 
     def obey(self) -> None:
-        """Lets the signal that came do what it would have done at once."""
+        """Lets the received signal do what it would have done without this class."""
         assert self.signal is not None
         handler = self.before.get(self.signal)
         if callable(handler):
@@ -44,7 +44,7 @@ class Asked:
 
 @contextmanager
 def patient(minutes: float | None) -> Iterator[Asked]:
-    """Within, Ctrl-C and SIGTERM only ask; a second one does at once what the first would have done."""
+    """Within this context, Ctrl-C and SIGTERM only request a stop; a second signal takes effect at once."""
     asked = Asked(None if minutes is None else time.monotonic() + 60 * minutes)
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -65,9 +65,9 @@ def patient(minutes: float | None) -> Iterator[Asked]:
 
 @contextmanager
 def settings(recipe: TrainingRecipe, group: Group) -> Iterator[None]:
-    """Random state, threads and cuDNN's choices as before, after it.
+    """Sets threads and cuDNN options for a run; restores them and the random state at the end.
 
-    On a GPU training takes the fastest kernels; bit for bit is a CPU's.
+    On a GPU training uses the fastest kernels, so only runs on a CPU are reproducible bit for bit.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic

@@ -1,9 +1,9 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped, bit for bit on a CPU.
+"""Checkpoints: all that a run needs to resume as if it had never stopped, bit for bit on a CPU.
 
-    RUN/step-000001234.pt   one point of the run, whole or not there at all; the newest `keep` stay
+    RUN/step-000001234.pt   one point of the run, written completely or not at all; the newest `keep` are kept
 
-Random numbers and the order of images derive from the seed and the step, so they need no place in it. What only one process
-has (a queue, a perturbation, its batch statistics) is kept for each.
+Random numbers and the order of images derive from the seed and the step, so they are not stored. State that belongs to one
+process (a queue, a perturbation, its batch statistics) is stored for each process.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from hardsight.training.engine.recipe import TrainingRecipe, to_dict
 from hardsight.training.methods.base import Learner
 
 ENGINE = 1
-"""Raised when a change of this code changes what a run comes to, or how it is written down."""
+"""Increased when a change of this code changes the result of a run, or the format of a checkpoint."""
 
 
 @dataclass
 class Training:
-    """A run as it stands. average: the encoder whose weights are the mean over steps. batches: how many are done.
+    """The current state of a run. average: the encoder with the moving average of the weights. batches: how many are done.
 
-    totals: the logs of the epoch under way, each its sum and in how many steps it was. best: the greatest score so far.
+    totals: the logs of the current epoch, each as its sum and the number of steps that had it. best: the highest score so
+    far.
     """
 
     recipe: TrainingRecipe
@@ -54,7 +55,9 @@ class Training:
         return self.group.world > 1 and self.recipe.parallel == "fsdp"
 
     def count(self, numbers: dict[str, float]) -> None:
-        """Adds one step's logs; one that only some steps have (a share of nothing has none) is a mean over those."""
+        """Adds one step's logs; a value that only some steps have (a share of nothing is left out) is averaged over
+        those.
+        """
         for key, value in numbers.items():
             total, steps = self.totals.get(key, (0.0, 0))
             self.totals[key] = (total + value, steps + 1)
@@ -64,7 +67,7 @@ class Training:
 
 
 def save(training: Training, folder: Path) -> None:
-    """Writes a checkpoint. All processes have to come here; the first one writes, and takes the oldest away."""
+    """Writes a checkpoint. All processes must call it; the first one writes, and deletes the oldest."""
     learner, optimizer = parallel.states(training.learner, training.optimizer, training.sharded)
     own = training.group.gathered(None if training.sharded else _buffers(training))
     if training.group.leads:
@@ -90,19 +93,19 @@ PLAIN = ("batches", "totals", "best", "seconds")
 
 
 def load(training: Training, folder: Path) -> bool:
-    """Takes up the newest checkpoint in the folder; False where there is none.
+    """Loads the newest checkpoint in the folder; False where there is none.
 
-    Raises `StoreError` for one of other code, and for a file that cannot be read.
+    Raises `StoreError` for a checkpoint of another version of the code, and for a file that cannot be read.
     """
-    there = checkpoints(folder)
-    if not there:
+    existing = checkpoints(folder)
+    if not existing:
         return False
-    path = there[-1]
-    saved = _read(path, len(there))
+    path = existing[-1]
+    saved = _read(path, len(existing))
     if saved.get("engine") != ENGINE:
         raise StoreError(
-            f"{path} was written by version {saved.get('engine', 'of old')} of the training engine, and this is version "
-            f"{ENGINE}; begin a new run in another folder, or go on with the hardsight that wrote it"
+            f"{path} was written by version {saved.get('engine', 'unknown')} of the training engine, and this is version "
+            f"{ENGINE}; start a new run in another folder, or resume with the hardsight version that wrote it"
         )
     try:
         parallel.load_states(training.learner, training.optimizer, (saved["learner"], saved["optimizer"]), training.sharded)
@@ -113,7 +116,7 @@ def load(training: Training, folder: Path) -> bool:
     except (KeyError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise StoreError(
-            f"{path} does not fit this recipe's networks: other code wrote it ({text}); begin a new run in another folder, or delete this one"
+            f"{path} does not fit this recipe's networks: other code wrote it ({text}); start a new run in another folder, or delete this one"
         ) from None
     training.guard = Guard(**saved["guard"])
     for key in PLAIN:
@@ -132,10 +135,10 @@ def _buffers(training: Training) -> dict[str, torch.Tensor]:
     return {name: value.cpu() for name, value in found if name in names or name.endswith("_extra_state")}
 
 
-def _read(path: Path, there: int) -> dict[str, Any]:
+def _read(path: Path, count: int) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         text = " ".join(str(error).split())[:160]
-        then = "the run goes on from the one before" if there > 1 else "the run begins anew: there is no other"
+        then = "the run resumes from the one before" if count > 1 else "the run starts again: it is the only checkpoint"
         raise StoreError(f"cannot read {path}: {text}; delete that file, and {then}") from None

@@ -1,7 +1,7 @@
-"""What a run tells of its encoder on the way: nearest neighbours' accuracy, clean and under a short attack, on held-out images.
+"""Evaluation of the encoder during training: k-NN accuracy, clean and under a short attack, on held-out images.
 
-They are split off the training part before anything trains on it; the test part is never looked at. Where nothing labels the
-images, what is told is how firm embeddings stay under attack.
+They are split off the training split before training starts; the test split is never used. Without labels, the result is how
+similar the embeddings of attacked images stay to the clean ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hardsight.training.engine.feed import Kept
 from hardsight.training.engine.guard import spread_of
 
 SHARE = 8
-"""At most one of so many training images is held out."""
+"""At most one in this many training images is held out."""
 BATCH = 128
 
 
@@ -45,7 +45,7 @@ class Watching:
     threat: Threat
 
     def holds(self, images: int) -> int:
-        """How many of so many training images are held out."""
+        """How many of this many training images are held out."""
         return min(self.held, images // SHARE)
 
 
@@ -59,14 +59,14 @@ def watching(
     search: Search = pgd(3, step=0.5),
     threat: Threat = linf(4 / 255),
 ) -> Watching:
-    """Every so many epochs, k nearest neighbours among `bank` training images vote on `held` that were split off.
+    """Every `every` epochs, classifies `held` held-out images by k nearest neighbours among `bank` training images.
 
-    attacked: how many of those the search also moves, within the threat, to be voted wrong. A cheap look: robust accuracy
-    under such an attack is an upper bound.
+    attacked: how many of those the search also attacks, within the threat. This is a cheap estimate: robust accuracy under
+    such an attack is an upper bound.
     """
     if min(every, held, bank, k, attacked) < 1:
         raise SpecError(
-            "watching: every, held, bank, k and attacked are at least 1; to watch nothing, the recipe says watch = ''"
+            "watching: every, held, bank, k and attacked must be at least 1; to evaluate nothing, write watch = '' in the recipe"
         )
     return Watching(every, held, bank, k, attacked, search, threat)
 
@@ -74,10 +74,10 @@ def watching(
 def look(
     encoder: Encoder, what: Watching, trained: Kept, held: Kept, card: DataCard, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """The numbers of one look: "spread" of embeddings, and "knn", "robust" and "score" where labels are, else "firm".
+    """The metrics of one evaluation: "spread" of embeddings; with labels "knn", "robust" and "score", without them "firm".
 
-    trained: the bank is at most `bank` of its images, evenly spread; held: those that vote is taken on. score: the mean of
-    knn and robust.
+    trained: at most `bank` of its images, evenly spaced, are the neighbours; held: the images that are classified. score:
+    the mean of knn and robust. firm: the mean cosine similarity of attacked and clean embeddings.
     """
     rng = seeds.generator("watch", seed)
     with still(encoder):
@@ -89,7 +89,7 @@ def look(
             moved = what.search(objective, x, what.threat, rng).x_adv
             with torch.no_grad():
                 return {**found, "firm": float(F.cosine_similarity(encoder(moved).pooled.float(), z[: len(x)]).mean())}
-        count = len(trained.part)  # images often stand class by class, so voters are taken from all over
+        count = len(trained.part)  # images are often sorted by class, so take neighbours from the whole split
         voters, votes = _embed(encoder, trained, range(0, count, -(-count // what.bank)), device)
         assert votes is not None
         head = KnnHead(z.shape[1], len(card.classes), min(what.k, len(voters)), 0.07).to(device)
@@ -106,7 +106,7 @@ def look(
 
 
 def _embed(encoder: Encoder, images: Kept, places: range, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Embeddings [N, D] of the images at these places, and their labels [N] where they have any."""
+    """Embeddings [N, D] of the images at these indices, and their labels [N] where they have any."""
     found, labels = [], []
     with torch.no_grad():
         for start in range(0, len(places), BATCH):

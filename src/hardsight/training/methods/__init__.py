@@ -1,1 +1,1 @@
-"""How encoders are trained: one method a file; wrappers around any method in `robust/`, hardening in `harden/`."""
+"""Training methods: one file per method; wrappers around any method in `robust/`, hardening in `harden/`."""

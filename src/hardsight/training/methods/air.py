@@ -1,4 +1,4 @@
-"""AIR: ACL, and an image's place among the others in the batch must not depend on how it was augmented or attacked."""
+"""AIR: ACL, with an image's similarity to the others in the batch made invariant to augmentation and attack."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hardsight.training.criteria.contrast import NTXent
 from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Step, mlp
 from hardsight.training.methods.joint import Joint, embedded, single
 from hardsight.training.methods.robust.adversary import Adversary, adversary
-from hardsight.training.methods.robust.base import Wrapped
+from hardsight.training.methods.robust.base import WrappedLearner
 
 Mode = Literal["corrected", "official"]
 
 
-class Invariant(Wrapped):
-    """The original image goes through the clean batch norms, as the clean views do."""
+class AIRLearner(WrappedLearner):
+    """The original image uses the clean batch norms, as the clean views do."""
 
     inner: Joint
 
@@ -54,15 +54,15 @@ class Invariant(Wrapped):
         share = self.share(when)
         style = [self._alike(z, original) for z in calm]
         attack = [self._alike(z, original) * self._alike(z, clean) for z, clean in zip(hard, calm, strict=True)]
-        told = {
+        losses = {
             "clean": self.inner.criterion(calm, None, None, samples.places).mean(),
             "adversarial": self.inner.criterion(hard, None, None, samples.places).mean(),
-            "standard": same_place(style[0], style[1], self.mode),
-            "robust": same_place(attack[0], attack[1], self.mode),
+            "standard": kl_sum(style[0], style[1], self.mode),
+            "robust": kl_sum(attack[0], attack[1], self.mode),
         }
-        loss = 2 * ((1 - share) * told["clean"] + share * told["adversarial"])
-        loss = loss + self.standard * told["standard"] + self.robust * told["robust"]
-        return Step(loss, {name: float(one.detach()) for name, one in told.items()})
+        loss = 2 * ((1 - share) * losses["clean"] + share * losses["adversarial"])
+        loss = loss + self.standard * losses["standard"] + self.robust * losses["robust"]
+        return Step(loss, {name: float(one.detach()) for name, one in losses.items()})
 
     def _alike(self, z: Tensor, other: Tensor) -> Tensor:
         return alike(z, other, self.inner.criterion.temperature)
@@ -76,8 +76,8 @@ def alike(z: Tensor, other: Tensor, temperature: float) -> Tensor:
     return (F.cosine_similarity(z, other, dim=1) / temperature).softmax(0)
 
 
-def same_place(one: Tensor, two: Tensor, mode: Mode) -> Tensor:
-    """The divergence sum of two (log two - log one); official: one stands without its logarithm."""
+def kl_sum(one: Tensor, two: Tensor, mode: Mode) -> Tensor:
+    """The divergence sum of two (log two - log one); official: `one` without its logarithm."""
     return (two * (two.log() - (one.log() if mode == "corrected" else one))).sum()
 
 
@@ -95,7 +95,7 @@ class AIR:
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
         projector = mlp((encoder.card.dim, *self.widths), last_norm=True)
         inner = Joint(encoder, self.views, NTXent(self.temperature), projector)
-        return Invariant(inner, self.adversary, self.share, self.standard, self.robust, self.mode)
+        return AIRLearner(inner, self.adversary, self.share, self.standard, self.robust, self.mode)
 
 
 @register
@@ -109,11 +109,11 @@ def air(
     adversary: Adversary = adversary(pgd(steps=5, step=0.25, keep="last"), linf(8 / 255)),
     views: Views = fading(views(2, scale=(0.1, 1.0), jitter=0.4, hue=0.1, grey=0.2, prob=0.8), stairs(1.0, 0.0, 20)),
 ) -> Method:
-    """DynACL with AIR (Xu et al., NeurIPS 2023): invariance of clean views, and of attacked ones, to style and attack.
+    """DynACL with AIR (Xu et al., NeurIPS 2023): clean views, and attacked ones, are made invariant to style and attack.
 
-    standard, robust: weights of the two invariances. share: of the adversarial contrast, as in `dynacl`. mode="official": the
-    divergence's first argument is a probability where its logarithm is due, so that it is not zero for equal distributions. Its
-    run: as ACL's, batch 512, 1000 epochs.
+    standard, robust: weights of the two invariance terms. share: of the adversarial contrast, as in `dynacl`.
+    mode="official": the divergence's first argument is a probability where its logarithm is needed, so that it is not zero
+    for equal distributions. The paper's run: as ACL's, batch 512, 1000 epochs.
 
     Source: GodXuxilie/Enhancing_ACL_via_AIR, AIR.py and pretraining.py.
     """

@@ -1,4 +1,4 @@
-"""Barlow Twins: the cross-correlation of two views' features becomes the identity."""
+"""Barlow Twins: the cross-correlation matrix of two views' features is driven towards the identity."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def barlow(
         views(1, scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2), hue=0.1, grey=0.2, prob=0.8, blur=0.1, solarise=0.2),
     ),
 ) -> Method:
-    """Barlow Twins: two views' cross-correlation matrix becomes the identity (Zbontar et al., ICML 2021, equation 1).
+    """Barlow Twins: drives two views' cross-correlation matrix to the identity (Zbontar et al., ICML 2021, equation 1).
 
-    weight: of the matrix off its diagonal. widths: of the projector's layers.
-    differs: more than two views are taken, by the mean over their pairs.
+    weight: of the matrix's off-diagonal terms. widths: of the projector's layers.
+    differs: more than two views are accepted; the loss is the mean over their pairs.
     """
     return Barlow(weight, widths, views)

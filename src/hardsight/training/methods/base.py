@@ -1,8 +1,8 @@
-"""What a training method is: the networks it trains, the loss of one batch, and what moves after the step.
+"""A training method: the networks it trains, the loss of one batch, and what is updated after the step.
 
-A `Method` is a composition that a spec names; `begin` gives it an encoder and makes a `Learner` of it, the module that the
-engine trains. A learner draws views of a batch and reads a loss of them, apart from one another: so an adversary can stand
-between the two, and every robust method is a wrapper (`methods/robust`) around any learner.
+A `Method` is a composition that a spec names; `begin` gives it an encoder and returns a `Learner`, the module that the
+engine trains. A learner draws the views of a batch and computes their loss in two separate calls, so that an adversary can
+be placed between the two; each robust method is a wrapper (`methods/robust`) around any learner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Drawn = tuple[Tensor, ...]
 
 
 class Samples(NamedTuple):
-    """A batch: images x [B, 3, H, W], or clips, in [0, 1]; targets by name; places [B] of the images in the training split."""
+    """A batch: images x [B, 3, H, W], or clips, in [0, 1]; targets by name; places [B]: indices in the training split."""
 
     x: Tensor
     target: dict[str, Any]
@@ -30,9 +30,9 @@ class Samples(NamedTuple):
 
 
 class Step(NamedTuple):
-    """loss: [B] of a learner's `read`, a scalar of its `forward`, with a graph. logs: numbers worth a curve.
+    """loss: [B] from a learner's `read`, a scalar from its `forward`, with a graph. logs: numbers to plot.
 
-    keep: detached, what `after_step` stores (a queue's keys, a centre's mean); None for nothing.
+    keep: what `after_step` stores (a queue's keys, a centre's mean), detached; None for nothing.
     """
 
     loss: Tensor
@@ -41,9 +41,10 @@ class Step(NamedTuple):
 
 
 class Learner(nn.Module):
-    """Everything that trains in one run. Called with a batch, it answers one optimizer step's loss.
+    """All modules that are trained in one run. Called with a batch, it returns the loss of one optimizer step.
 
-    encoder: what is exported. replays: optimizer steps on each batch. sees: how many views `read` takes, None for any number.
+    encoder: what is exported. replays: optimizer steps on each batch. sees: how many views `read` takes, None for any
+    number.
     """
 
     replays: int = 1
@@ -55,14 +56,14 @@ class Learner(nn.Module):
         self.views = views
 
     def prepare(self, images: Images) -> None:
-        """Looks at the training images once, before the first step and before a checkpoint is loaded: for pseudo-labels."""
+        """Reads the training images once, before the first step and before a checkpoint is loaded: for pseudo-labels."""
 
     def draw(self, samples: Samples, when: When) -> Drawn:
-        """Views of the batch; everything random is drawn here, from `when.rng`."""
+        """Views of the batch; all randomness is drawn here, from `when.rng`."""
         return self.views(samples.x, when)
 
     def read(self, views: Drawn, samples: Samples, when: When) -> Step:
-        """The loss [B] of these views; it changes nothing but batch norm's statistics, so an adversary may call it often."""
+        """The loss [B] of these views; it changes only batch norm statistics, so an adversary may call it many times."""
         raise NotImplementedError
 
     def forward(self, samples: Samples, when: When) -> Step:
@@ -70,20 +71,20 @@ class Learner(nn.Module):
         return step._replace(loss=step.loss.mean())
 
     def after_backward(self, when: When) -> None:
-        """Gradients are fresh and weights old: here a free adversary climbs."""
+        """Gradients are computed, weights not yet updated: free adversarial training updates its perturbation here."""
 
     def after_step(self, keep: Any, when: When) -> None:
-        """Weights are new: here slow networks, queues and centres move."""
+        """Weights are updated: momentum networks, queues and centres are updated here."""
 
 
 class Method(Protocol):
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        """A learner around the encoder; images: how many the training split has. New weights are for the caller to seed."""
+        """A learner around the encoder; images: size of the training split. The caller seeds the init of new weights."""
         ...
 
 
 def mlp(widths: tuple[int, ...], last_norm: bool = False, bias: bool = True, norm: bool = True) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them; last_norm: batch norm without an affine part at the end.
+    """Linear layers with batch norm and ReLU between them; last_norm: batch norm without affine parameters at the end.
 
     norm: False leaves out the batch norm between the layers.
     """

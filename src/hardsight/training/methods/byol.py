@@ -1,4 +1,4 @@
-"""BYOL: a predictor guesses what a slow copy of the network says of the other view."""
+"""BYOL: a predictor predicts the output of a momentum network for the other view."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def byol(
         views(1, scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2), hue=0.1, grey=0.2, prob=0.8, blur=0.1, solarise=0.2),
     ),
 ) -> Method:
-    """BYOL: 2 - 2 cos(predictor(z), slow z') in both directions (Grill et al., NeurIPS 2020, equation 2).
+    """BYOL: 2 - 2 cos(predictor(z), momentum z') in both directions (Grill et al., NeurIPS 2020, equation 2).
 
-    widths, predictor: of the projector's layers and the predictor's hidden one.
+    widths, predictor: of the projector's layers and the predictor's hidden layer.
     """
     return BYOL(widths, predictor, momentum, views)

@@ -1,4 +1,4 @@
-"""BYORL: BYOL whose online network sees attacked views, while its target network sees the clean ones."""
+"""BYORL: BYOL whose online network gets attacked views, while its target network gets the clean ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Ste
 from hardsight.training.methods.byol import byol
 from hardsight.training.methods.joint import Joint, embedded, single, through
 from hardsight.training.methods.robust.adversary import Adversary, adversary
-from hardsight.training.methods.robust.base import Wrapped, begin, name_of
+from hardsight.training.methods.robust.base import WrappedLearner, begin, name_of
 
 
-class Bootstrapped(Wrapped):
-    """The target, the slow network's view of clean images, is fixed before the attack, which raises the distance to it."""
+class BYORLLearner(WrappedLearner):
+    """The target, the momentum network's output for clean views, is fixed; the attack raises the distance to it."""
 
     inner: Joint
 
@@ -55,8 +55,10 @@ class BYORL:
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
         inner = begin("byorl", self.method, encoder, data, images)
         if not isinstance(inner, Joint) or inner.slow is None:
-            raise SpecError(f"byorl needs a method with a slow network, such as byol, and {name_of(self.method)} has none")
-        return Bootstrapped(inner, self.adversary)
+            raise SpecError(
+                f"byorl needs a method with a momentum network, such as byol, and {name_of(self.method)} has none"
+            )
+        return BYORLLearner(inner, self.adversary)
 
 
 @register
@@ -64,9 +66,9 @@ def byorl(
     method: Method = byol(),
     adversary: Adversary = adversary(pgd(steps=10, step=0.25, keep="last"), linf(8 / 255)),
 ) -> Method:
-    """BYORL (Gowal et al., ICLR 2021): BYOL's loss between attacked views online and clean views of the slow network.
+    """BYORL (Gowal et al., ICLR 2021): BYOL's loss, online network on attacked views, momentum network on clean views.
 
-    The attack raises that loss. The paper has Linf at 8/255 and L2 at 128/255; no code was released, and the number of steps is
-    ours.
+    The attack raises that loss. The paper has Linf at 8/255 and L2 at 128/255; no code was released, and the number of steps
+    is our choice.
     """
     return BYORL(method, adversary)

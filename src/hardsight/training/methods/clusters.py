@@ -1,4 +1,4 @@
-"""Pseudo-labels: which of k clusters of an encoder's features each training image is in."""
+"""Pseudo-labels: which of k clusters of an encoder's features each training image belongs to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hardsight.losses.objective import still
 
 @torch.no_grad()
 def features(encoder: Encoder, images: Images, batch: int = 256) -> Tensor:
-    """[N, D] pooled features of all the images as they are, in eval mode, on the encoder's device."""
+    """[N, D] pooled features of all the images, without augmentation, in eval mode, on the encoder's device."""
     device = encoder.mean.device
     found = []
     with still(encoder):
@@ -26,13 +26,13 @@ def features(encoder: Encoder, images: Images, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def kmeans(x: Tensor, count: int, rng: torch.Generator, rounds: int = 50) -> Tensor:
-    """[N]: the cluster of each row of x [N, D], by Lloyd's rounds until none changes; begun as k-means++.
+    """[N]: the cluster of each row of x [N, D], by Lloyd's algorithm until none changes; initialized by k-means++.
 
-    An empty cluster begins anew at the row that lies farthest from its own centre. `DataError` where there are fewer rows than
+    An empty cluster restarts at the row that is farthest from its own centre. `DataError` where there are fewer rows than
     clusters.
     """
     if not 1 <= count <= len(x):
-        raise DataError(f"kmeans: {count} clusters of {len(x)} images; there is at least 1, and an image for each")
+        raise DataError(f"kmeans: {count} clusters of {len(x)} images; give at least 1, and at most one per image")
     centres = _spread(x, count, rng)
     label = torch.full((len(x),), -1, device=x.device)
     for _ in range(rounds):
@@ -50,7 +50,7 @@ def kmeans(x: Tensor, count: int, rng: torch.Generator, rounds: int = 50) -> Ten
 
 
 def _spread(x: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Rows far from one another, each drawn by its squared distance to those before (Arthur and Vassilvitskii 2007)."""
+    """Rows far from each other, each drawn by its squared distance to those before (Arthur and Vassilvitskii 2007)."""
     chosen = [int(torch.randint(len(x), (1,), generator=rng))]
     away = (x - x[chosen[0]]).square().sum(1)
     while len(chosen) < count:

@@ -1,4 +1,4 @@
-"""DINO: every view, large or small, follows the distribution that a slow copy of the network gives the large views."""
+"""DINO: every view, large or small, matches the distribution that a momentum network gives for the large views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hardsight.training.methods.joint import Joint
 
 
 class Directions(nn.Module):
-    """Cosines [B, K] of embeddings [B, D] with K learned directions: a weight-normed layer whose lengths stay 1."""
+    """Cosines [B, K] of embeddings [B, D] with K learned directions: a weight-normalized layer whose lengths stay 1."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -75,10 +75,11 @@ def dino(
     widths: tuple[int, ...] = (2048, 2048, 256),
     views: Views = multicrop(2, 8, sizes=(224, 96), scales=((0.4, 1.0), (0.05, 0.4))),
 ) -> Method:
-    """DINO: the cross-entropy with a slow copy's centred and sharpened output (Caron et al., ICCV 2021, algorithm 1).
+    """DINO: the cross-entropy with a momentum network's centred and sharpened output (Caron et al., ICCV 2021, algorithm 1).
 
-    temperature: of the network; sharpness: the slow copy's temperature. centre: how much of it stays in a step. targets: how
-    many views, the first ones, the slow copy reads. resting: epochs in which the last layer keeps its weights. widths: of the
-    projector, before the last layer. differs: position embeddings are the encoder's own, and the slow copy drops what it drops.
+    temperature: of the network; sharpness: the momentum network's temperature. centre: how much of it is kept in a step.
+    targets: how many views, the first ones, the momentum network gets. resting: epochs in which the last layer is frozen.
+    widths: of the projector, before the last layer. differs: position embeddings are the encoder's own, and the momentum
+    network keeps the encoder's dropout.
     """
     return DINO(outputs, temperature, sharpness, centre, momentum, targets, resting, widths, views)

@@ -39,10 +39,11 @@ def emp(
 ) -> Method:
     """EMP-SSL: weight times the crops' cosines and the total coding rate (Tong et al., arXiv 2304.03977, equations 4 and 5).
 
-    mode: the quirk `tcr_eps_is_squared`: the authors' code, and CF-AMC-SSL's, divides by eps where the formula has eps^2. What
-    both papers report is of `official`, which is the formula at eps = 0.447. widths: the pre-feature's, 4096, then the projector's.
-    differs: the pre-feature, a linear layer with batch norm and ReLU, is the projector's first and is left behind with it, so
-    a probe reads the encoder's own features; with encoder `widened(ENCODER, 4096)` and widths=(4096, 1024) it belongs to the
-    encoder, is exported, and is what a probe reads, as in both papers.
+    mode: the quirk `tcr_eps_is_squared`: the authors' code, and CF-AMC-SSL's, divides by eps where the formula has eps^2.
+    Both papers report results of `official`, which is the formula at eps = 0.447. widths: the pre-feature's, 4096, then the
+    projector's.
+    differs: the pre-feature, a linear layer with batch norm and ReLU, is the projector's first layer and is not exported, so
+    a probe uses the encoder's own features; with encoder `widened(ENCODER, 4096)` and widths=(4096, 1024) it belongs to the
+    encoder, is exported, and is what a probe uses, as in both papers.
     """
     return EMP(weight, eps, mode, widths, views)

@@ -1,7 +1,7 @@
-"""The learner of all joint-embedding methods: views through one network, a criterion over their embeddings.
+"""The learner of all joint-embedding methods: views go through one network, and a criterion compares their embeddings.
 
-What distinguishes SimCLR, MoCo, BYOL, SimSiam, Barlow Twins, VICReg, SwAV, DINO and EMP-SSL is the criterion and three
-switches: a predictor, a slow copy (`momentum`) and a stopped gradient (`stop`).
+SimCLR, MoCo, BYOL, SimSiam, Barlow Twins, VICReg, SwAV, DINO and EMP-SSL differ in the criterion and in three switches: a
+predictor, a momentum network (`momentum`) and a stopped gradient (`stop`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from hardsight.training.methods.base import Drawn, Learner, Samples, Step
 
 
 class Joint(Learner):
-    """predictor: after the projector, of the online branch alone. momentum: of a slow copy, which is then the target branch.
+    """predictor: after the projector, online branch only. momentum: of a momentum network, which is then the target branch.
 
     stop: the target is the online branch itself before its predictor, with its gradient stopped. first: how many views go
-    through the target branch, None for all; the rest, small crops, are read by the online branch alone. apart: the online
-    branch leaves out the views that the target branch reads. late: a part whose weights rest in the first `resting` epochs.
+    through the target branch, None for all; the rest, small crops, go through the online branch only. apart: the online
+    branch leaves out the views that the target branch gets. late: a part whose weights are frozen in the first `resting`
+    epochs.
 
-    differs: views of one size go through a network as one batch, so batch norm's statistics are of all of them together, where
-    the authors' codes, but for SimCLR's, SwAV's and DINO's, send one view after the other.
+    differs: views of one size go through a network as one batch, so batch norm computes its statistics over all of them
+    together, where the authors' codes, except SimCLR's, SwAV's and DINO's, process one view after the other.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Joint(Learner):
         self.normed = any(isinstance(part, nn.BatchNorm1d) for part in heads)
 
     def settle(self) -> None:
-        """The slow copy made equal to the online branch: once its weights are drawn."""
+        """Copies the online branch's weights to the momentum network: after they are initialized."""
         if self.slow is not None:
             self.slow[0].load_state_dict(self.encoder.state_dict())
             self.slow[1].load_state_dict(self.projector.state_dict())
@@ -99,17 +100,17 @@ class Joint(Learner):
 
 
 def embedded(encoder: Any, projector: Any, views: Drawn) -> Drawn:
-    """Each view's projection [B, D]; the projector takes views of all sizes together."""
+    """Each view's projection [B, D]; the projector gets views of all sizes together."""
     return through(projector, through(lambda x: encoder(x).pooled, views))
 
 
 def single(z: Tensor) -> Tensor:
-    """z in float32 where it is in half precision."""
+    """z in float32 if it is in half precision."""
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
 def through(network: Any, views: Drawn) -> Drawn:
-    """The network's output for each view; neighbours of one size go through it together, as one batch."""
+    """The network's output for each view; consecutive views of one size go through it together, as one batch."""
     found: list[Tensor] = []
     for _, group in itertools.groupby(views, lambda view: view.shape):
         together = list(group)
@@ -119,6 +120,6 @@ def through(network: Any, views: Drawn) -> Drawn:
 
 @torch.no_grad()
 def follow(slow: nn.Module, fast: nn.Module, share: float) -> None:
-    """Moves slow's weights to share * slow + (1 - share) * fast; buffers, such as batch norm's statistics, are left alone."""
+    """Moves slow's weights to share * slow + (1 - share) * fast; buffers, such as batch norm statistics, are not changed."""
     for one, other in zip(slow.parameters(), fast.parameters(), strict=True):
         one.lerp_(other.to(one.dtype), 1 - share)

@@ -1,4 +1,4 @@
-"""MoCo: views are told from the keys of a slow copy of the network, kept in a queue (v2) or of the same batch (v3)."""
+"""MoCo: views are contrasted with the keys of a momentum network, from a queue (v2) or from the same batch (v3)."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def moco_v2(
 ) -> Method:
     """MoCo v2: a queue of keys (Chen et al., arXiv 2003.04297; the loss is He et al., CVPR 2020, equation 1).
 
-    The first view gives the key, which has no gradient; all others are queries. widths: of the projector's layers. queue: keys,
-    at most as many as there are images. differs: the batch is not shuffled between processes for the keys' batch norm.
+    The first view gives the key, which has no gradient; all others are queries. widths: of the projector's layers. queue:
+    number of keys, at most the number of images. differs: the batch is not shuffled between processes for the keys' batch
+    norm.
     """
     return MoCoV2(temperature, widths, queue, momentum, views)
 
@@ -82,15 +83,15 @@ def moco_v3(
 ) -> Method:
     """MoCo v3: keys of the same batch, a predictor, both directions (Chen et al., ICCV 2021, algorithm 1).
 
-    widths, predictor: of the projector's layers and the predictor's hidden one; the defaults are the ViTs', a ResNet-50 has
-    temperature=1, widths=(4096, 256). frozen_patches: whether a ViT's patch embedding keeps its random weights (section 4.3).
-    differs: position embeddings are the encoder's own, and the predictor ends in batch norm for every encoder.
+    widths, predictor: of the projector's layers and the predictor's hidden layer; the defaults are for ViTs, a ResNet-50 has
+    temperature=1, widths=(4096, 256). frozen_patches: whether a ViT's patch embedding keeps its random weights (section
+    4.3). differs: position embeddings are the encoder's own, and the predictor ends in batch norm for every encoder.
     """
     return MoCoV3(temperature, widths, predictor, momentum, frozen_patches, views)
 
 
 def freeze_patches(encoder: Encoder) -> None:
-    """A ViT's patch embedding no longer trains; `SpecError` for an encoder that has none."""
+    """Freezes a ViT's patch embedding; `SpecError` for an encoder that has none."""
     found = [part for name, part in encoder.named_modules() if name.rsplit(".", 1)[-1] == "patch_embed"]
     if not found:
         raise SpecError(f"moco_v3: {encoder.card.name} has no patch embedding to freeze; frozen_patches is for ViTs")

@@ -1,7 +1,8 @@
-"""Robust pretraining as papers name it: compositions of a contrastive or coding loss with one of the five wrappers.
+"""Robust pretraining methods by their papers' names: a contrastive or coding loss combined with one of the five wrappers.
 
-Each has the paper's settings. mode="corrected" is the method as its text says; "official" is what its released code does,
-with each quirk named; a quirk alone is an argument of the wrapper. The learning rate's own quirk, lr_bounce, is a schedule's.
+Each has the paper's settings. mode="corrected" is the method as the paper's text describes it; "official" is what its
+released code does, with each quirk named; a single quirk is an argument of the wrapper. The quirk of the learning rate,
+lr_bounce, is a schedule.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from hardsight.training.methods.robust.trajectory import trajectory
 
 @dataclass(frozen=True)
 class Contrastive:
-    """Views told from one another, through a projector of these widths; norm: with batch norm between its layers."""
+    """A contrastive method with a projector of these widths; norm: with batch norm between its layers."""
 
     criterion: Criterion
     widths: tuple[int, ...]
@@ -54,14 +55,14 @@ def rocl(
     adversary: Adversary = adversary(pgd(steps=7, step=0.223, keep="last"), linf(0.0314), which="first"),
     views: Views = views(2, scale=(0.08, 1.0), jitter=0.4, hue=0.1, grey=0.2, prob=0.8),
 ) -> Method:
-    """RoCL (Kim et al., NeurIPS 2020): one view attacked away from the other joins both as a third positive.
+    """RoCL (Kim et al., NeurIPS 2020): one view, attacked away from the other, joins both as a third positive.
 
-    again: of the contrast of the attacked view with the other one alone, the paper's 1 / lambda. Its run: ResNet-18, 1000
-    epochs, batch 256 on each of two devices, LARS at 0.1 x 15, weight decay 1e-6.
+    again: weight of the additional contrast of the attacked view with the other one alone, the paper's 1 / lambda. The
+    paper's run: ResNet-18, 1000 epochs, batch 256 on each of two devices, LARS at 0.1 x 15, weight decay 1e-6.
 
-    Source: Kim-Minseon/RoCL. differs: its code stops the gradient of all keys (an anchor pulls, nothing it is compared with
-    moves), and sums over an anchor's two positives where this takes their mean; both are the loss times 2 and 1/2 at first
-    order, not the same gradient.
+    Source: Kim-Minseon/RoCL. differs: its code stops the gradient of all keys (only the anchor gets a gradient, not what it
+    is compared with), and sums over an anchor's two positives where this takes their mean; to first order these scale the
+    loss by 2 and 1/2, but the gradient is not the same.
     """
     method = Contrastive(InfoNCE(temperature), widths, views, norm=False)
     return extra(method, adversary, again=again)
@@ -76,12 +77,12 @@ def acl(
 ) -> Method:
     """ACL, dual stream (Jiang et al., NeurIPS 2020): SimCLR of clean and of attacked views, half of each, two batch norms.
 
-    Its run: ResNet-18, 1000 epochs, batch 512, LARS at 5, cosine with 10 epochs of warm-up. What is exported normalizes as the
-    attacked views did, which is what the release finetunes for robustness.
+    The paper's run: ResNet-18, 1000 epochs, batch 512, LARS at 5, cosine with 10 epochs of warm-up. The exported encoder has
+    the batch norm of the attacked views, which the release finetunes for robustness.
 
-    Source: VITA-Group/Adversarial-Contrastive-Learning. differs: its random start may leave the pixel box for the attack's
-    first pass, which here is clamped; its projector's last batch norm is affine, and its inner attack leaves weight gradients
-    that it then zeroes.
+    Source: VITA-Group/Adversarial-Contrastive-Learning. differs: its random start may leave the pixel range in the attack's
+    first pass, which is clamped here; its projector's last batch norm is affine, and its inner attack leaves weight
+    gradients that it then zeroes.
     """
     return dual(Contrastive(NTXent(temperature), widths, views, last_norm=True), adversary, share=0.5)
 
@@ -96,12 +97,12 @@ def adv_simclr(
     step: float = 0.31875,
     views: Views = random_crops(2),
 ) -> Method:
-    """Adversarial SimCLR as paper 003 has it: the second view is attacked to raise the contrastive loss, and stands in.
+    """Adversarial SimCLR of paper 003: the second view is attacked to raise the contrastive loss.
 
-    mode="official" has the quirks accumulate_attack_grads (the optimizer sees the sum of six gradients), attack_bn=train (the
-    attack's passes move batch norm's statistics) and simclr_attack_pair=self (the attack compares the second view with its own
-    clean copy, training compares it with the first view). step: a share of eps. Its run: 500 epochs, batch 512, LARS around
-    SGD at 0.3.
+    mode="official" has the quirks accumulate_attack_grads (the optimizer gets the sum of six gradients), attack_bn=train
+    (the attack's passes update batch norm statistics) and simclr_attack_pair=self (the attack compares the second view with
+    its own clean copy, training compares it with the first view). step: a share of eps. The paper's run: 500 epochs, batch
+    512, LARS around SGD at 0.3.
 
     Source: Ghofrani and Jamshidi 2025; softsys4ai/CF-AMC-SSL, main_simclr_adv.py.
     """
@@ -120,10 +121,10 @@ def adv_emp(
     widths: tuple[int, ...] = (4096, 4096, 1024),
     views: Views = random_crops(16),
 ) -> Method:
-    """Robust EMP-SSL of paper 003: all crops are attacked to raise the whole loss, and stand in for the clean ones.
+    """Robust EMP-SSL of paper 003: all crops are attacked to raise the whole loss, and replace the clean ones.
 
-    mode="official" has the quirks accumulate_attack_grads, attack_bn=train and tcr_eps_is_squared. step: a share of eps. Its
-    run: 30 epochs, batch 128, LARS around SGD at 0.3.
+    mode="official" has the quirks accumulate_attack_grads, attack_bn=train and tcr_eps_is_squared. step: a share of eps. The
+    paper's run: 30 epochs, batch 128, LARS around SGD at 0.3.
 
     Source: Ghofrani and Jamshidi 2025; softsys4ai/CF-AMC-SSL, main_empssl_adv.py.
     """
@@ -143,10 +144,10 @@ def free_simclr(
     step: float = 0.31875,
     views: Views = random_crops(2),
 ) -> Method:
-    """Free SimCLR of paper 003: one backward pass moves the weights and the second view's perturbation.
+    """Free SimCLR of paper 003: one backward pass updates the weights and the second view's perturbation.
 
-    mode="official": the perturbation meets a new batch unclamped. Its run: 167 epochs of 3 replays, batch 512, and the quirk
-    lr_bounce, the schedule advanced at every replay but as long as one pass a batch.
+    mode="official": the perturbation is added to a new batch without clamping. The paper's run: 167 epochs of 3 replays,
+    batch 512, and the quirk lr_bounce: the schedule advances at every replay but is sized for one step per batch.
 
     Source: Ghofrani and Jamshidi 2025; softsys4ai/CF-AMC-SSL, main_simclr_free_adv.py.
     """
@@ -163,10 +164,11 @@ def cf_amc_ssl(
     widths: tuple[int, ...] = (4096, 4096, 1024),
     views: Views = random_crops(16),
 ) -> Method:
-    """CF-AMC-SSL: EMP-SSL of random crops, trained free (Ghofrani and Jamshidi 2025, arXiv 2501.03507).
+    """CF-AMC-SSL: EMP-SSL on random crops with free adversarial training (Ghofrani and Jamshidi 2025, arXiv 2501.03507).
 
-    mode="official" has the quirks tcr_eps_is_squared and a perturbation that meets a new batch unclamped. Its run: 10 epochs
-    of 3 replays (the script's default is 5), batch 100, LARS around SGD at 0.3, and lr_bounce, as in `free_simclr`.
+    mode="official" has the quirk tcr_eps_is_squared, and adds the perturbation to a new batch without clamping. The paper's
+    run: 10 epochs of 3 replays (the script's default is 5), batch 100, LARS around SGD at 0.3, and lr_bounce, as in
+    `free_simclr`.
 
     Source: softsys4ai/CF-AMC-SSL, main_empssl_free_adv.py.
     """

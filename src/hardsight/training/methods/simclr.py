@@ -1,4 +1,4 @@
-"""SimCLR: two views of an image attract, all others of the batch repel, or those that seem to be of other classes."""
+"""SimCLR: two views of an image attract; all others of the batch repel, or only those that seem to be of other classes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Ste
 from hardsight.training.methods.joint import Joint, embedded, single
 
 
-class Supported(Learner):
-    """A joint learner whose criterion is told, once a step, how `count` further views of the images are embedded.
+class SupportLearner(Learner):
+    """A joint learner whose criterion also gets, once per step, the embeddings of `count` further views of the images.
 
-    They are drawn as the others are and embedded as they are drawn, without a gradient: an adversary neither moves them nor
-    pays for them.
+    They are drawn as the other views are, and embedded at once without a gradient: an adversary does not perturb them, and
+    its steps do not embed them again.
     """
 
     def __init__(self, inner: Joint, count: int) -> None:
@@ -33,7 +33,7 @@ class Supported(Learner):
         self.inner = inner
         self.views = inner.views
         self.count = count
-        self.__dict__["encoder"] = inner.encoder  # named, not owned: it is saved once, as the inner learner's
+        self.__dict__["encoder"] = inner.encoder  # not registered as a submodule: it is saved once, as the inner learner's
 
     def draw(self, samples: Samples, when: When) -> Drawn:
         drawn = self.inner.draw(samples, when)
@@ -63,11 +63,11 @@ class SimCLR:
     negatives: Negatives
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        if self.negatives.told and not data.classes:
-            raise SpecError(f"simclr: these negatives are told by labels, and {data.name} has no classes")
+        if self.negatives.needs_labels and not data.classes:
+            raise SpecError(f"simclr: these negatives need labels, and {data.name} has no classes")
         projector = mlp((encoder.card.dim, self.width, self.width // 4))
         inner = Joint(encoder, self.views, NTXent(self.temperature, self.negatives.begin(images)), projector)
-        return Supported(inner, self.negatives.support) if self.negatives.support else inner
+        return SupportLearner(inner, self.negatives.support) if self.negatives.support else inner
 
 
 @register
@@ -79,6 +79,6 @@ def simclr(
 ) -> Method:
     """SimCLR (Chen et al., ICML 2020); width: of the projector's hidden layer, four times its output's.
 
-    negatives: what is done with those that may be false: oracle, fnc, glofnd, debiased, hard.
+    negatives: how those that may be false are treated: oracle, fnc, glofnd, debiased, hard.
     """
     return SimCLR(temperature, width, views, negatives)

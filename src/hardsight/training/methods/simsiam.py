@@ -1,4 +1,4 @@
-"""SimSiam: a predictor guesses what the network itself says of the other view, with that side's gradient stopped."""
+"""SimSiam: a predictor predicts the network's own output for the other view, with the gradient of that side stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def simsiam(
 ) -> Method:
     """SimSiam: -cos(predictor(z), stopped z') in both directions (Chen and He, CVPR 2021, equation 2).
 
-    widths, predictor: of the projector's layers and the predictor's hidden one. differs: the learning rate of the predictor
-    follows the run's, where the authors' stays.
+    widths, predictor: of the projector's layers and the predictor's hidden layer. differs: the learning rate of the
+    predictor follows the run's schedule, where the authors' is constant.
     """
     return SimSiam(widths, predictor, views)

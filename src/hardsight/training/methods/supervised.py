@@ -42,5 +42,5 @@ class Supervised:
 
 @register
 def supervised(views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0)) -> Method:
-    """Cross-entropy with labels, of one random view an image or the mean over several."""
+    """Cross-entropy with labels, on one random view per image or the mean over several."""
     return Supervised(views)

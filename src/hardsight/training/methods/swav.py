@@ -1,4 +1,4 @@
-"""SwAV: from every view, large or small, predict to which prototypes the large views were assigned."""
+"""SwAV: from every view, large or small, predict the prototypes that the large views were assigned to."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ def swav(
         solarise=(0.0, 0.0, 0.0),
     ),
 ) -> Method:
-    """SwAV: swapped prediction of codes that Sinkhorn's rounds balance (Caron et al., NeurIPS 2020, equations 1 to 5).
+    """SwAV: swapped prediction of codes that are balanced by Sinkhorn (Caron et al., NeurIPS 2020, equations 1 to 5).
 
-    targets: of how many views, the first ones, codes are made. eps, rounds: Sinkhorn's. queue: earlier embeddings a target view
-    that help to balance the codes of a small batch (3840 in the paper). widths: of the projector. The prototypes rest during the
-    first epoch. differs: a queue is filled from the first step and read once full, where the authors' begins at epoch 15.
+    targets: from how many views, the first ones, codes are computed. eps, rounds: Sinkhorn's. queue: earlier embeddings per
+    target view that help to balance the codes of a small batch (3840 in the paper). widths: of the projector. The prototypes
+    are frozen in the first epoch. differs: a queue is filled from the first step and used once full, where the authors'
+    starts at epoch 15.
     """
     return SwAV(prototypes, temperature, eps, rounds, queue, targets, widths, views)

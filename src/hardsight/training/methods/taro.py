@@ -1,4 +1,4 @@
-"""TARO: for methods without negatives the attack has a target, another image that is alike and that the network is unsure of."""
+"""TARO: for methods without negatives the attack is targeted, at another image that is similar and uncertain."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hardsight.losses.objective import Objective, Reading
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
 from hardsight.training.methods.joint import Joint, single
-from hardsight.training.methods.robust.adversary import Adversary, adversary, as_judged
-from hardsight.training.methods.robust.base import Wrapped, begin, name_of, refuse
+from hardsight.training.methods.robust.adversary import Adversary, adversary, attack_mode
+from hardsight.training.methods.robust.base import WrappedLearner, begin, name_of, refuse
 from hardsight.training.methods.simsiam import simsiam
 
 Own = Literal["excluded", "possible"]
 
 
-class Aimed(Wrapped):
-    """Around a joint-embedding learner: both views attacked towards a target of their own, trained with the first, clean one."""
+class TAROLearner(WrappedLearner):
+    """Around a joint-embedding learner: two views, each attacked towards its own target, train with the first clean one."""
 
     inner: Joint
 
@@ -46,17 +46,17 @@ class Aimed(Wrapped):
         return step._replace(loss=step.loss.mean())
 
     def _towards(self, x: Tensor, when: When) -> Tensor:
-        with as_judged(self.inner, self.adversary.mode), torch.no_grad():
+        with attack_mode(self.inner, self.adversary.mode), torch.no_grad():
             pooled, projected, predicted = self._parts(x)
             target = projected[targets(pooled, predicted, self.alike, self.unsure, self.own)]
 
         def read(x: Tensor, target: Tensor, progress: float) -> Reading:
             return Reading(F.cosine_similarity(self._parts(x)[2], target, dim=1))
 
-        return self.adversary.on(self.inner, x, Objective(read, target, name="the nearness to a target"), when)
+        return self.adversary.on(self.inner, x, Objective(read, target, name="the similarity to a target"), when)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled, projected and predicted, [B, D] each."""
+        """Pooled, projected and predicted embeddings, [B, D] each."""
         pooled = self.inner.encoder(x).pooled
         projected = self.inner.projector(pooled)
         predicted = projected if self.inner.predictor is None else self.inner.predictor(projected)
@@ -64,11 +64,11 @@ class Aimed(Wrapped):
 
 
 def targets(pooled: Tensor, predicted: Tensor, alike: float, unsure: float, own: Own = "excluded") -> Tensor:
-    """[B], for each image the place of the one to move towards: the greatest sum of likeness and of uncertainty.
+    """[B], for each image the index of its target in the batch: the largest sum of similarity and uncertainty.
 
-    Likeness is the cosine of pooled features, from 0 to 1, uncertainty the entropy of the softmax of predictions; each is
-    divided by its norm over the candidates. own: an image is no candidate for itself, or, the released code's quirk, it is one as
-    if its cosine were 0. Source: Kim et al., NeurIPS 2023, equations 6 to 8.
+    Similarity is the cosine of pooled features, from 0 to 1, uncertainty the entropy of the softmax of predictions; each is
+    divided by its norm over the candidates. own: an image is no candidate for itself ("excluded"), or, the released code's
+    quirk, it is one as if its cosine were 0. Source: Kim et al., NeurIPS 2023, equations 6 to 8.
     """
     unit = F.normalize(pooled, dim=1)
     near = (unit @ unit.T + 1) / 2
@@ -92,7 +92,7 @@ class TARO:
         if not isinstance(inner, Joint) or inner.views.count != 2:
             raise SpecError(f"taro needs a method that embeds two views, such as simsiam, and not {name_of(self.method)}")
         refuse("taro", self.method, 3, inner)
-        return Aimed(inner, self.adversary, self.alike, self.unsure, self.own)
+        return TAROLearner(inner, self.adversary, self.alike, self.unsure, self.own)
 
 
 @register
@@ -105,12 +105,13 @@ def taro(
     unsure: float = 1.0,
     mode: Literal["corrected", "official"] = "corrected",
 ) -> Method:
-    """TARO (Kim et al., NeurIPS 2023): each view is attacked towards another image of the batch, picked by likeness and entropy.
+    """TARO (Kim et al., NeurIPS 2023): attacks each view towards another image, chosen by similarity and entropy.
 
-    The first view and both attacked ones train the method. alike, unsure: weights of the pick. mode="official": an image may be
-    its own target. Its run: SimSiam, ResNet-18, 800 epochs, batch 512 a device, SGD at 0.03.
+    The target is another image of the batch. The first view and both attacked ones train the method. alike, unsure: weights
+    of similarity and entropy. mode="official": an image may be its own target. The paper's run: SimSiam, ResNet-18, 800
+    epochs, batch 512 per device, SGD at 0.03.
 
-    Source: Kim-Minseon/TARO, taro_pretrain.py. differs: the loss is the mean over the three pairs where the release sums them;
-    the pick is made in eval mode, where the release's moves batch norm's statistics.
+    Source: Kim-Minseon/TARO, taro_pretrain.py. differs: the loss is the mean over the three pairs where the release sums
+    them; targets are chosen in eval mode, where the release updates batch norm statistics.
     """
     return TARO(method, adversary, alike, unsure, "possible" if mode == "official" else "excluded")

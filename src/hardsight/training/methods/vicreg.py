@@ -1,4 +1,4 @@
-"""VICReg: views agree, every feature keeps its variance, no two features vary together."""
+"""VICReg: views agree, every feature keeps its variance, and different features are uncorrelated."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def vicreg(
     """VICReg: invariance, variance and covariance, each with its weight (Bardes et al., ICLR 2022, equation 6).
 
     widths: of the projector's layers.
-    differs: more than two views are taken, by the mean over their pairs.
+    differs: more than two views are accepted; the loss is the mean over their pairs.
     """
     return VICReg(invariance, variance, covariance, widths, views)

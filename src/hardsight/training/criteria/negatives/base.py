@@ -1,7 +1,7 @@
-"""What a treatment of negatives is: it reads all pairs of views at once, and says what each view is pushed from and pulled to.
+"""A treatment of negatives: it gets all pairs of views at once, and decides what each view is pushed from and pulled to.
 
-NT-Xent of a view is log(pull of its partner + push of its negatives) - mean logit of what it is pulled to. A detector names
-suspects among the negatives, and leaves them out or pulls them in; a correction knows none, and changes the push as a whole.
+NT-Xent of a view is log(pull of its partner + push of its negatives) - mean logit of what it is pulled to. A detector marks
+suspects among the negatives, and removes them or pulls them in; a correction marks none, and changes the push as a whole.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from hardsight.training.criteria.gather import gather, own
 
 Mode = Literal["eliminate", "attract"]
 NOTHING = -1e30
-"""The logarithm of no push: its own gradient is zero, where that of the true one, -inf, is not a number."""
+"""The logarithm of no push: its gradient is zero, whereas the gradient at the exact value, -inf, is NaN."""
 
 
 class Pairs(NamedTuple):
-    """R = 2 B rows, two views of each of B images, beside the N columns, the rows of all processes (N = R in one process).
+    """R = 2 B rows, two views of each of B images, against N columns, the rows of all processes (N = R in one process).
 
     logits [R, N]: cosines over the temperature, with a graph. partner [R]: the logit of the other view of the row's image.
-    cosine [R, N]: without a graph. other [R, N]: views of other images. same [R, N]: views of other images of the row's class,
-    the false negatives; None without labels. columns [N, D]: unit embeddings, without a graph. places [B], [N]: of the rows'
-    images, and of the columns'. support [M, B, D]: unit embeddings of M further views of the rows' images, or None.
+    cosine [R, N]: without a graph. other [R, N]: mask of views of other images. same [R, N]: mask of views of other images
+    of the row's class, the false negatives; None without labels. columns [N, D]: unit embeddings, without a graph. places
+    [B], [N]: indices of the rows' images, and of the columns'. support [M, B, D]: unit embeddings of M further views of the
+    rows' images, or None.
     """
 
     logits: Tensor
@@ -41,8 +42,8 @@ class Pairs(NamedTuple):
 
 
 class Treated(NamedTuple):
-    """push [R]: the logarithm of all that pushes a row away. suspects [R, N]: what is held for false negatives, None of a
-    treatment that does not look for them. attract: whether suspects are pulled to, as the partner is.
+    """push [R]: the logarithm of all that pushes a row away. suspects [R, N]: mask of suspected false negatives, None for a
+    treatment that does not detect them. attract: whether suspects are pulled in, as the partner is.
     """
 
     push: Tensor
@@ -51,18 +52,20 @@ class Treated(NamedTuple):
 
 
 Treatment = Callable[[Pairs], Treated]
-"""A function, or an `nn.Module` with a memory: that has `notice(pairs)` [..., B] besides, what it picks out of a step of each
-image, and `keep(places, noticed)`, which stores it after the step.
+"""A function, or an `nn.Module` with a memory: it also has `notice(pairs)` [..., B], the values of a step to remember for each
+image, and `keep(places, noticed)`, which stores them after the step.
 """
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """begin: a new treatment for a training split of so many images. support: further views that it wants; told: labels too."""
+    """begin: a new treatment for a training split of this many images. support: number of further views it uses.
+    needs_labels: whether it uses labels.
+    """
 
     begin: Callable[[int], Treatment]
     support: int = 0
-    told: bool = False
+    needs_labels: bool = False
 
 
 def pair_up(
@@ -92,7 +95,7 @@ def pair_up(
 
 
 def loss_of(pairs: Pairs, treated: Treated) -> Tensor:
-    """NT-Xent under that treatment, [B]: the mean over the two views of each image."""
+    """NT-Xent with this treatment, [B]: the mean over the two views of each image."""
     pulled = pairs.partner
     if treated.attract and treated.suspects is not None:
         pulled = (pulled + pairs.logits.masked_fill(~treated.suspects, 0).sum(1)) / (1 + treated.suspects.sum(1))
@@ -100,14 +103,14 @@ def loss_of(pairs: Pairs, treated: Treated) -> Tensor:
 
 
 def pushed(logits: Tensor, among: Tensor) -> Tensor:
-    """[R], the logarithm of the sum of exp(logits) over those pairs; `NOTHING` where there is none."""
+    """[R], the logarithm of the sum of exp(logits) over the pairs in `among`; `NOTHING` where there are none."""
     return logits.masked_fill(~among, NOTHING).logsumexp(1).clamp_min(NOTHING)
 
 
 def without(pairs: Pairs, suspects: Tensor, mode: Mode = "eliminate", refill: bool = False) -> Treated:
-    """Suspects pushed from no longer, or (attract) pulled to as the partner is.
+    """Suspects are no longer pushed from, or (attract) are pulled in as the partner is.
 
-    refill: the push of those that are left counts for as many as there were.
+    refill: the push of the remaining negatives is scaled up to the original number.
     """
     if mode == "attract":
         return Treated(pushed(pairs.logits, pairs.other), suspects, True)
@@ -119,7 +122,7 @@ def without(pairs: Pairs, suspects: Tensor, mode: Mode = "eliminate", refill: bo
 
 
 def tally(pairs: Pairs, treated: Treated) -> Tensor | None:
-    """Counts of pairs: negatives, false negatives; of a detector also suspects, and false negatives among them.
+    """Counts of pairs: negatives, false negatives; for a detector also suspects, and false negatives among them.
 
     None without labels.
     """
@@ -132,10 +135,10 @@ def tally(pairs: Pairs, treated: Treated) -> Tensor | None:
 
 
 def shares(counts: Tensor) -> dict[str, float]:
-    """What a `tally` says; where a share is of nothing, it is absent.
+    """The rates that a `tally` gives; a rate with denominator 0 is left out.
 
-    false_negative_rate: of the negatives, before any treatment. A detector's precision and recall; false_negatives_left: their
-    share of the negatives that it leaves in.
+    false_negative_rate: share of the negatives, before any treatment. A detector's precision and recall;
+    false_negatives_left: their share of the negatives that it keeps.
     """
     negatives, false, *detected = counts.tolist()
     parts = {"false_negative_rate": (false, negatives)}

@@ -1,4 +1,4 @@
-"""Corrections of the negatives' push as a whole, which name no false negative: for its share of them, and towards hard ones."""
+"""Corrections of the negatives' push as a whole, for its share of false ones and towards hard ones; they detect none."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from hardsight.training.criteria.negatives.base import Negatives, Pairs, Treated
 
 @register
 def debiased(tau_plus: float = 0.1) -> Negatives:
-    """Debiased: the push less what false negatives put into it, by the partner's example.
+    """Debiased: the push minus the expected contribution of false negatives, estimated from the partner.
 
-    tau_plus: the share of pairs that are of one class. Source: Chuang et al., NeurIPS 2020, equations 7-8, with one positive.
+    tau_plus: the share of pairs that are of one class. Source: Chuang et al., NeurIPS 2020, equations 7-8, with one
+    positive.
     """
     return hard(0.0, tau_plus)
 
 
 @register
 def hard(beta: float = 1.0, tau_plus: float = 0.1) -> Negatives:
-    """Hard negatives: the push of those most alike counts most, debiased.
+    """Hard negatives: the most similar negatives push most, debiased.
 
-    A negative's weight is exp(beta cosine / temperature), over its mean. beta=0 is `debiased`, and tau_plus=0 besides is NT-Xent.
-    Source: Robinson et al., ICLR 2021, equations 3-5.
+    A negative's weight is exp(beta cosine / temperature), over its mean. beta=0 is `debiased`, and with tau_plus=0 too it is
+    NT-Xent. Source: Robinson et al., ICLR 2021, equations 3-5.
     """
     if not 0 <= tau_plus < 1 or beta < 0:
-        raise SpecError(f"hard, debiased: beta is {beta} and tau_plus {tau_plus}; they are at least 0, and in [0, 1)")
+        raise SpecError(
+            f"hard, debiased: beta is {beta} and tau_plus {tau_plus}; beta must be at least 0, tau_plus in [0, 1)"
+        )
 
     def treat(pairs: Pairs) -> Treated:
         count = pairs.other.sum(1).clamp_min(1).to(pairs.cosine)

@@ -1,4 +1,4 @@
-"""GloFND's detector: each image learns its own threshold, over the whole training split, a batch at a time."""
+"""GloFND's detector: each image learns its own threshold over the whole training split, one batch at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BETAS, EPS = (0.9, 0.98), 1e-8
 
 
 class Thresholds(nn.Module):
-    """For each image of the training split, the cosine that `share` of all other images' views lie above."""
+    """For each image of the training split, the cosine that a `share` of all other images' views exceed."""
 
     threshold: Tensor
     slope: Tensor
@@ -30,7 +30,7 @@ class Thresholds(nn.Module):
         self.register_buffer("visits", torch.zeros(images, dtype=torch.int32))
 
     def forward(self, pairs: Pairs) -> Treated:
-        """Suspects are above their row's threshold; a row that was met for fewer than `wait` steps has none."""
+        """Suspects are above their row's threshold; a row whose image was seen in fewer than `wait` steps has none."""
         with torch.no_grad():
             met = self.visits[pairs.places[0]].repeat(2)[:, None] >= self.wait
             suspects = pairs.other & met & (pairs.cosine > self._of(pairs).repeat(2)[:, None])
@@ -38,14 +38,14 @@ class Thresholds(nn.Module):
 
     @torch.no_grad()
     def notice(self, pairs: Pairs) -> Tensor:
-        """[2, B]: the share of each image's negatives above its threshold, and the threshold that it was."""
+        """[2, B]: the share of each image's negatives above its threshold, and that threshold."""
         threshold = self._of(pairs)
         above = pairs.other & (pairs.cosine > threshold.repeat(2)[:, None])
         return torch.stack([_over_views(above.sum(1) / pairs.other.sum(1).clamp_min(1)), threshold])
 
     @torch.no_grad()
     def keep(self, places: Tensor, noticed: Tensor) -> None:
-        """Adam's step of each image's threshold along share - (share of its negatives above), within [-1, 1]."""
+        """One Adam step of each image's threshold along share - (share of its negatives above), within [-1, 1]."""
         at, (above, begun) = gather(places), gather(noticed.T.contiguous()).T
         visits = self.visits[at] + 1
         slope = self.slope[at].lerp(self.share - above, 1 - BETAS[0])
@@ -55,7 +55,7 @@ class Thresholds(nn.Module):
         self.slope[at], self.square[at], self.visits[at] = slope, square, visits
 
     def _of(self, pairs: Pairs) -> Tensor:
-        """[B]: what was learned; for an image not met before, the quantile over the negatives at hand."""
+        """[B]: the learned thresholds; for an image not seen before, the quantile over the current negatives."""
         at = pairs.places[0]
         negatives = pairs.cosine.float().masked_fill(~pairs.other, -1)
         above = int(self.share * (negatives.shape[1] - 2))
@@ -69,15 +69,18 @@ def _over_views(value: Tensor) -> Tensor:
 
 @register
 def glofnd(share: float = 0.1, rate: float = 0.05, wait: int = 1) -> Negatives:
-    """GloFND: negatives above the anchor's own threshold are false; it is learned, so that it is one over all of the data.
+    """GloFND: negatives above the anchor's own threshold, which is learned over all of the data, are false.
 
-    share: of all images, how many are taken for false negatives of an anchor; about one over the number of classes (0.01 for
-    ImageNet-100). rate: of the thresholds' Adam. wait: steps in which an image is met before its negatives are left out; its
-    epochs, where each shows it once. The push of what is left counts for all.
+    share: of all images, how many are treated as false negatives of an anchor; about one over the number of classes (0.01
+    for ImageNet-100). rate: lr of the thresholds' Adam. wait: in how many steps an image must be seen before its suspects
+    are removed; these are epochs, where each shows it once. The push of the remaining negatives is scaled up to the number
+    of all.
     Source: Balmaseda et al., ICML 2025, algorithm 1, with vibalcam/GloFND's Adam of decay 0.9 and 0.98. differs: a threshold
-    begins as the first batch's quantile rather than as 1; steps are counted image by image for Adam's correction, not by
-    epochs; a step's own thresholds are those from before it, so that reading a loss changes nothing.
+    starts as the first batch's quantile rather than as 1; Adam's bias correction counts steps per image, not epochs; a step
+    uses the thresholds from before it, so that computing a loss changes no state.
     """
     if not 0 < share < 1 or rate <= 0 or wait < 0:
-        raise SpecError(f"glofnd: share {share}, rate {rate} and wait {wait}; they are within (0, 1), above 0, at least 0")
+        raise SpecError(
+            f"glofnd: share {share}, rate {rate} and wait {wait}; they must be within (0, 1), above 0, at least 0"
+        )
     return Negatives(lambda images: Thresholds(images, share, rate, wait))

@@ -1,1 +1,1 @@
-"""Hardening: an encoder that is trained already is made robust, held near to itself as it came. One method a file."""
+"""Hardening: a pretrained encoder is made robust while it is kept close to its original. One file per method."""

@@ -1,4 +1,4 @@
-"""What methods that harden share: the encoder is the student, and its teacher is itself as it came, frozen."""
+"""Shared by hardening methods: the encoder is the student, and its teacher is a frozen copy of the encoder at the start."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hardsight.training.methods.base import Learner
 from hardsight.training.methods.robust.adversary import Adversary
 
 
-class Hardened(Learner):
-    """Students read one view an image; the teacher stays in eval mode and never moves."""
+class HardeningLearner(Learner):
+    """The student gets one view per image; the teacher stays in eval mode and is never updated."""
 
     def __init__(self, encoder: Encoder, views: Views, adversary: Adversary) -> None:
         super().__init__(encoder, views)
         if views.count != 1:
-            raise SpecError(f"hardening reads one view of an image, and these views are {views.count}; give views(1)")
+            raise SpecError(f"hardening takes one view per image, and these views are {views.count}; give views(1)")
         self.teacher = copy.deepcopy(encoder).eval().requires_grad_(False)
         self.adversary = adversary
 
-    def train(self, mode: bool = True) -> Hardened:
+    def train(self, mode: bool = True) -> HardeningLearner:
         super().train(mode)
         self.teacher.eval()
         return self
 
-    def wanted(self, x: Tensor) -> Tensor:
+    def teacher_features(self, x: Tensor) -> Tensor:
         """The teacher's pooled features of images x, without a graph."""
         with torch.no_grad():
             return self.teacher(x).pooled.float()
@@ -41,7 +41,7 @@ class Hardened(Learner):
     def attack(
         self, x: Tensor, loss: Callable[..., Tensor], target: Any, when: When, head: nn.Module | None = None
     ) -> Tensor:
-        """Images x moved so that `loss(output, target, progress)` [B] grows; output: the pooled features, or a head's of them."""
+        """Images x perturbed to raise `loss(output, target, progress)` [B]; output: the pooled features, or a head's."""
 
         def output(x: Tensor) -> Tensor:
             pooled = self.encoder(x).pooled.float()

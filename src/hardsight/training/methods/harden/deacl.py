@@ -1,4 +1,4 @@
-"""DeACL: hardens an encoder after the fact, by distilling it into a copy that answers the same under attack."""
+"""DeACL: hardens a pretrained encoder by distilling it into a copy whose features stay the same under attack."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hardsight.encoders.base import Encoder
 from hardsight.losses.embed import far_cosine
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 
-class Distilled(Hardened):
-    """weight: of the firm term."""
+class DeACLLearner(HardeningLearner):
+    """weight: of the `firm` term, the cosine of attacked and clean features."""
 
     def __init__(self, encoder: Encoder, views: Views, adversary: Adversary, weight: float) -> None:
         super().__init__(encoder, views, adversary)
@@ -29,7 +29,7 @@ class Distilled(Hardened):
 
     def forward(self, samples: Samples, when: When) -> Step:
         (x,) = self.draw(samples, when)
-        wanted = self.wanted(x)
+        wanted = self.teacher_features(x)
         x_adv = self.attack(x, far_cosine(), wanted, when)
         clean, moved = self.encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
@@ -44,7 +44,7 @@ class DeACL:
     views: Views
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        return Distilled(encoder, self.views, self.adversary, self.weight)
+        return DeACLLearner(encoder, self.views, self.adversary, self.weight)
 
 
 @register
@@ -55,7 +55,7 @@ def deacl(
 ) -> Method:
     """DeACL (Zhang et al., ECCV 2022): -cos(S(x), T(x)) - weight cos(S(x'), S(x)), where x' moves S(x') away from T(x).
 
-    The student starts as the encoder that is hardened, and the teacher is that encoder, frozen. differs: the inner attack runs
-    in eval mode with frozen batch norm, and touches no weight's gradient.
+    The student starts as the pretrained encoder, and the teacher is that encoder, frozen. differs: the inner attack runs in
+    eval mode with frozen batch norm, and changes no weight's gradient.
     """
     return DeACL(adversary, weight, views)

@@ -16,11 +16,11 @@ from hardsight.encoders.base import Encoder
 from hardsight.losses.embed import distance, far_l2
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 
-class Anchored(Hardened):
+class FareLearner(HardeningLearner):
     """clean: weight of the clean images' distance."""
 
     def __init__(self, encoder: Encoder, views: Views, adversary: Adversary, clean: float) -> None:
@@ -29,7 +29,7 @@ class Anchored(Hardened):
 
     def forward(self, samples: Samples, when: When) -> Step:
         (x,) = self.draw(samples, when)
-        wanted = self.wanted(x)
+        wanted = self.teacher_features(x)
         x_adv = self.attack(x, far_l2(), wanted, when)
         if not self.clean:
             moved = distance(self.encoder(x_adv).pooled, wanted).mean()
@@ -46,7 +46,7 @@ class Fare:
     views: Views
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        return Anchored(encoder, self.views, self.adversary, self.clean)
+        return FareLearner(encoder, self.views, self.adversary, self.clean)
 
 
 @register
@@ -57,9 +57,9 @@ def fare(
 ) -> Method:
     """FARE (Schlarmann et al., ICML 2024): |S(x') - T(x)|^2, where x' moves S(x') away from T(x); equation 3.
 
-    clean: weight of |S(x) - T(x)|^2 beside it, which the paper leaves out. differs: the released search has a momentum of
-    0.9, over the signs of gradients; this one has none.
+    clean: weight of an additional term |S(x) - T(x)|^2, which the paper does not have. differs: the released search has a
+    momentum of 0.9, over the signs of gradients; this one has none.
     """
     if clean < 0:
-        raise SpecError(f"fare: clean is {clean:g}; a weight is at least 0")
+        raise SpecError(f"fare: clean is {clean:g}; it must be at least 0")
     return Fare(adversary, clean, views)

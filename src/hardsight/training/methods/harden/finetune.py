@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning with labels: Madry's, fast and free are wrappers around the classifier; TRADES has a loss of its own."""
+"""Adversarial fine-tuning with labels: Madry's, fast and free are wrappers of the classifier; TRADES has its own loss."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hardsight.losses.objective import against, still
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
 from hardsight.training.methods.robust.adversary import Adversary
-from hardsight.training.methods.robust.base import Wrapped
-from hardsight.training.methods.robust.free import Freed
-from hardsight.training.methods.robust.replace import Replaced
+from hardsight.training.methods.robust.base import WrappedLearner
+from hardsight.training.methods.robust.free import FreeLearner
+from hardsight.training.methods.robust.replace import ReplaceLearner
 from hardsight.training.methods.supervised import Classifier, Supervised
 
 
-class Traded(Wrapped):
-    """Clean cross-entropy, and `beta` times how far an attack moves the softmax; inner: a `Classifier`."""
+class TRADESLearner(WrappedLearner):
+    """Clean cross-entropy plus `beta` times the KL divergence that an attack raises; inner: a `Classifier`."""
 
     def __init__(self, inner: Classifier, adversary: Adversary, beta: float) -> None:
         super().__init__(inner)
@@ -66,10 +66,10 @@ class Finetuned:
         inner = Supervised(self.views).begin(encoder, data, images)
         assert isinstance(inner, Classifier)
         if self.mode == "trades":
-            return Traded(inner, self.adversary, self.beta)
+            return TRADESLearner(inner, self.adversary, self.beta)
         if self.mode == "free":
-            return Freed(inner, self.adversary.threat, 1.0, self.replays, "all", "clamped")
-        return Replaced(inner, self.adversary)
+            return FreeLearner(inner, self.adversary.threat, 1.0, self.replays, "all", "clamped")
+        return ReplaceLearner(inner, self.adversary)
 
 
 @register
@@ -84,15 +84,15 @@ def adv_finetune(
 ) -> Method:
     """Adversarial training with labels of the whole encoder and a linear classifier, from the encoder's own weights.
 
-    madry: cross-entropy of attacked images (Madry et al., ICLR 2018). trades: clean cross-entropy + beta KL(clean, attacked),
-    attacked to raise that KL (Zhang et al., ICML 2019). fast: as madry, by one step of 1.25 eps from a random start (Wong et
-    al., ICLR 2020). free: each batch `replays` times, one pass moving weights and perturbation, by eps a step (Shafahi et al.,
-    NeurIPS 2019). steps, step: of the search of madry and trades, step as a share of eps. differs: TRADES starts at a
-    random point of the ball, not at Gaussian noise of 0.001.
+    madry: cross-entropy of attacked images (Madry et al., ICLR 2018). trades: clean cross-entropy + beta KL(clean,
+    attacked), attacked to raise that KL (Zhang et al., ICML 2019). fast: like madry, with one step of 1.25 eps from a random
+    start (Wong et al., ICLR 2020). free: each batch `replays` times, each pass updates weights and perturbation, with steps
+    of eps (Shafahi et al., NeurIPS 2019). steps, step: of the search of madry and trades, step as a share of eps. differs:
+    TRADES starts at a random point of the ball, not at Gaussian noise of 0.001.
     """
     if views.count != 1:
-        raise SpecError(f"adv_finetune reads one view of an image, and these views are {views.count}; give views(1)")
+        raise SpecError(f"adv_finetune takes one view per image, and these views are {views.count}; give views(1)")
     if beta < 0 or replays < 1:
-        raise SpecError(f"adv_finetune: beta is {beta:g} and replays {replays}; at least 0 and at least 1")
+        raise SpecError(f"adv_finetune: beta is {beta:g} and replays {replays}; they must be at least 0 and at least 1")
     search = pgd(1, 1.25, keep="last") if mode == "fast" else pgd(steps, step, keep="last")
     return Finetuned(mode, Adversary(search, threat), beta, replays, views)

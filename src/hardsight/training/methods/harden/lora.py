@@ -1,7 +1,7 @@
 """LoRA around any method: only low-rank additions to chosen layers are trained, and the layers always hold the sum.
 
-A layer's weight is W + scale B A. Where the loss has the gradient G to that sum, A's is scale B^T G and B's is scale G A^T: so the
-networks need no new parts, the method's own code runs as it is, and what is exported is an ordinary encoder.
+A layer's weight is W + scale B A. If G is the gradient of the loss to that sum, A's is scale B^T G and B's is scale G A^T:
+so the networks need no new parts, the method's own code runs unchanged, and an ordinary encoder is exported.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.robust.base import Wrapped, name_of
+from hardsight.training.methods.robust.base import WrappedLearner, name_of
 
 HELD = nn.Linear | nn.Conv2d
 
 
 class Adapter(nn.Module):
-    """What is added to one layer's weight [out, ...]: scale B A, with B [out, rank] begun at 0 and A [rank, in]."""
+    """The addition to one layer's weight [out, ...]: scale B A, with B [out, rank] initialized to 0 and A [rank, in]."""
 
     base: Tensor
 
     def __init__(self, layer: HELD, rank: int, scale: float) -> None:
         super().__init__()
-        self.__dict__["layer"] = layer  # named, not owned: its weight is the encoder's
+        self.__dict__["layer"] = layer  # not registered as a submodule: its weight is the encoder's
         wide, deep = layer.weight.shape[0], layer.weight[0].numel()
         rank = min(rank, wide, deep)
         self.scale = scale
         self.down = nn.Parameter(torch.empty(rank, deep, device=layer.weight.device))
         self.up = nn.Parameter(torch.zeros(wide, rank, device=layer.weight.device))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        self.register_buffer("base", layer.weight.detach().clone(), persistent=False)  # the encoder's spec gives it again
+        self.register_buffer("base", layer.weight.detach().clone(), persistent=False)  # reloaded by the encoder's spec
 
     @property
     def weight(self) -> nn.Parameter:
@@ -49,8 +49,8 @@ class Adapter(nn.Module):
         return (self.scale * self.up @ self.down).view_as(self.base)
 
     @torch.no_grad()
-    def hand_on(self) -> None:
-        """The weight's gradient, handed on to A and B; the weight keeps none, so no optimizer moves it."""
+    def pass_gradient(self) -> None:
+        """Passes the weight's gradient on to A and B; the weight keeps none, so no optimizer updates it."""
         weight = self.weight
         if weight.grad is None:
             return
@@ -64,8 +64,8 @@ class Adapter(nn.Module):
         self.weight.copy_(self.base + self.added)
 
 
-class Adapted(Wrapped):
-    """inner's encoder is frozen but for the weights that have an adapter; what else inner trains, heads, trains as ever."""
+class LoRALearner(WrappedLearner):
+    """inner's encoder is frozen except for the weights that have an adapter; inner's heads are trained as usual."""
 
     def __init__(self, inner: Learner, adapters: list[Adapter]) -> None:
         super().__init__(inner)
@@ -81,7 +81,7 @@ class Adapted(Wrapped):
     def after_backward(self, when: When) -> None:
         super().after_backward(when)
         for adapter in self.adapters:
-            adapter.hand_on()  # type: ignore[operator]
+            adapter.pass_gradient()  # type: ignore[operator]
 
     def after_step(self, keep: Any, when: When) -> None:
         for adapter in self.adapters:
@@ -104,13 +104,13 @@ class LoRA:
             chosen = f" called {' or '.join(self.where)}" if self.where else ""
             raise SpecError(f"lora: {encoder.card.name} has no layer{chosen} to adapt; {instead}")
         inner = self.method.begin(encoder, data, images)
-        if isinstance(inner, Adapted):
-            raise SpecError(f"lora cannot stand around {name_of(self.method)}, which chooses what is trained itself")
-        return Adapted(inner, [Adapter(layer, self.rank, self.alpha / self.rank) for layer in layers.values()])
+        if isinstance(inner, LoRALearner):
+            raise SpecError(f"lora cannot wrap {name_of(self.method)}, which itself chooses the weights to train")
+        return LoRALearner(inner, [Adapter(layer, self.rank, self.alpha / self.rank) for layer in layers.values()])
 
 
 def holding(encoder: Encoder, where: tuple[str, ...]) -> dict[str, HELD]:
-    """The linear layers and convolutions without groups of the encoder's body, by name; where: whose name has one of these in it."""
+    """Linear layers and ungrouped convolutions of the encoder's body, by name; where: only names with one of these in it."""
     return {
         name: part
         for name, part in encoder.body.named_modules()
@@ -120,12 +120,13 @@ def holding(encoder: Encoder, where: tuple[str, ...]) -> dict[str, HELD]:
 
 @register
 def lora(method: Method, rank: int = 8, alpha: float = 16.0, where: tuple[str, ...] = ()) -> Method:
-    """LoRA (Hu et al., ICLR 2022) around a method: W + alpha / rank B A in the encoder's layers, where only A and B are trained.
+    """LoRA (Hu et al., ICLR 2022) around a method: the encoder's weights are W + alpha / rank B A, only A and B are trained.
 
-    rank: of each addition, at most the layer's own. where: parts of the names of the layers that are adapted, such as ("qkv",
-    "fc1"); all of them by default. A convolution's weight is taken as a matrix [out, in * height * width]. Norms and biases stay as
-    they came; batch norm's statistics move as the method lets them. The encoder that is saved has ordinary weights.
+    rank: of each addition, at most the layer's own. where: parts of the names of the layers that are adapted, such as
+    ("qkv", "fc1"); all of them by default. A convolution's weight is treated as a matrix [out, in * height * width]. Norms
+    and biases are frozen; batch norm statistics are updated as in the method. The encoder that is saved has ordinary
+    weights.
     """
     if rank < 1 or alpha <= 0:
-        raise SpecError(f"lora: rank is {rank} and alpha {alpha:g}; rank is at least 1 and alpha above 0")
+        raise SpecError(f"lora: rank is {rank} and alpha {alpha:g}; rank must be at least 1 and alpha above 0")
     return LoRA(method, rank, alpha, where)

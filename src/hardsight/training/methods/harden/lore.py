@@ -1,4 +1,4 @@
-"""LORE: FARE's shift is made small, while clean images may move from where they were by a given share and no more."""
+"""LORE: minimizes FARE's shift under attack, while clean embeddings may move by at most a given share."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hardsight.encoders.base import Encoder
 from hardsight.losses.embed import distance, far_l2
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step, mlp
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 
-class Dual(nn.Module):
-    """The frozen encoder's features [B, D] -> the price [B], above 0, of an image's moving too far."""
+class DualNetwork(nn.Module):
+    """The frozen encoder's features [B, D] -> the Lagrange multiplier [B], above 0, of an image that moves too far."""
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Dual(nn.Module):
         return F.softplus(self.net(unit).squeeze(1))
 
 
-class Priced(Hardened):
-    """Each batch is attacked once, then trained on `replays` times; after the last of them the prices rise where they must.
+class LoreLearner(HardeningLearner):
+    """Each batch is attacked once and trained on `replays` times; after the last one the multipliers make an ascent step.
 
-    rho: the share of the squared length that a clean embedding may move by. rate: the prices' step length.
+    rho: the share of the squared length by which a clean embedding may move. rate: step size of the multipliers' network.
     """
 
     def __init__(
-        self, encoder: Encoder, views: Views, adversary: Adversary, dual: Dual, rho: float, replays: int, rate: float
+        self, encoder: Encoder, views: Views, adversary: Adversary, dual: DualNetwork, rho: float, replays: int, rate: float
     ) -> None:
         super().__init__(encoder, views, adversary)
         self.dual = dual
@@ -50,12 +50,12 @@ class Priced(Hardened):
         self.replays = replays
         self.rate = rate
         self._pair: tuple[Tensor, Tensor, Tensor] | None = None
-        self._climb: dict[nn.Parameter, Tensor] = {}
+        self._ascent: dict[nn.Parameter, Tensor] = {}
 
     def forward(self, samples: Samples, when: When) -> Step:
         if when.replay == 0 or self._pair is None:
             (x,) = self.draw(samples, when)
-            wanted = self.wanted(x)
+            wanted = self.teacher_features(x)
             self._pair = x, self.attack(x, far_l2(), wanted, when), wanted
         x, x_adv, wanted = self._pair
         calm, firm = self.encoder(torch.cat([x, x_adv])).pooled.chunk(2)
@@ -66,22 +66,22 @@ class Priced(Hardened):
         price = self.dual(wanted)
         loss = moved + price.detach() * excess
         if when.replay == self.replays - 1:
-            loss = loss + (price - price.detach()) * excess.detach()  # its value is 0, its gradient the prices'
+            loss = loss + (price - price.detach()) * excess.detach()  # its value is 0, its gradient the multipliers'
         logs = {"moved": moved, "excess": excess, "price": price}
         return Step(loss.mean(), {name: float(one.detach().mean()) for name, one in logs.items()})
 
     def after_backward(self, when: When) -> None:
-        """The prices' gradient is taken from the engine's optimizer, which would make them fall."""
+        """Takes the multipliers' gradient from the engine's optimizer, which would minimize where they need ascent."""
         for weight in self.dual.parameters():
             if weight.grad is not None and bool(weight.grad.isfinite().all()):
-                self._climb[weight] = self._climb.get(weight, 0) + weight.grad
+                self._ascent[weight] = self._ascent.get(weight, 0) + weight.grad
             weight.grad = None
 
     def after_step(self, keep: Any, when: When) -> None:
         with torch.no_grad():
-            for weight, climb in self._climb.items():
-                weight.add_(climb, alpha=self.rate)
-        self._climb = {}
+            for weight, ascent in self._ascent.items():
+                weight.add_(ascent, alpha=self.rate)
+        self._ascent = {}
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Lore:
     views: Views
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        dual = Dual(encoder.card.dim, self.width)
-        return Priced(encoder, self.views, self.adversary, dual, self.rho, self.replays, self.rate)
+        dual = DualNetwork(encoder.card.dim, self.width)
+        return LoreLearner(encoder, self.views, self.adversary, dual, self.rho, self.replays, self.rate)
 
 
 @register
@@ -107,12 +107,15 @@ def lore(
     width: int = 128,
     views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0),
 ) -> Method:
-    """Like LORE (Khodabandeh et al., 2025): least |S(x') - T(x)|^2 subject to |S(x) - T(x)|^2 <= rho |T(x)|^2 for every x.
+    """Like LORE (Khodabandeh et al., 2025): min |S(x') - T(x)|^2 subject to |S(x) - T(x)|^2 <= rho |T(x)|^2 for every x.
 
-    The Lagrangian (equation 7, algorithm 1) is lowered by `replays` steps of the encoder on each attacked batch, then raised
-    by one step of length `rate` of the prices, a network of the frozen features; width: of its hidden layer. differs: both
-    terms are over the batch's mean |T(x)|^2, so that prices mean the same for every encoder, and the prices' step is plain ascent.
+    The Lagrangian (equation 7, algorithm 1) is minimized by `replays` steps of the encoder on each attacked batch, then
+    raised by one step of size `rate` of the multipliers, a network on the frozen features; width: of its hidden layer.
+    differs: both terms are divided by the batch's mean |T(x)|^2, so that multipliers mean the same for every encoder, and
+    their step is plain gradient ascent.
     """
     if rho < 0 or replays < 1 or rate <= 0:
-        raise SpecError(f"lore: rho is {rho:g}, replays {replays}, rate {rate:g}; at least 0, at least 1, above 0")
+        raise SpecError(
+            f"lore: rho is {rho:g}, replays {replays}, rate {rate:g}; they must be at least 0, at least 1, above 0"
+        )
     return Lore(adversary, rho, replays, rate, width, views)

@@ -1,13 +1,14 @@
-"""Multitask hardening: the whole encoder is held where its teacher was, at every place that a task reads, under every task's attack.
+"""Multitask hardening: all encoder outputs that tasks use are kept close to the teacher's, under attacks on every task.
 
-DeACL and FARE hold the pooled features alone. What a task attack moves may be elsewhere: in tokens that no loss looked at, or in a
-direction that matters little to a distance and much to a linear head. So here
+DeACL and FARE constrain the pooled features only. A task attack may change something else: tokens that no loss covers, or a
+direction that has little effect on a distance and much on a linear head. So here
 
     loss = firm + clean near,  each the sum over places of the mean squared scaled difference to the teacher's clean features,
-                               and `heads` times the shift of the answers that linear heads read off the student
+                               and `heads` times the change in the predictions of linear heads on the student
 
-firm of attacked images, near of clean ones; images are attacked by all of these at once, or each by one of them, drawn anew in
-every step. Maps are looked at in some of their cells, other ones in each step. The cost is one attack and one pass, as FARE's.
+firm is of attacked images, near of clean ones; images are attacked by all of these losses at once, or each by one of them,
+drawn again in every step. Of maps only some cells are used, other ones in each step. The cost is one attack and one pass, as
+FARE's.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from hardsight.encoders.base import Encoder, Features
 from hardsight.losses.objective import Objective, Reading, still
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.harden.answers import Answers, Kind, Place, rows_of, truth_of
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
+from hardsight.training.methods.harden.linear_heads import FeatureScale, Kind, LinearHead, rows_of, truth_of
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 BATCH, ROWS, CELLS = 100, 20_000, 64
-"""Images that `prepare` reads at once; rows of features, about, that it keeps of a place; cells of a map that a step looks at."""
+"""Images per batch in `prepare`; approximate number of feature rows it keeps of a place; cells of a map that a step uses."""
 TARGET: dict[Kind, str] = {"classify": "label", "segment": "mask", "depth": "depth"}
 Mapped = dict[str, Tensor]
 Corner = tuple[float, float]
-"""Where a step begins to look at maps, row and column, as shares of the distance between the cells it looks at."""
+"""The first cell of a map that a step uses, row and column, as shares of the distance between the cells it uses."""
 
 
 class Plan(NamedTuple):
-    """The fixed choices of a run; see `multitask`."""
+    """The fixed settings of a run; see `multitask`."""
 
     attacks: tuple[str, ...]
     layers: tuple[int, ...]
@@ -57,14 +58,14 @@ class Plan(NamedTuple):
     threats: tuple[Threat, ...]
 
 
-class Held(Hardened):
-    """places and answers are of the teacher, found by `prepare`."""
+class MultitaskLearner(HardeningLearner):
+    """places: scales of the teacher's outputs; answers: linear heads on them; `prepare` fits both."""
 
     ready: Tensor
 
     def __init__(
         self, encoder: Encoder, views: Views, adversary: Adversary, plan: Plan,
-        places: dict[str, Place], answers: dict[str, Answers],
+        places: dict[str, FeatureScale], answers: dict[str, LinearHead],
     ) -> None:  # fmt: skip
         super().__init__(encoder, views, adversary)
         self.plan = plan
@@ -74,7 +75,7 @@ class Held(Hardened):
 
     @torch.no_grad()
     def prepare(self, images: Images) -> None:
-        """One pass of the teacher over the images that are measured."""
+        """One pass of the teacher over the images that scales and heads are fitted to."""
         device, rows, truth = self.encoder.mean.device, {}, {}
         chosen = choose(images, self.plan.images)
         for start in range(0, len(chosen), BATCH):
@@ -101,7 +102,7 @@ class Held(Hardened):
 
     def forward(self, samples: Samples, when: When) -> Step:
         if not bool(self.ready):
-            raise SpecError("multitask: its heads are not fitted; the learner's `prepare` does, before the first step")
+            raise SpecError("multitask: its heads are not fitted yet; call the learner's `prepare` before the first step")
         (x,) = self.draw(samples, when)
         corner = (float(torch.rand((), generator=when.rng)), float(torch.rand((), generator=when.rng)))
         with torch.no_grad():
@@ -119,7 +120,7 @@ class Held(Hardened):
         return Step(loss, logs)
 
     def moved(self, x: Tensor, wanted: Mapped, answered: Mapped, corner: Corner, when: When) -> Tensor:
-        """Images x, each attacked by its own one of the losses, or by their sum."""
+        """Images x, each attacked with one of the losses, or all with their sum."""
         kinds = self.plan.attacks
         which = (when.uniform(len(x)) * len(kinds)).long().clamp_max(len(kinds) - 1).to(x.device)
         share = F.one_hot(which, len(kinds)).float()
@@ -154,7 +155,7 @@ class Held(Hardened):
         return found
 
     def _maps(self, features: Features, corner: Corner | None = None) -> Mapped:
-        """The features by the places' names; with a corner, of each map every so many cells from there on."""
+        """The features by the places' names; with a corner, only a regular grid of each map's cells that starts there."""
         layers = {f"layer {n}": one for n, one in zip(self.plan.layers, features.layers, strict=True)}
         found = {"pooled": features.pooled, "dense": features.dense, **layers}
         return {name: _thin(one, corner) for name, one in found.items() if one is not None and name in self.places}
@@ -172,9 +173,9 @@ def _reads(kind: str) -> str:
 
 
 def _some(features: Tensor, cells: int) -> Tensor:
-    """Positions among `rows_of(features)`: about so many an image, spread over the grid."""
+    """Indices into `rows_of(features)`: about this many per image, spread over the grid."""
     count = features[0, 0].numel()
-    every = max(1, count // max(1, cells)) | 1  # odd, or it would come down in the same columns
+    every = max(1, count // max(1, cells)) | 1  # odd, otherwise it would hit the same columns
     return torch.arange(0, len(features) * count, every if count > 1 else 1, device=features.device)
 
 
@@ -193,7 +194,7 @@ class Multitask:
         wide = {"pooled": encoder.card.dim}
         if any(name != "pooled" and name != "classify" for name in plan.attacks) and not encoder.card.dense_dim:
             raise SpecError(
-                f"multitask: {encoder.card.name} has no dense features; attacks=('pooled', 'classify') needs none, or fare"
+                f"multitask: {encoder.card.name} has no dense features; use attacks=('pooled', 'classify'), or fare"
             )
         if encoder.card.dense_dim:
             wide["dense"] = encoder.card.dense_dim
@@ -202,18 +203,18 @@ class Multitask:
         truth = tuple(kind for kind in kinds if self.labels and TARGET[kind] in data.targets and known[kind])
         if self.labels and kinds and not truth:
             raise SpecError(
-                f"multitask: labels=True, and {data.name} tells none of {', '.join(TARGET[kind] for kind in kinds)}"
+                f"multitask: labels=True, and {data.name} has none of {', '.join(TARGET[kind] for kind in kinds)}"
             )
-        places = {name: Place(dim, self.shrink) for name, dim in wide.items()}
-        answers: dict[str, Answers] = {}
+        places = {name: FeatureScale(dim, self.shrink) for name, dim in wide.items()}
+        answers: dict[str, LinearHead] = {}
         for kind in kinds:
             outputs = 1 if kind == "depth" else known[kind] if kind in truth else self.prototypes
-            answers[kind] = Answers(kind, wide[_reads(kind)], outputs)
-        return Held(encoder, self.views, self.adversary, plan._replace(truth=truth), places, answers)
+            answers[kind] = LinearHead(kind, wide[_reads(kind)], outputs)
+        return MultitaskLearner(encoder, self.views, self.adversary, plan._replace(truth=truth), places, answers)
 
 
 def _widths(encoder: Encoder, layers: tuple[int, ...]) -> list[int]:
-    """Channels of these layers' maps, read off one grey image."""
+    """Channels of these layers' maps, found by a forward pass of one grey image."""
     grey = torch.full((1, 3, encoder.card.size, encoder.card.size), 0.5, device=encoder.mean.device)
     with torch.no_grad(), still(encoder):
         return [one.shape[1] for one in encoder(grey, layers).layers]
@@ -234,27 +235,29 @@ def multitask(
     threats: tuple[Threat, ...] = (),
     views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0),
 ) -> Method:
-    """Hardens pooled features, tokens and chosen layers at once, under embedding, classification, segmentation and depth attacks.
+    """Hardens pooled, token and layer features at once, under embedding, classification, segmentation and depth
+    attacks.
 
-    clean: weight of the clean images' terms beside the attacked ones', 0 saves their pass. heads: of the answers' shift beside
-    the distances, 0 for distances alone. attacks: which losses the inner attack raises: the distance at "pooled", "dense" or a
-    "layer n" of `layers`, and the losses of the "classify", "segment" and "depth" heads. labels: whether those are fitted to the
-    data's labels, masks and depths, as far as it has them; without, they tell `prototypes` clusters of the teacher's features
-    apart, and depth is their loudest direction. shrink: of the channels' scales (`Place`). mix: "joint" raises the sum of the
-    attacks' losses, "split" gives each image one of them. images: how many training images, at most, heads and scales are found
-    on. threats: one of them is drawn for each step, in place of the adversary's own.
+    clean: weight of the clean images' terms compared with the attacked ones', 0 saves their pass. heads: weight of the
+    heads' change compared with the distances, 0 for distances alone. attacks: which losses the inner attack raises: the
+    distance at "pooled", "dense" or a "layer n" of `layers`, and the losses of the "classify", "segment" and "depth" heads.
+    labels: whether those are fitted to the data's labels, masks and depths, as far as it has them; without, they classify
+    `prototypes` clusters of the teacher's features, and depth is their direction of largest variance. shrink: of the
+    channels' scales (`FeatureScale`). mix: "joint" raises the sum of the attacks' losses, "split" gives each image one of
+    them. images: maximum number of training images that heads and scales are fitted to. threats: one of them is drawn for
+    each step, instead of the adversary's own.
 
-    Source: this package's own, after paper 002's finding that DeACL leaves task attacks open.
+    Source: this package's own, after paper 002's finding that DeACL stays vulnerable to task attacks.
     """
     wrong = [name for name in attacks if name not in ("pooled", "dense", *TARGET, *(f"layer {n}" for n in layers))]
     if wrong or not attacks:
         raise SpecError(
-            f"multitask: attacks is {attacks}; each is pooled, dense, classify, segment, depth, or 'layer n' of one of `layers`"
+            f"multitask: attacks is {attacks}; each must be pooled, dense, classify, segment, depth, or 'layer n' of one of `layers`"
         )
     if clean < 0 or heads < 0 or prototypes < 2 or shrink <= 0 or images < 2:
         raise SpecError(
             f"multitask: clean {clean:g}, heads {heads:g}, prototypes {prototypes}, shrink {shrink:g}, images {images}; "
-            "weights are at least 0, shrink is above it, prototypes and images are at least 2"
+            "weights must be at least 0, shrink above 0, prototypes and images at least 2"
         )
     plan = Plan(attacks, layers, mix, heads, clean, (), images, threats)
     return Multitask(adversary, plan, labels, prototypes, shrink, views)

@@ -1,4 +1,4 @@
-"""Partial training around any method: the encoder's last blocks are trained, and all that comes before them stands still."""
+"""Partial training around any method: only the encoder's last blocks are trained, and everything before them is frozen."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.robust.base import Wrapped
+from hardsight.training.methods.robust.base import WrappedLearner
 
 
-class Ended(Wrapped):
-    """block: the first one that is trained. What comes before it keeps its weights and its batch norms' statistics."""
+class PartialLearner(WrappedLearner):
+    """block: the first one that is trained. Everything before it keeps its weights and its batch norm statistics."""
 
     def __init__(self, inner: Learner, block: nn.Module) -> None:
         super().__init__(inner)
@@ -26,11 +26,11 @@ class Ended(Wrapped):
         for part in self.__dict__["frozen"]:
             part.requires_grad_(False)
         for part in body.modules():
-            if block in list(part.modules())[1:]:  # around the block: tokens and positions are such a part's own
+            if block in list(part.modules())[1:]:  # contains the block: its own parameters, such as tokens and positions
                 for weight in part.parameters(recurse=False):
                     weight.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Ended:
+    def train(self, mode: bool = True) -> PartialLearner:
         super().train(mode)
         for part in self.__dict__["frozen"]:
             part.eval()
@@ -49,15 +49,15 @@ class Partial:
         found = blocks(encoder.body)
         if self.last >= len(found):
             raise SpecError(
-                f"partial: last is {self.last}, and {encoder.card.name} has {len(found)} blocks; fewer than all, or leave partial out"
+                f"partial: last is {self.last}, and {encoder.card.name} has {len(found)} blocks; give fewer than all, or omit partial"
             )
-        return Ended(self.method.begin(encoder, data, images), found[-self.last])
+        return PartialLearner(self.method.begin(encoder, data, images), found[-self.last])
 
 
 def blocks(body: nn.Module) -> list[nn.Module]:
-    """The repeated parts of a network, in order: of the outermost lists of modules of one class, the members.
+    """The repeated modules of a network, in order: the members of the outermost lists of modules of one class.
 
-    A residual network's blocks, whatever stage they are in; a transformer's blocks; a Swin transformer's stages.
+    A residual network's blocks, in any stage; a transformer's blocks; a Swin transformer's stages.
     """
     found: list[nn.Module] = []
     for part in body.children():
@@ -68,7 +68,7 @@ def blocks(body: nn.Module) -> list[nn.Module]:
 
 
 def before(body: nn.Module, block: nn.Module) -> list[nn.Module]:
-    """The parts of a network that are declared before the block: the largest ones that do not have it within."""
+    """The modules of a network that are declared before the block: the largest ones that do not contain it."""
     found: list[nn.Module] = []
     for part in body.children():
         if part is block:
@@ -82,11 +82,11 @@ def before(body: nn.Module, block: nn.Module) -> list[nn.Module]:
 
 @register
 def partial(method: Method, last: int = 1) -> Method:
-    """A method that trains the encoder's last blocks alone, and what comes after them, such as a transformer's last norm.
+    """A method that trains only the encoder's last blocks and what comes after them, such as a transformer's last norm.
 
-    last: how many blocks: of a residual network its blocks, of a transformer its own, of a hierarchical one its stages. What
-    comes before is in eval mode throughout.
+    last: how many blocks: those of a residual network, those of a transformer, the stages of a hierarchical one. Everything
+    before them is in eval mode throughout.
     """
     if last < 1:
-        raise SpecError(f"partial: last is {last}; at least 1 block is trained")
+        raise SpecError(f"partial: last is {last}; it must be at least 1")
     return Partial(method, last)

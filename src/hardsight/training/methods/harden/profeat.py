@@ -1,4 +1,4 @@
-"""ProFeAT: DeACL at two places at once, the features and what a frozen projector makes of them."""
+"""ProFeAT: DeACL on two outputs at once, the features and a frozen projector's output on them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from hardsight.specs.catalog import register
 from hardsight.training.criteria.contrast import nt_xent
 from hardsight.training.criteria.gather import alone
 from hardsight.training.methods.base import Learner, Method, Samples, Step, mlp
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 BATCH, TEMPERATURE, RATE = 256, 0.5, 1e-3
 
 
-class Projected(Hardened):
-    """projector: frozen once `prepare` has trained it. share: of the projections' terms, the features have the rest.
+class ProFeATLearner(HardeningLearner):
+    """projector: frozen once `prepare` has trained it. share: weight of the projections' terms, the features have the rest.
 
     warm: steps of that training, on two views that `pairs` draws.
     """
@@ -49,7 +49,7 @@ class Projected(Hardened):
         self.pairs = pairs
 
     def prepare(self, images: Images) -> None:
-        """Trains the projector by SimCLR's loss on the teacher's features of two views, the teacher as it is."""
+        """Trains the projector by SimCLR's loss on the frozen teacher's features of two views."""
         self.projector.requires_grad_(True).train()
         optimizer = torch.optim.Adam(self.projector.parameters(), lr=RATE)
         size = min(BATCH, len(images))
@@ -57,7 +57,7 @@ class Projected(Hardened):
             when = When(seeds.generator("profeat", step), step, self.warm)
             places = torch.randperm(len(images), generator=when.rng)[:size].tolist()
             x = pixels(load(images, places).images, self.encoder.mean.device)
-            one, two = (self.projector(self.wanted(view)) for view in self.pairs(x, when))
+            one, two = (self.projector(self.teacher_features(view)) for view in self.pairs(x, when))
             optimizer.zero_grad()
             with alone():
                 nt_xent(one, two, TEMPERATURE).mean().backward()
@@ -68,9 +68,9 @@ class Projected(Hardened):
 
     def forward(self, samples: Samples, when: When) -> Step:
         if not bool(self.ready):
-            raise SpecError("profeat: the projector is not trained; the learner's `prepare` does, before the first step")
+            raise SpecError("profeat: the projector is not trained yet; call the learner's `prepare` before the first step")
         (x,) = self.draw(samples, when)
-        wanted = self.wanted(x)
+        wanted = self.teacher_features(x)
         aims = wanted, self.projector(wanted)
         with torch.no_grad(), still(self.encoder):
             begun = self.encoder(x).pooled.float()
@@ -103,7 +103,7 @@ class ProFeAT:
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
         projector = mlp((encoder.card.dim, *self.widths), norm=False)
-        return Projected(encoder, self.views, self.adversary, projector, self.share, self.beta, self.warm, self.pairs)
+        return ProFeATLearner(encoder, self.views, self.adversary, projector, self.share, self.beta, self.warm, self.pairs)
 
 
 @register
@@ -116,18 +116,18 @@ def profeat(
     pairs: Views = views(2, scale=(0.2, 1.0), jitter=0.4, grey=0.2),
     views: Views = views(1, scale=(0.5, 1.0), jitter=0.2, grey=0.0),
 ) -> Method:
-    """ProFeAT (Addepalli et al., 2024): DeACL's two cosines, of the features and of a frozen projector's output of them.
+    """ProFeAT (Addepalli et al., 2024): DeACL's two cosines, of the features and of a frozen projector's output on them.
 
-    near + beta firm, each (1 - share) of the features' cosine and `share` of the projections'. The attack raises one less the
-    student's cosine to its own clean features, and that of the projections to the teacher's. differs: an encoder comes
-    without the projector that it was pretrained with, so one is trained on the frozen teacher first: `steps` steps of SimCLR's
-    loss on `pairs`, widths as released; teacher and student see one view, where the released code gives the student another
-    one, drawn more strongly.
+    near + beta firm is maximized, each (1 - share) of the features' cosine and `share` of the projections'. The attack
+    raises one minus the student's cosine to its own clean features, and that of the projections to the teacher's. differs:
+    an encoder comes without the projector that it was pretrained with, so one is trained on the frozen teacher first:
+    `steps` steps of SimCLR's loss on `pairs`, widths as released; teacher and student get the same view, where the released
+    code gives the student another, more strongly augmented one.
     """
     if not 0 <= share <= 1 or beta < 0 or steps < 1 or not widths:
         raise SpecError(
-            f"profeat: share is {share:g}, beta {beta:g}, steps {steps}, widths {widths}; a share lies in [0, 1], beta is at "
-            "least 0, steps at least 1, and a projector has a layer"
+            f"profeat: share is {share:g}, beta {beta:g}, steps {steps}, widths {widths}; share must be in [0, 1], beta "
+            "at least 0, steps at least 1, and widths not empty"
         )
     if pairs.count != 2:
         raise SpecError(f"profeat: its projector is trained on 2 views, and pairs draws {pairs.count}")

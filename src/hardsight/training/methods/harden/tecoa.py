@@ -1,4 +1,4 @@
-"""TeCoA without text: attacked images are classified by what the frozen encoder makes of the clean training images."""
+"""TeCoA without text: attacked images are classified by the frozen encoder's class means of the clean training images."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from hardsight.encoders.base import Encoder
 from hardsight.losses.classify import ce
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
-from hardsight.training.methods.harden.base import Hardened
+from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
 BATCH = 256
 
 
 class Prototypes(nn.Module):
-    """Features [B, D] -> logits [B, K]: the cosine with each class's mean, over a temperature, both less the mean of all.
+    """Features [B, D] -> logits [B, K]: the cosine with each class's mean, over a temperature, both minus the mean of all.
 
-    The mean of all is taken off, as features that are never negative are all alike without that.
+    The mean of all is subtracted because features that are never negative are all similar otherwise.
     """
 
     means: Tensor
@@ -51,12 +51,12 @@ class Prototypes(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         if not bool(self.found.any()):
-            raise SpecError("tecoa: there are no prototypes; the learner's `prepare` finds them, before the first step")
+            raise SpecError("tecoa: there are no prototypes yet; call the learner's `prepare` before the first step")
         return F.normalize(pooled - self.centre, dim=1) @ F.normalize(self.means, dim=1).T / self.temperature
 
 
-class Named(Hardened):
-    """images: how many the prototypes are made of."""
+class TeCoALearner(HardeningLearner):
+    """images: how many the prototypes are computed from."""
 
     def __init__(self, encoder: Encoder, views: Views, adversary: Adversary, prototypes: Prototypes, images: int) -> None:
         super().__init__(encoder, views, adversary)
@@ -69,7 +69,7 @@ class Named(Hardened):
         pooled, labels = [], []
         for start in range(0, len(places), BATCH):
             batch = load(images, places[start : start + BATCH])
-            pooled.append(self.wanted(pixels(batch.images, device)))
+            pooled.append(self.teacher_features(pixels(batch.images, device)))
             labels.append(batch.target["label"].to(device))
         self.prototypes.find(torch.cat(pooled), torch.cat(labels))
 
@@ -92,7 +92,7 @@ class TeCoA:
         if not data.classes:
             raise SpecError(f"tecoa needs labels, and {data.name} has no classes; fare and multitask need none")
         prototypes = Prototypes(encoder.card.dim, len(data.classes), self.temperature)
-        return Named(encoder, self.views, self.adversary, prototypes, self.images)
+        return TeCoALearner(encoder, self.views, self.adversary, prototypes, self.images)
 
 
 @register
@@ -104,9 +104,9 @@ def tecoa(
 ) -> Method:
     """Like TeCoA (Mao et al., ICLR 2023): cross-entropy of attacked images against fixed class embeddings.
 
-    images: how many training images, at most, the embeddings are means of. differs: a class is embedded as the mean of the
-    frozen encoder's features of its images, where theirs is the text encoder's reading of its name, at a temperature of 0.01.
+    images: maximum number of training images for the class embeddings. differs: a class embedding is the mean of the frozen
+    encoder's features of its images, where theirs is the text encoder's output for its name, at a temperature of 0.01.
     """
     if temperature <= 0 or images < 1:
-        raise SpecError(f"tecoa: temperature is {temperature:g} and images {images}; both are above 0")
+        raise SpecError(f"tecoa: temperature is {temperature:g} and images {images}; both must be above 0")
     return TeCoA(adversary, temperature, images, views)

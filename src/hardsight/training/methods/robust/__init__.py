@@ -1,1 +1,1 @@
-"""Adversaries in training, and the five ways to train beside one: each wraps any method."""
+"""Adversaries in training, and the five wrappers that train any method with one."""

@@ -1,4 +1,4 @@
-"""An attack inside training: what it finds is all it leaves; modes, statistics and gradients are as they were before it."""
+"""An attack inside training: only the perturbed views remain; modes, statistics and gradients are restored."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Adversary:
     def __call__(
         self, net: nn.Module, views: Drawn, raised: Callable[[Drawn], Tensor], when: When, start: Drawn | None = None
     ) -> Drawn:
-        """The views, moved within the threat so that `raised(views)` [B] grows; small crops are left as they are.
+        """The views, perturbed within the threat to raise `raised(views)` [B]; small crops are not changed.
 
-        The views that are moved are moved together: embeddings of one view repel those of another, so the objective
-        couples them all.
+        All perturbed views are optimized together: embeddings of one view repel those of another, so the objective couples
+        them.
         """
         part = attacked(views, self.which)
         count = part.stop - part.start
@@ -53,31 +53,31 @@ class Adversary:
         return put(views, part, self.on(net, clean, raising, when, begun))
 
     def on(self, net: nn.Module, x: Tensor, objective: Objective, when: When, start: Tensor | None = None) -> Tensor:
-        """Images x [B, 3, H, W] moved within the threat so that the objective, a reading of `net`, grows.
+        """Images x [B, 3, H, W] perturbed within the threat to raise the objective, which is computed with `net`.
 
-        Of a batch over several processes each attacks its own share, against negatives of its own. In train mode batch norm
-        couples the images, whatever the objective says.
+        With several processes each one attacks its own share of the batch, against its own negatives. In train mode batch
+        norm couples the images, even where the objective does not.
         """
         if self.mode == "train":
             objective = replace(objective, coupled=True)
-        with alone(), as_judged(net, self.mode, self.buffers):
+        with alone(), attack_mode(net, self.mode, self.buffers):
             return self.search(objective, x, self.threat, when.rng, start).x_adv
 
 
 def attacked(views: Drawn, which: Which) -> slice:
-    """Which views are moved: of those of the first one's size, all, the first or the last."""
+    """Which views are perturbed: of those of the first one's size, all, the first or the last."""
     size = views[0].shape
     count = next((n for n, view in enumerate(views) if view.shape != size), len(views))
     return {"all": slice(0, count), "first": slice(0, 1), "last": slice(count - 1, count)}[which]
 
 
 def put(views: Drawn, part: slice, x: Tensor) -> Drawn:
-    """The views, with x [views B, ...] in the place of those of `part`."""
+    """The views, with x [views B, ...] in place of those of `part`."""
     return (*views[: part.start], *x.chunk(part.stop - part.start), *views[part.stop :])
 
 
 def facing(views: Drawn, part: slice, clean: Tensor, x: Tensor, faces: Faces) -> Drawn:
-    """What an attack reads: x beside the other views as they are, or beside the clean one that x was moved from."""
+    """The views that an attack compares: x with the other views as they are, or with its own clean view."""
     if faces == "itself":
         size = views[0].shape
         views = tuple(clean.chunk(part.stop - part.start)[-1] if view.shape == size else view for view in views)
@@ -85,11 +85,12 @@ def facing(views: Drawn, part: slice, clean: Tensor, x: Tensor, faces: Faces) ->
 
 
 @contextmanager
-def as_judged(
+def attack_mode(
     net: nn.Module, mode: Literal["eval", "train"], buffers: Literal["still", "moved"] = "still"
 ) -> Iterator[None]:
-    """Weights frozen within, in that mode, and nothing gathered from other processes; the buffers that its passes moved are put
-    back, unless they are to be moved."""
+    """Within it weights are frozen, `net` is in that mode, and nothing is gathered from other processes; buffers that
+    forward passes changed are restored, unless `buffers` is "moved".
+    """
     keep = mode == "train" and buffers == "still"
     kept = {name: value.clone() for name, value in net.named_buffers()} if keep else {}
     try:
@@ -112,11 +113,11 @@ def adversary(
     which: Literal["all", "first", "last"] = "all",
     faces: Literal["others", "itself"] = "others",
 ) -> Adversary:
-    """An attack inside training, which touches no weight's gradient.
+    """An attack inside training, which changes no weight's gradient.
 
-    mode: the network's while it is attacked. buffers: whether batch norm's statistics are as before after a train mode's
-    passes, or moved by them, which is the quirk attack_bn=train of released codes. which: of the views that have the first
-    one's size, those that are moved. faces: what a moved view is compared with in the attack, the others or, the quirk
-    simclr_attack_pair=self, its own clean copy.
+    mode: of the network while it is attacked. buffers: whether batch norm statistics are restored after forward passes in
+    train mode ("still"), or stay changed, which is the quirk attack_bn=train of released codes. which: of the views with the
+    first one's size, those that are perturbed. faces: what a perturbed view is compared with in the attack: the others or,
+    the quirk simclr_attack_pair=self, its own clean copy.
     """
     return Adversary(search, threat, mode, buffers, which, faces)

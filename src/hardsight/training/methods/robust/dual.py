@@ -1,4 +1,4 @@
-"""Dual: clean views and adversarial ones, each through batch norms of its own; ACL's dual stream, for any method."""
+"""Dual: clean and adversarial views, each with its own batch norms; ACL's dual stream, for any method."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hardsight.specs.schedules import Schedule, constant
 from hardsight.training.methods.base import Learner, Method, Samples, Step
 from hardsight.training.methods.joint import Joint, follow
 from hardsight.training.methods.robust.adversary import Adversary, adversary
-from hardsight.training.methods.robust.base import Wrapped, begin
+from hardsight.training.methods.robust.base import WrappedLearner, begin
 
 
-class Dualed(Wrapped):
-    """Every batch norm twice, in projectors and slow copies too; the exported encoder's own set is `norm`."""
+class DualLearner(WrappedLearner):
+    """Every batch norm exists twice, also in projectors and momentum networks; `norm` is the set in the exported encoder."""
 
     def __init__(self, inner: Learner, adversary: Adversary, share: Schedule, norm: Literal["adversarial", "clean"]) -> None:
         super().__init__(inner)
@@ -35,8 +35,8 @@ class Dualed(Wrapped):
             calm = self.inner.read(views, samples, when)
         share = self.share(when)
         loss = (1 - share) * calm.loss.mean() + share * hard.loss.mean()
-        told = {"clean": calm.loss, "adversarial": hard.loss}
-        return Step(loss, {**calm.logs, **{name: float(one.detach().mean()) for name, one in told.items()}}, calm.keep)
+        losses = {"clean": calm.loss, "adversarial": hard.loss}
+        return Step(loss, {**calm.logs, **{name: float(one.detach().mean()) for name, one in losses.items()}}, calm.keep)
 
     def after_step(self, keep: Any, when: When) -> None:
         super().after_step(keep, when)
@@ -55,7 +55,7 @@ class Dual:
     norm: Literal["adversarial", "clean"]
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        return Dualed(begin("dual", self.method, encoder, data, images), self.adversary, self.share, self.norm)
+        return DualLearner(begin("dual", self.method, encoder, data, images), self.adversary, self.share, self.norm)
 
 
 @register
@@ -65,10 +65,10 @@ def dual(
     share: Schedule | float = 0.5,
     norm: Literal["adversarial", "clean"] = "adversarial",
 ) -> Method:
-    """Two streams: (1 - share) of the method's loss of clean views plus share of that of attacked ones, two batch norms.
+    """Two streams: (1 - share) of the method's loss on clean views plus share of that on attacked ones, two batch norms.
 
-    The attack and the attacked views' reading use the adversarial set. norm: the set that the exported encoder carries,
-    an ordinary one; the other set stays in the checkpoint. What a method remembers (keys, centres) is the clean stream's.
+    The attack and the loss on attacked views use the adversarial set. norm: the set that the exported encoder has, as an
+    ordinary encoder; the other set stays in the checkpoint. What a method stores (keys, centres) is the clean stream's.
 
     Source: Jiang et al., NeurIPS 2020 (ACL, dual stream), whose released code takes half of each loss, finetunes the
     adversarial set for robustness (bnNameCnt 1) and the clean one for pseudo-labels (bnNameCnt 0).

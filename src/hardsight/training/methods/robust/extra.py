@@ -1,4 +1,4 @@
-"""Extra: an adversarial view joins the clean ones as one more positive; RoCL's training, for any method."""
+"""Extra: an adversarial view is added to the clean ones as one more positive; RoCL's training, for any method."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Step
 from hardsight.training.methods.robust.adversary import Adversary, adversary, attacked
-from hardsight.training.methods.robust.base import Wrapped, begin, refuse
+from hardsight.training.methods.robust.base import WrappedLearner, begin, refuse
 
 
-class Extended(Wrapped):
+class ExtraLearner(WrappedLearner):
     def __init__(self, inner: Learner, adversary: Adversary, by: Literal["together", "pairs"], again: float) -> None:
         super().__init__(inner)
         self.adversary = adversary
@@ -53,11 +53,11 @@ class Extra:
         inner = begin("extra", self.method, encoder, data, images)
         if self.by == "together":
             more = inner.views.count if self.adversary.which == "all" else 1
-            hint = "; by=pairs reads them two by two" if inner.sees == 2 else ""
+            hint = "; by=pairs gives them two by two" if inner.sees == 2 else ""
             refuse("extra", self.method, inner.views.count + more, inner, hint)
         else:
             refuse("extra", self.method, 2, inner)
-        return Extended(inner, self.adversary, self.by, self.again)
+        return ExtraLearner(inner, self.adversary, self.by, self.again)
 
 
 @register
@@ -67,10 +67,12 @@ def extra(
     by: Literal["together", "pairs"] = "together",
     again: float = 0.0,
 ) -> Method:
-    """An adversarial view beside the clean ones: an attacked copy, moved away from the other views, is one more positive.
+    """An adversarial view in addition to the clean ones: an attacked copy, moved away from the others, is one more positive.
 
-    by: the method reads all views together, or, for one that takes two, the mean over all of their pairs. again: how often the loss of the attacked view and those it was attacked against is added.
+    by: the method gets all views together or, if it takes two, the mean over all of their pairs is taken. again: weight of
+    an additional loss of the attacked view and those it was attacked against.
 
-    Source: Kim et al., NeurIPS 2020 (RoCL), equations 5 to 7. What a method remembers is its first reading's.
+    Source: Kim et al., NeurIPS 2020 (RoCL), equations 5 to 7. What a method stores after a step (keys, centres) is from its
+    first loss.
     """
     return Extra(method, adversary, by, again)

@@ -1,4 +1,4 @@
-"""Free: one backward pass gives the weights' gradient and the perturbation's; each batch is replayed several times."""
+"""Free: one backward pass gives the gradients of weights and perturbation; each batch is replayed several times."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Step
 from hardsight.training.methods.robust.adversary import Which, attacked, put
-from hardsight.training.methods.robust.base import Wrapped, begin
+from hardsight.training.methods.robust.base import WrappedLearner, begin
 
 
-class Freed(Wrapped):
-    """delta: the perturbation, carried from replay to replay and from batch to batch, by place in the batch."""
+class FreeLearner(WrappedLearner):
+    """delta: the perturbation, kept from replay to replay and from batch to batch, by position in the batch."""
 
     def __init__(
         self, inner: Learner, threat: Threat, step: float, replays: int, which: Which, first: Literal["clamped", "loose"]
@@ -58,7 +58,7 @@ class Freed(Wrapped):
         super().after_backward(when)
         leaf, views = self._leaf, self._drawn
         if leaf is None or leaf.grad is None or views is None:
-            raise SpecError("free: no gradient came to the images; 'after_backward' follows a forward and a backward pass")
+            raise SpecError("free: the images have no gradient; call 'after_backward' after a forward and a backward pass")
         x = torch.cat(views[attacked(views, self.which)])
         with torch.no_grad():
             climbed = leaf + self.step * self.threat.eps * self.threat.steepest(leaf.grad, leaf)
@@ -77,7 +77,7 @@ class Free:
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
         inner = begin("free", self.method, encoder, data, images)
-        return Freed(inner, self.threat, self.step, self.replays, self.which, self.first)
+        return FreeLearner(inner, self.threat, self.step, self.replays, self.which, self.first)
 
 
 @register
@@ -89,15 +89,15 @@ def free(
     which: Literal["all", "first", "last"] = "all",
     first: Literal["clamped", "loose"] = "clamped",
 ) -> Method:
-    """Free adversarial training of a method: each pass moves weights and perturbation at once.
+    """Free adversarial training of a method: each pass updates weights and perturbation at once.
 
     step: as a share of eps; 0.31875 at 8/255 is the 1e-2 of CF-AMC-SSL. replays: optimizer steps on each batch, all on the
-    same views. which: of the views that have the first one's size, those that are moved. first: whether the perturbation
-    that came with the last batch is clamped to the new images' pixel box before their first replay.
+    same views. which: of the views with the first one's size, those that are perturbed. first: whether the perturbation from
+    the last batch is clamped to the new images' pixel range before their first replay.
 
-    Source: Shafahi et al., NeurIPS 2019; Ghofrani and Jamshidi 2025 (CF-AMC-SSL). differs: the released code is
-    first=loose, so that the first of every batch's replays sees values outside of [0, 1].
+    Source: Shafahi et al., NeurIPS 2019; Ghofrani and Jamshidi 2025 (CF-AMC-SSL). differs: the released code is first=loose,
+    so that the first of every batch's replays has values outside of [0, 1].
     """
     if replays < 1 or step <= 0:
-        raise SpecError(f"free: replays is {replays} and step is {step:g}; replays is at least 1 and step above 0")
+        raise SpecError(f"free: replays is {replays} and step is {step:g}; replays must be at least 1 and step above 0")
     return Free(method, threat, step, replays, which, first)

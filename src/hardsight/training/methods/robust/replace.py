@@ -1,4 +1,4 @@
-"""Replace: adversarial views stand in for the clean ones; Madry et al.'s training, for any method."""
+"""Replace: adversarial views replace the clean ones; Madry et al.'s training, for any method."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
 from hardsight.training.methods.robust.adversary import Adversary, adversary
-from hardsight.training.methods.robust.base import Wrapped, begin
+from hardsight.training.methods.robust.base import WrappedLearner, begin
 
 
-class Replaced(Wrapped):
+class ReplaceLearner(WrappedLearner):
     def __init__(self, inner: Learner, adversary: Adversary) -> None:
         super().__init__(inner)
         self.adversary = adversary
@@ -31,10 +31,10 @@ class Replace:
     adversary: Adversary
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
-        return Replaced(begin("replace", self.method, encoder, data, images), self.adversary)
+        return ReplaceLearner(begin("replace", self.method, encoder, data, images), self.adversary)
 
 
 @register
 def replace(method: Method, adversary: Adversary = adversary()) -> Method:
-    """Adversarial training of a method: it trains on attacked views alone, attacked to raise its own loss."""
+    """Adversarial training of a method: it trains only on attacked views, which are attacked to raise its own loss."""
     return Replace(method, adversary)

@@ -1,7 +1,7 @@
-"""Trajectory: the weights learn from every pass of the attack, not from its last point alone.
+"""Trajectory: the weights are trained on every pass of the attack, not only on its last point.
 
-It is what the released multi-step code of CF-AMC-SSL does: the attack's backward passes leave their gradients in the weights,
-and the optimizer's step is along the sum. Its paper is `replace`.
+This is what the released multi-step code of CF-AMC-SSL does: the attack's backward passes leave their gradients in the
+weights, and the optimizer's step uses the sum. Its paper describes `replace`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from hardsight.encoders.base import Encoder
 from hardsight.specs.catalog import register
 from hardsight.training.methods.base import Learner, Method, Samples, Step
 from hardsight.training.methods.robust.adversary import Faces, Which, attacked, facing, put
-from hardsight.training.methods.robust.base import Wrapped, begin
+from hardsight.training.methods.robust.base import WrappedLearner, begin
 
 
-class Walked(Wrapped):
+class TrajectoryLearner(WrappedLearner):
     def __init__(
         self, inner: Learner, threat: Threat, steps: int, step: float, start: str, which: Which, faces: Faces
     ) -> None:
@@ -43,14 +43,15 @@ class Walked(Wrapped):
         x = torch.cat(views[part])
         x_adv = start_at(self.start, x, self.threat, when.rng)
         weights = [one for one in self.inner.parameters() if one.requires_grad]
-        earned: list[Tensor | None] = [None] * len(weights)
+        gradients: list[Tensor | None] = [None] * len(weights)
         past = torch.zeros((), device=x.device)
         for _ in range(self.steps):
             x_adv = x_adv.detach().requires_grad_(True)
             loss = self.inner.read(facing(views, part, x, x_adv, self.faces), samples, when).loss.mean()
             grad, *found = torch.autograd.grad(loss, [x_adv, *weights], allow_unused=True)
-            earned = [
-                one if more is None else more if one is None else one + more for one, more in zip(earned, found, strict=True)
+            gradients = [
+                one if more is None else more if one is None else one + more
+                for one, more in zip(gradients, found, strict=True)
             ]
             past = past + loss.detach()
             if grad is not None:
@@ -58,22 +59,23 @@ class Walked(Wrapped):
         step = self.inner.read(put(views, part, x_adv.detach()), samples, when)
         last = step.loss.mean()
         return step._replace(
-            loss=last + Earned.apply(past, earned, *weights), logs={**step.logs, "last": float(last.detach())}
+            loss=last + StoredGradients.apply(past, gradients, *weights), logs={**step.logs, "last": float(last.detach())}
         )
 
 
-class Earned(torch.autograd.Function):
-    """A loss whose gradients to the weights were taken before: backward hands them on, so that scaling and averaging over
-    processes treat them as any other gradient, and no graph of the attack's passes is kept."""
+class StoredGradients(torch.autograd.Function):
+    """A loss whose weight gradients were computed before: backward passes them on, so that scaling and averaging over
+    processes treat them as any other gradient, and no graph of the attack's passes is kept.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, earned: list[Tensor | None], *weights: Tensor) -> Tensor:
-        ctx.earned = earned
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor | None], *weights: Tensor) -> Tensor:
+        ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(None if one is None else grads[0].to(one.dtype) * one for one in ctx.earned))
+        return (None, None, *(None if one is None else grads[0].to(one.dtype) * one for one in ctx.gradients))
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Trajectory:
 
     def begin(self, encoder: Encoder, data: DataCard, images: int) -> Learner:
         inner = begin("trajectory", self.method, encoder, data, images)
-        return Walked(inner, self.threat, self.steps, self.step, self.start, self.which, self.faces)
+        return TrajectoryLearner(inner, self.threat, self.steps, self.step, self.start, self.which, self.faces)
 
 
 @register
@@ -103,13 +105,13 @@ def trajectory(
 ) -> Method:
     """Training on the sum of losses along a projected gradient ascent: the clean point, each step's, and the last one.
 
-    step: as a share of eps; 0.31875 at 8/255 is the 1e-2 of CF-AMC-SSL. which: of the views that have the first one's
-    size, those that are moved. faces: what a moved view is compared with on the way, the others or its own clean copy. The
-    network is in train mode throughout, so every pass moves batch norm's statistics.
+    step: as a share of eps; 0.31875 at 8/255 is the 1e-2 of CF-AMC-SSL. which: of the views with the first one's size, those
+    that are perturbed. faces: what a perturbed view is compared with during the attack, the others or its own clean copy.
+    The network is in train mode throughout, so every pass updates batch norm statistics.
 
     Source: the released code of Ghofrani and Jamshidi 2025, its quirks accumulate_attack_grads and attack_bn=train; the
     trajectory costs as much as `replace` with the same number of steps.
     """
     if steps < 0 or step <= 0:
-        raise SpecError(f"trajectory: steps is {steps} and step is {step:g}; steps is at least 0 and step above 0")
+        raise SpecError(f"trajectory: steps is {steps} and step is {step:g}; steps must be at least 0 and step above 0")
     return Trajectory(method, threat, steps, step, start, which, faces)

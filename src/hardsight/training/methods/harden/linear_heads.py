@@ -1,8 +1,8 @@
-"""What the tasks will ask of an encoder, in the large: measured on the frozen teacher once, before the first step.
+"""Linear heads for typical downstream tasks, fitted once to the frozen teacher's features, before the first step.
 
-A place is the pooled features, the dense ones, or a layer's map. Its channels' spread over the training images gives a length in
-which none is loud by its scale alone; linear heads on it are found in closed form: least squares where the data tell the truth,
-clusters and the loudest direction where they do not.
+A place is one of the encoder's outputs: the pooled features, the dense ones, or a layer's map. The spread of its channels
+over the training images defines a distance in which no channel dominates by its scale alone. Linear heads on it are fitted
+in closed form: by least squares to the data's labels or, without labels, to clusters and the direction of largest variance.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hardsight.training.methods.clusters import kmeans
 
 Kind = Literal["classify", "segment", "depth"]
 SHARPNESS = 8.0
-"""Least squares answers lie between 0 and 1; as logits they are to tell classes apart."""
+"""Least squares outputs are between 0 and 1; as logits they must be scaled to separate classes."""
 RIDGE = 0.03
 
 
-class Place(nn.Module):
-    """One place's unit of length: each channel of its features [B, D] or [B, D, h, w] over its own spread.
+class FeatureScale(nn.Module):
+    """Scales one place's features [B, D] or [B, D, h, w]: each channel is divided by its own spread.
 
-    shrink: of the channels' variances towards their mean: near 0 all channels count alike, as they do to a probe behind batch
-    norm; far above 1 the loud ones decide, as in a plain distance.
+    shrink: of the channels' variances towards their mean: near 0 all channels count equally, as for a probe behind batch
+    norm; far above 1 channels of large variance dominate, as in a plain distance.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Place(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def measure(self, rows: Tensor) -> None:
-        """Learns from features rows [N, D]; afterwards they have variance 1, the mean over channels."""
+        """Estimates the scale from features rows [N, D]; scaled, they have variance 1, the mean over channels."""
         self.mean.copy_(rows.mean(0))
         variance = rows.var(0, correction=0)
         scale = (variance + self.shrink * variance.mean()).clamp_min(1e-12).rsqrt()
@@ -51,16 +51,16 @@ class Place(nn.Module):
         return (features.float() - _along(self.mean, features)) * _along(self.scale, features)
 
     def gap(self, one: Tensor, other: Tensor) -> Tensor:
-        """[B]: the mean squared scaled difference, over the grid too: 2 for features of images that have nothing in common."""
+        """[B]: the mean squared scaled difference, also over the grid: 2 for features of unrelated images."""
         apart = (one.float() - other.float()).square()
         by_channel = apart.flatten(2).mean(2) if apart.dim() > 2 else apart
         return (by_channel * self.scale.square()).mean(1)
 
 
-class Answers(nn.Module):
-    """Linear heads of one kind on a place's features: logits [B, K] or [B, K, h, w], or for depth one number a cell.
+class LinearHead(nn.Module):
+    """A linear head of one kind on a place's features: logits [B, K] or [B, K, h, w], or for depth one number per cell.
 
-    classify reads the pooled features, segment and depth the dense ones.
+    classify uses the pooled features, segment and depth the dense ones.
     """
 
     weight: Tensor
@@ -73,9 +73,9 @@ class Answers(nn.Module):
         self.register_buffer("bias", torch.zeros(outputs))
 
     def solve(self, rows: Tensor, truth: Tensor) -> None:
-        """Ridge regression of truth [N, outputs] on rows [N, D]; a row of truth that is not finite does not count."""
-        told = truth.isfinite().all(1)
-        rows, truth = rows[told].double(), truth[told].double()
+        """Ridge regression of truth [N, outputs] on rows [N, D]; rows of truth that are not finite are ignored."""
+        known = truth.isfinite().all(1)
+        rows, truth = rows[known].double(), truth[known].double()
         mean, level = rows.mean(0), truth.mean(0)
         centred = rows - mean
         inner = centred.T @ centred
@@ -86,7 +86,7 @@ class Answers(nn.Module):
         self.bias.copy_(scale * (level - mean @ weight))
 
     def guess(self, rows: Tensor, scaled: Tensor) -> None:
-        """Without truth: clusters of the scaled rows stand for classes, the rows' loudest direction for depth."""
+        """Without labels: clusters of the scaled rows are classes, the rows' direction of largest variance is depth."""
         if self.kind == "depth":
             centred = (rows - rows.mean(0)).double()
             direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1:]
@@ -106,13 +106,13 @@ class Answers(nn.Module):
         return found.squeeze(1) if self.kind == "depth" else found
 
     def wrong(self, output: Tensor, right: Tensor) -> Tensor:
-        """[B], for an attack to raise: the cross-entropy against the teacher's own choice, or the squared gap of depths."""
+        """[B], raised by an attack: cross-entropy against the teacher's own prediction, or squared difference of depths."""
         if self.kind == "depth":
             return _mean((output - right).square())
         return _mean(F.cross_entropy(output, right.argmax(1), reduction="none"))
 
     def shift(self, output: Tensor, right: Tensor) -> Tensor:
-        """[B], for training to lower: KL(teacher's softmax, the student's), or the squared gap of depths."""
+        """[B], minimized in training: KL(teacher's softmax, student's softmax), or squared difference of depths."""
         if self.kind == "depth":
             return _mean((output - right).square())
         now, then = output.log_softmax(1), right.log_softmax(1)
@@ -120,29 +120,30 @@ class Answers(nn.Module):
 
 
 def truth_of(kind: Kind, target: Tensor, outputs: int, grid: tuple[int, int]) -> Tensor:
-    """What least squares learns: [B, K] of labels; a row a cell, [B h w, K], of masks; [B h w, 1] of depths, as logarithms.
+    """Targets for least squares: [B, K] for labels; a row per cell for masks, [B h w, K], and depths, [B h w, 1], as
+    logarithms.
 
-    A cell's truth is the mean over its pixels; one without any pixel that is told is NaN throughout.
+    A cell's target is the mean over its labelled pixels; a cell without any is NaN throughout.
     """
     if kind == "classify":
         return F.one_hot(target, outputs).float()
     if kind == "segment":
-        told = (target != IGNORE)[:, None].float()
+        labelled = (target != IGNORE)[:, None].float()
         values = F.one_hot(torch.where(target == IGNORE, 0, target), outputs).movedim(-1, 1).float()
     else:
-        told = (target > 0)[:, None].float()
+        labelled = (target > 0)[:, None].float()
         values = target.clamp_min(1e-6).log()[:, None]
-    share = F.adaptive_avg_pool2d(told, grid)
-    return rows_of(F.adaptive_avg_pool2d(values * told, grid) / torch.where(share > 0, share, torch.nan))
+    share = F.adaptive_avg_pool2d(labelled, grid)
+    return rows_of(F.adaptive_avg_pool2d(values * labelled, grid) / torch.where(share > 0, share, torch.nan))
 
 
 def rows_of(features: Tensor) -> Tensor:
-    """[B, D] as it is, [B, D, h, w] as a row a cell."""
+    """[B, D] unchanged, [B, D, h, w] as one row per cell."""
     return features if features.dim() == 2 else features.movedim(1, -1).flatten(0, -2)
 
 
 def _along(values: Tensor, features: Tensor) -> Tensor:
-    """values [D] shaped so that they meet features [B, D, ...] channel by channel."""
+    """values [D] in the shape that broadcasts over the channels of features [B, D, ...]."""
     return values.view(-1, *[1] * (features.dim() - 2))
 
 

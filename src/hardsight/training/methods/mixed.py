@@ -1,6 +1,6 @@
-"""One adversarial view beside clean ones in a single loss, each kind through batch norms of its own; AdvCL's training, and CLAE's.
+"""One adversarial view and clean ones in a single loss, each kind with its own batch norms; the training of AdvCL and CLAE.
 
-In `dual` the two streams have a loss each; here embeddings of both meet in one.
+In `dual` the two streams have a loss each; here embeddings of both are in one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from hardsight.losses.objective import Objective, Reading
 from hardsight.training.methods.base import Drawn, Learner, Samples, Step
 from hardsight.training.methods.clusters import features, kmeans
 from hardsight.training.methods.joint import embedded, single
-from hardsight.training.methods.robust.adversary import Adversary, as_judged
+from hardsight.training.methods.robust.adversary import Adversary, attack_mode
 
 Loss = Callable[[Tensor, Drawn], Tensor]
-"""(embedding [B, D] of the adversarial view, those of the clean ones) -> [B]."""
+"""(embedding [B, D] of the adversarial view, embeddings of the clean ones) -> [B]."""
 
 
 class Clusters(nn.Module):
-    """Linear classifiers of pseudo-labels, one a number of clusters; labels [sets, N], -1 until they are found."""
+    """Linear classifiers of pseudo-labels, one for each number of clusters; labels [sets, N], -1 before `find`."""
 
     labels: Tensor
 
@@ -48,17 +48,17 @@ class Clusters(nn.Module):
         """[B]: the mean cross-entropy over the sets."""
         wanted = self.labels[:, places]
         if bool((wanted < 0).any()):
-            raise SpecError("advcl: there are no pseudo-labels; the learner's `prepare` finds them, before the first step")
+            raise SpecError("advcl: there are no pseudo-labels yet; call the learner's `prepare` before the first step")
         losses = [F.cross_entropy(head(pooled), one, reduction="none") for head, one in zip(self.heads, wanted, strict=True)]
         return torch.stack(losses).mean(0)
 
 
-class Beside(Learner):
-    """The encoder's batch norms are told apart, the projector's are shared, as in both released codes.
+class MixedLearner(Learner):
+    """The encoder has separate batch norms for clean and adversarial views, the projector shared ones, as in both releases.
 
-    base: draws the view that is attacked; None: the first of the clean views. radius: of the low frequencies that are
-    taken out of it for one more clean view; 0 for no such view. clusters: pseudo-labels of `teacher`, which an attacked view
-    of its own, through a third set of batch norms, is classified by; weight: of that loss.
+    base: draws the view that is attacked; None: the first of the clean views. radius: frequencies below it are removed from
+    that view, for one more clean view; 0 for no such view. clusters: pseudo-labels of `teacher`; a second attacked view,
+    with a third set of batch norms, is classified into them; weight: of that loss.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Beside(Learner):
             self.clusters.find(features(teacher.to(self.encoder.mean.device), images).to(self.encoder.mean.device))
 
     def draw(self, samples: Samples, when: When) -> Drawn:
-        """The view that will be attacked, then the clean ones."""
+        """The view to attack, then the clean ones."""
         views = self.views(samples.x, when)
         (base,) = self.base(samples.x, when) if self.base is not None else views[:1]
         return (base, *views, *([high(base, self.radius)] if self.radius else []))
@@ -93,16 +93,16 @@ class Beside(Learner):
     def forward(self, samples: Samples, when: When) -> Step:
         base, *rest = self.draw(samples, when)
         clean = tuple(rest)
-        with as_judged(self, self.adversary.mode), torch.no_grad():
+        with attack_mode(self, self.adversary.mode), torch.no_grad():
             calm = self._embed(clean, "clean")
         moved = self._attack(base, lambda x: self.raised(self._embed((x,), "adversarial")[0], calm), when)
         loss = self.trained(self._embed((moved,), "adversarial")[0], self._embed(clean, "clean")).mean()
         logs = {"contrast": float(loss.detach())}
         if self.clusters is not None:
             moved = self._attack(base, lambda x: self._classified(x, samples.places), when)
-            told = self._classified(moved, samples.places).mean()
-            loss = loss + self.weight * told
-            logs["clusters"] = float(told.detach())
+            classified = self._classified(moved, samples.places).mean()
+            loss = loss + self.weight * classified
+            logs["clusters"] = float(classified.detach())
         return Step(loss, logs)
 
     def _attack(self, x: Tensor, raised: Callable[[Tensor], Tensor], when: When) -> Tensor:
@@ -120,7 +120,7 @@ class Beside(Learner):
 
 
 def high(x: Tensor, radius: float) -> Tensor:
-    """Images x [B, C, H, W] without the frequencies nearer to zero than `radius` cycles an image; no longer in [0, 1].
+    """Images x [B, C, H, W] without the frequencies below `radius` cycles per image; values may leave [0, 1].
 
     Source: Fan et al., NeurIPS 2021 (AdvCL), section 3.3.
     """
