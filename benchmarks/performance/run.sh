@@ -32,7 +32,7 @@ sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 while read -r name more; do
   tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')
   found=runs/autoattack-$tag.md
-  [ -s "$found" ] || uv run --group parity python benchmarks/performance/beside_autoattack.py $name $more --out "runs/autoattack-$tag.jsonl" >"$found"
+  [ -s "$found" ] || { uv run --group parity python benchmarks/performance/beside_autoattack.py $name $more --out "runs/autoattack-$tag.jsonl" >"$found.new" && mv "$found.new" "$found"; }
   printf '\n## AutoAttack compared with its authors'"'"' code: %s\n\n```sh\nuv run --group parity python benchmarks/performance/beside_autoattack.py %s --out runs/autoattack-%s.jsonl\n```\n\n' \
     "$(sed -n 's/, n = .*//p' "$found" | sed '/^{/d')" "$name $more" "$tag" >>"$page.new"
   sed '/^{/d; /^chunk/d; /./,$!d' "$found" >>"$page.new"

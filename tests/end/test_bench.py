@@ -124,10 +124,8 @@ def test_what_is_lost_of_a_cell_is_made_again_byte_for_byte(measured: Path, tmp_
 
 def test_encoders_that_share_weights_do_not_share_heads(tmp_path: Path) -> None:
     """Different layers of the same weights are different features: each gets its own head."""
-    recipe = replace(SMALL, encoders=("tiny(layers=(1,))", "tiny(layers=(2,))"), tasks=("depth",), attacks=("clean",))
-    recipe = replace(
-        recipe, encoders=("timm:test_vit(pretrained=False, layers=(0,))", "timm:test_vit(pretrained=False, layers=(1,))")
-    )
+    encoders = ("timm:test_vit(pretrained=False, layers=(0,))", "timm:test_vit(pretrained=False, layers=(1,))")
+    recipe = replace(SMALL, encoders=encoders, tasks=("depth",), attacks=("clean",))
     Bench(plan(recipe), Store(tmp_path)).run()
     assert len(list(tmp_path.glob("heads/*.safetensors"))) == 2
 

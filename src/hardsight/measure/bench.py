@@ -28,7 +28,7 @@ from hardsight.measure.checks.base import Case
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.plan import Plan
 from hardsight.measure.systems import Systems
-from hardsight.metrics import of
+from hardsight.metrics import counts_in, of
 from hardsight.metrics.worst import counts_for, members_of
 from hardsight.metrics.worst import summary as worst_summary
 from hardsight.specs.catalog import complete, minimal
@@ -59,7 +59,7 @@ class Bench:
 
     def run(self) -> list[StoredCell]:
         """Returns every cell of the plan, measured now or before. Finished chunks are kept if this is interrupted."""
-        missing = {one.cell.id for one in self.plan.resolved if not self._is_done(one.cell)}
+        missing = {one.cell.id for one in self.plan.resolved if not self.is_done(one.cell)}
         unaudited = {
             one.cell.id
             for one in self.plan.audited()
@@ -169,7 +169,7 @@ class Bench:
             raise DataError(
                 f"none of the {cell.count} images of {cell.data} could be read" + (f": {skipped[0]}" if skipped else "")
             )
-        counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
+        counts = counts_in(rows)
         summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
         if members_of(rows):  # a suite: the worst case over the whole set, and with `_by_image` that of each image
             summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
@@ -215,7 +215,8 @@ class Bench:
             "data_card": _plain(asdict(one.data.card)),
         }
 
-    def _is_done(self, cell: Cell) -> bool:
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the store has every chunk of the cell and its summary."""
         stored = self.store.cell(cell.id)
         whole = stored is not None and all(stored.has(place) for place, _ in chunks(cell.count, cell.chunk))
         return whole and stored is not None and stored.done is not None

@@ -23,7 +23,7 @@ def estimate(runner: Bench) -> dict[str, Any]:
         cell = one.cell
         stored = runner.store.cell(cell.id)
         key = (cell.encoder, cell.data)
-        works = [(cell.column, stored is not None and stored.done is not None, one.passes)]
+        works = [(cell.column, runner.is_done(cell), one.passes)]
         if cell.id in audited:
             _, attack, count = runner.plan.audit_of(one)
             works.append(("audit", stored is not None and bool(stored.audit), count * audit_passes(attack)))

@@ -65,19 +65,19 @@ def evaluate(
     with torch.no_grad(), still(system.encoder, system.head):
         rows: Rows = {
             "id": np.array(ids),
-            "error": _numpy(system.task.error(output, y)),
-            "size": _numpy(size),
-            "queries": _numpy(found.queries),
-            "flat": _numpy(found.flat),
-            "halted": _numpy(found.halted),
+            "error": as_array(system.task.error(output, y)),
+            "size": as_array(size),
+            "queries": as_array(found.queries),
+            "flat": as_array(found.flat),
+            "halted": as_array(found.halted),
         }
-        rows |= {f"counts.{key}": _numpy(value) for key, value in system.task.counts(output, y).items()}
+        rows |= {f"counts.{key}": as_array(value) for key, value in system.task.counts(output, y).items()}
         if minimal:
             success = system.task.error(system.output(found.x_best_loss), y) >= 1
-            rows["nearest"] = _numpy(torch.where(success, threat.size(found.x_best_loss - x), torch.inf))
+            rows["nearest"] = as_array(torch.where(success, threat.size(found.x_best_loss - x), torch.inf))
         for name, points in found.members:
             counts = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
-            rows |= {f"members.{name}.{key}": _numpy(value) for key, value in counts.items()}
+            rows |= {f"members.{name}.{key}": as_array(value) for key, value in counts.items()}
         shown = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
     return rows, shown if gallery else None
 
@@ -109,12 +109,12 @@ def _attack_again(
 
 def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids: list[str]) -> Rows:
     def image(pixels: Tensor) -> np.ndarray:
-        return _numpy((pixels * 255).round().byte().permute(0, 2, 3, 1))
+        return as_array((pixels * 255).round().byte().permute(0, 2, 3, 1))
 
     def drawable(values: Any) -> np.ndarray:
         if isinstance(values, list):
             return _boxes(values)
-        return _numpy(values.byte() if system.task.name == "segment" else values)
+        return as_array(values.byte() if system.task.name == "segment" else values)
 
     x, x_adv = _side_by_side(x), _side_by_side(x_adv)
 
@@ -122,7 +122,7 @@ def _gallery(system: System, output: Any, x: Tensor, x_adv: Tensor, y: Any, ids:
         "id": np.array(ids[: len(x)]),
         "image": image(x),
         "x_adv": image(x_adv),
-        "delta": _numpy((x_adv - x).permute(0, 2, 3, 1)),
+        "delta": as_array((x_adv - x).permute(0, 2, 3, 1)),
         "target": drawable(y),
         "answer": drawable(system.task.answer(output)[: len(x)]),
     }
@@ -134,7 +134,7 @@ def _boxes(answers: list[dict[str, Tensor]]) -> np.ndarray:
     for place, one in enumerate(answers):
         score = one.get("scores", torch.ones(len(one["labels"])))
         for column, value in ((slice(4), one["boxes"]), (4, one["labels"]), (5, score)):
-            found[place, : len(one["labels"]), column] = _numpy(value)
+            found[place, : len(one["labels"]), column] = as_array(value)
     return found
 
 
@@ -146,5 +146,6 @@ def _side_by_side(x: Tensor) -> Tensor:
     return x[:, :, shown].transpose(2, 3).flatten(3)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor as an array on the CPU, without its gradient."""
     return tensor.detach().cpu().numpy()

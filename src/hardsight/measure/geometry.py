@@ -32,6 +32,7 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder, Features
 from hardsight.encoders.runs import CARD, LAST
 from hardsight.losses.objective import still
+from hardsight.measure.evaluate import as_array
 from hardsight.metrics.embeddings import Embeddings, EncoderGeometry, all_numbers
 from hardsight.probes.linear import fit_probe
 from hardsight.specs.catalog import build
@@ -144,7 +145,7 @@ def geometry_of(
         found = _attacked(system, label_free, x, y, ball, rng["embed"])
         task_found = _attacked(system, build(task.attack, "Attack"), x, y, ball, rng["task"])
         tensors = {"label": y, "clean": clean, "first": first, "second": second}
-        arrays = {name: _numpy(one) for name, one in tensors.items()}
+        arrays = {name: as_array(one) for name, one in tensors.items()}
         parts.append({"id": np.array(batch.ids), **arrays, **found, "misclassified": task_found["error"]})
         if tick:
             tick(start + len(x), len(places))
@@ -198,7 +199,7 @@ def affine(head: nn.Module, dim: int) -> tuple[np.ndarray, np.ndarray]:
         elsewhere = at(axes.sum(0, keepdim=True) * 3)[0]
         if not torch.allclose(elsewhere, 3 * weight.sum(1) + bias, rtol=1e-6, atol=1e-6):
             raise SpecError("margins need a linear probe, and this head is not linear; use classify(head=linear)")
-    return _numpy(weight), _numpy(bias)
+    return as_array(weight), as_array(bias)
 
 
 def _attacked(
@@ -209,12 +210,12 @@ def _attacked(
     with torch.no_grad(), still(system.encoder, system.head):
         x_adv = threat.project(found.x_adv.to(x.dtype), x)
         return {
-            "attacked": _numpy(embedded(system.encoder, x_adv)),
-            "error": _numpy(system.task.error(system.output(x_adv), y)),
-            "size": _numpy(threat.size(x_adv - x)),
-            "flat": _numpy(found.flat),
-            "halted": _numpy(found.halted),
-            "queries": _numpy(found.queries),
+            "attacked": as_array(embedded(system.encoder, x_adv)),
+            "error": as_array(system.task.error(system.output(x_adv), y)),
+            "size": as_array(threat.size(x_adv - x)),
+            "flat": as_array(found.flat),
+            "halted": as_array(found.halted),
+            "queries": as_array(found.queries),
         }
 
 
@@ -233,7 +234,3 @@ def _check(count: int, k: int, threat: Threat, views: Views, spec: str) -> None:
 def _written(threat: Threat) -> str:
     spec = getattr(threat, "spec", None)
     return f"{threat.norm} {threat.eps:g}" if spec is None else show(spec)
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()

@@ -22,7 +22,7 @@ from hardsight.attacks.threats.base import Threat
 from hardsight.core import seeds
 from hardsight.core.errors import SpecError
 from hardsight.measure.evaluate import Precision, evaluate
-from hardsight.metrics import of
+from hardsight.metrics import counts_in, of
 from hardsight.specs.catalog import build
 from hardsight.specs.syntax import override
 from hardsight.tasks.base import System
@@ -168,8 +168,7 @@ def _pace(
     if rows is None:
         return pace
     metric = of(system.task.name)
-    counts = {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
-    return replace(pace, score=metric.summary(counts)[metric.headline], queries=float(rows["queries"].mean()))
+    return replace(pace, score=metric.summary(counts_in(rows))[metric.headline], queries=float(rows["queries"].mean()))
 
 
 def _wait(device: torch.device) -> None:

@@ -8,7 +8,7 @@ forward passes.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,12 @@ from hardsight.metrics.intervals import bootstrap, wilson
 
 Counts = dict[str, np.ndarray]
 """Counts by name, each [n, ...] with the images first."""
+
+
+def counts_in(rows: Mapping[str, np.ndarray]) -> Counts:
+    """The task's counts among the columns of a cell's rows."""
+    return {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
+
 
 METRICS = ("classify", "segment", "depth", "detect")
 

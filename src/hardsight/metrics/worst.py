@@ -18,7 +18,7 @@ import itertools
 import numpy as np
 
 from hardsight.core.errors import DataError
-from hardsight.metrics import Counts, Metric, of
+from hardsight.metrics import Counts, Metric, counts_in, of
 
 Members = dict[str, Counts]
 """Counts of each member by its name, all of the same images."""
@@ -40,7 +40,7 @@ def members_of(rows: dict[str, np.ndarray]) -> Members:
             name, _, key = column.removeprefix("members.").rpartition(".")
             found.setdefault(name, {})[key] = value
     if found:
-        found[SUITE] = _own(rows)
+        found[SUITE] = counts_in(rows)
     return found
 
 
@@ -96,20 +96,16 @@ def counts_for(rows: dict[str, np.ndarray], metric: Metric, key: str | None = No
     figure cannot be computed from counts stored by an older version.
     """
     members = members_of(rows)
-    if metric.figures or not members or (key and key not in metric.summary(_own(rows))):
-        return _own(rows)
+    if metric.figures or not members or (key and key not in metric.summary(counts_in(rows))):
+        return counts_in(rows)
     return chosen(members, set_wise(members, metric, key))
 
 
 def summary(rows: dict[str, np.ndarray], task: str) -> dict[str, float]:
     """Every figure of a cell, each at its own worst case over the members; without members, from the cell's counts."""
     metric = of(task)
-    figures = metric.summary(_own(rows))
+    figures = metric.summary(counts_in(rows))
     return {key: metric.summary(counts_for(rows, metric, key))[key] for key in figures if key in metric.labels}
-
-
-def _own(rows: dict[str, np.ndarray]) -> Counts:
-    return {key.removeprefix("counts."): value for key, value in rows.items() if key.startswith("counts.")}
 
 
 def _stacked(members: Members) -> Counts:

@@ -56,4 +56,5 @@ def sentence(table: Table) -> str:
         return ""
     counts = {verdict: sum(line["verdict"] == verdict for line in lines) for verdict in RANK}
     parts = [f"{counts[verdict]} {verdict}" for verdict in ("pass", "warn", "fail") if counts[verdict]]
-    return f"audit of {len(lines)} numbers, each by {len(lines[0]['checks'])} checks: {', '.join(parts)}"
+    numbers = f"{len(lines)} numbers, each" if len(lines) > 1 else "1 number"
+    return f"audit of {numbers} by {len(lines[0]['checks'])} checks: {', '.join(parts)}"
