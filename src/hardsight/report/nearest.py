@@ -59,7 +59,7 @@ def text(size: float, norm: str) -> str:
 
 def rows(table: Table, places: list[int]) -> list[list[str]]:
     """A header and one line per cell, for the table rows at `places`; empty if there are none."""
-    head = ["encoder", "smallest change by", "norm", "fells a quarter", "half", "three quarters", "of those right"]
+    head = ["encoder", "minimal perturbation by", "norm", "25% quantile", "median", "75% quantile", "found"]
     found = [head]
     for line in nearest(table):
         if line["place"] in places:
