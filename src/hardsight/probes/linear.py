@@ -128,10 +128,9 @@ def tuned_card(encoder: Encoder, probe: str | Call) -> None:
     encoder.with_card(sha256=weights_hash(encoder), note=note)
 
 
-def head_identity(encoder: Encoder, specs: dict[str, Any], seed: int, stamp: str = "") -> dict[str, Any]:
-    """Everything that determines a trained head; the head is stored under the fingerprint of it."""
-    texts = {name: show(minimal(spec)) for name, spec in specs.items()}
-    return {"encoder_sha256": encoder.card.sha256, **texts, "seed": seed, "stamp": stamp, "trainer": TRAINER}
+def head_identity(encoder: Encoder, specs: dict[str, str], seed: int, stamp: str = "") -> dict[str, Any]:
+    """Everything that determines a trained head, which is stored under its fingerprint; specs are minimal ones, by what they name."""
+    return {"encoder_sha256": encoder.card.sha256, **specs, "seed": seed, "stamp": stamp, "trainer": TRAINER}
 
 
 def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> None:
