@@ -23,15 +23,22 @@ def audit_passes(attack: Attack) -> int:
 
 
 def audit(case: Case) -> dict[str, Any]:
-    """Runs all checks: {"images", "seconds", "verdict", "checks": [{"name", "title", "verdict", "reason"}, ...]}.
+    """Runs all checks: {"images", "unlabelled", "seconds", "verdict", "checks": [{"name", "title", "verdict", "reason"}, ...]}.
 
-    The overall verdict is the worst of all. A check that does not apply to a system returns "none" and raises nothing.
+    images: the number of those that the checks use; unlabelled: of those left out because nothing of them is labelled. The
+    overall verdict is the worst of all. A check that does not apply to a system returns "none" and raises nothing.
     """
     started, found = time.monotonic(), []
     names = [name for name, entry in entries().items() if entry.kind == "Check"]
     for name in sorted(names, key=lambda one: (one not in FIRST, names.index(one))):
-        verdict, reason = build(name, "Check")(case)
+        verdict, reason = build(name, "Check")(case) if len(case.x) else ("none", "no image of the audit has a label")
         found.append({"name": name, "title": entries()[name].title, "verdict": verdict, "reason": reason})
     verdicts = [one["verdict"] for one in found]
     worst = next((verdict for verdict in ("fail", "warn", "pass") if verdict in verdicts), "none")
-    return {"images": len(case.x), "seconds": round(time.monotonic() - started, 2), "verdict": worst, "checks": found}
+    return {
+        "images": len(case.x),
+        "unlabelled": case.unlabelled,
+        "seconds": round(time.monotonic() - started, 2),
+        "verdict": worst,
+        "checks": found,
+    }

@@ -119,13 +119,17 @@ class Bench:
         if not batch.ids:
             return
         x, y = pixels(batch.images, self.device), tree.move(batch.target[one.task.target], self.device)
-        case = Case(system, attack, one.threat, x, y, cell.seed, self._found_elsewhere(cell, batch.ids))
+        case = Case(system, attack, one.threat, x, y, cell.seed)
+        ids = [batch.ids[place] for place in case.kept.tolist()]
+        case = replace(case, others=self._found_elsewhere(cell, ids))
         with seeded(seeds.seed_of(cell.id, "audit")):
             found = {"attack": attack_name(spec, attack), **audit(case)}
-        write_arrays(stored.path / "audit.npz", {"id": np.array(batch.ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
+        write_arrays(stored.path / "audit.npz", {"id": np.array(ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
         write_json(stored.path / "audit.json", found)
         name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"
-        self.watch.note(f"{name} · audit: {found['verdict']}, {len(found['checks'])} checks, {found['seconds']} s")
+        said = f"{name} · audit: {found['verdict']}, {len(found['checks'])} checks, {found['seconds']} s"
+        left_out = f", {case.unlabelled} of {len(batch.ids)} images left out: nothing of them is labelled"
+        self.watch.note(said + left_out * bool(case.unlabelled))
         for check in found["checks"]:
             if check["verdict"] in ("warn", "fail"):
                 self.watch.note(f"  {check['verdict']}: {check['title']}: {check['reason']}")

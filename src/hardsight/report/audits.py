@@ -27,6 +27,7 @@ def audits(table: Table) -> dict[str, Any]:
                 "data": row.data,
                 "attack": f"{plain(found.get('attack') or row.names[record.column])} {record.column.eps_text}",
                 "images": found["images"],
+                "unlabelled": found.get("unlabelled", 0),
                 "verdict": found["verdict"],
                 "checks": {title: (one["verdict"], plain(one["reason"])) for title, one in checks.items()},
             }

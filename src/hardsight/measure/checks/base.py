@@ -12,8 +12,9 @@ from torch import Tensor
 from hardsight.attacks.attack import Attack
 from hardsight.attacks.threats.base import Threat, scaled
 from hardsight.core import seeds, tree
+from hardsight.data.base import IGNORE
 from hardsight.losses.objective import still
-from hardsight.tasks.base import System
+from hardsight.tasks.base import System, Task
 
 
 class Finding(NamedTuple):
@@ -38,7 +39,9 @@ class Check(Protocol):
 class Case:
     """An attacked system and a few images to check it on.
 
-    x [B, 3, ...] in [0, 1], y their targets. others: by encoder name, x_adv of the same attack on other encoders.
+    x [B, 3, ...] in [0, 1], y their targets. others: by encoder name, x_adv of the same attack on other encoders. Images
+    where nothing is labelled are left out, as no loss can depend on their pixels. kept: the places, among the images given,
+    of those that remain. unlabelled: the number left out.
     """
 
     system: System
@@ -48,6 +51,17 @@ class Case:
     y: Any
     seed: int = 0
     others: dict[str, Tensor] = field(default_factory=dict)
+    unlabelled: int = 0
+    kept: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        some = labelled(self.system.task, self.y)
+        object.__setattr__(self, "kept", some.nonzero().flatten())
+        if not bool(some.all()):
+            others = {name: points[some] for name, points in self.others.items()}
+            changed = {"x": self.x[some], "y": tree.take(self.y, some), "others": others}
+            for name, value in {**changed, "unlabelled": self.unlabelled + int((~some).sum())}.items():
+                object.__setattr__(self, name, value)
 
     def part(self, count: int) -> Case:
         """The same case on its first `count` images."""
@@ -92,6 +106,16 @@ class Case:
     def slack(self) -> float:
         """The tolerated difference of two mean errors: one image in classification, else 0.02."""
         return 1.0 / len(self.x) + 1e-6 if self.whole else 0.02
+
+
+def labelled(task: Task, y: Any) -> Tensor:
+    """[B]: whether anything of an image is labelled: a pixel of its mask or depth map that counts, or a box; else True."""
+    if task.target == "boxes":
+        return torch.tensor([len(one["labels"]) > 0 for one in y])
+    if task.target not in ("mask", "depth"):
+        return torch.ones(len(y), dtype=torch.bool, device=y.device)
+    y = getattr(task, "measured", lambda target: target)(y)
+    return (y > 0 if task.target == "depth" else y != IGNORE).flatten(1).any(1)
 
 
 def by_threshold(value: float, warn: float, fail: float, reason: str) -> Finding:
