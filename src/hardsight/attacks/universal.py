@@ -88,6 +88,13 @@ class Fixed:
         return best.result()
 
 
+def learns(attack: Any) -> bool:
+    """Whether the attack, or one that it is put together from, is found on training images."""
+    members = getattr(attack, "members", ())
+    inner = (getattr(attack, "first", None), getattr(attack, "attack", None), *getattr(members, "values", lambda: members)())
+    return isinstance(attack, Universal) or any(learns(one) for one in inner if one is not None)
+
+
 @register
 def universal(
     loss: Loss | None = None,

@@ -232,7 +232,7 @@ def speed(
     if not chosen.fits(what):
         raise SpecError(f"'{attack}' does not fit the task '{task}': its loss needs another target")
     opened = open_data(data)
-    images = opened.split("test")
+    images = opened.split(opened.measured_on())
     batch = load(images, choose(images, count))
     x, y = pixels(batch.images, where), tree.move(batch.target[what.target], where)
     with Watch() as watch, watch.bar("training the head", 1) as bar:

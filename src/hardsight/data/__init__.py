@@ -23,16 +23,17 @@ def open_data(spec: str | Call) -> Data:
     return build(spec, "Data")
 
 
-def load_images(data: Data | str | Call, target: str, count: int, split: str = "test") -> tuple[Tensor, Tensor]:
+def load_images(data: Data | str | Call, target: str, count: int, split: str = "") -> tuple[Tensor, Tensor]:
     """`count` images of a split, float32 [B, 3, H, W] in [0, 1], and their targets of that name ("label", "mask", "depth").
 
-    They are the same images, in the same order, that a benchmark with this count uses.
+    They are the same images, in the same order, that a benchmark with this count uses. split: "" is test, or val where the
+    labels of test are not published.
     """
     from hardsight.data.feed import choose, load, pixels
 
     opened = open_data(data) if isinstance(data, str | Call) else data
     if target not in opened.card.targets:
         raise DataError(f"{opened.card.name} has no {target}; its targets are: {', '.join(opened.card.targets) or 'none'}")
-    part = opened.split(split)
+    part = opened.split(opened.measured_on(split))
     batch = load(part, choose(part, count))
     return pixels(batch.images, "cpu"), batch.target[target]

@@ -23,7 +23,7 @@ class DataCard:
 
     targets: which of "label" (int64 [], 0..K-1), "mask" (int64 [H, W], 0..K-1 or IGNORE), "depth" (float32 [H, W], metres, 0
     = no measurement) and "boxes" its samples have. classes: names of the labels; mask_classes: names of the mask ids.
-    max_depth: metres. frames: T of clips, 0 for images. own: (h, w) of the images before `resized` resized them to `size`,
+    max_depth: metres. unit: metres per stored depth value, 0 without stored depths. frames: T of clips, 0 for images. own: (h, w) of the images before `resized` resized them to `size`,
     or None.
     """
 
@@ -33,6 +33,7 @@ class DataCard:
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     max_depth: float = 0.0
+    unit: float = 0.0
     source: str = ""
     licence: str = "unknown"
     frames: int = 0
@@ -65,8 +66,27 @@ class Data:
 
     def split(self, name: str) -> Images:
         if name not in self.splits:
-            raise DataError(
-                f"{self.card.name} has no '{name}' part; its splits are: {', '.join(self.splits)}; choose one, "
-                "as in --set split=val"
-            )
+            hint = "choose one, as in --set split=val"
+            if name == "train":
+                hint = "one is needed to train a head or an attack; --task 'classify(head=own)' trains none"
+            raise DataError(f"{self.card.name} has no '{name}' part; its splits are: {', '.join(self.splits)}; {hint}")
         return self.splits[name]
+
+    def measured_on(self, name: str = "") -> str:
+        """The split that is measured: `name`, which must exist; without one "test", or "val" if test has no targets.
+
+        Those of ImageNet, VOC, ADE20K, COCO and Cityscapes are not published. Raises `DataError`.
+        """
+        if not name and "val" in self.splits and self._is_withheld("test"):
+            return "val"
+        self.split(name or "test")
+        return name or "test"
+
+    def _is_withheld(self, name: str) -> bool:
+        """Whether the split is missing, or its first image has none of the targets that the card names."""
+        if name not in self.splits:
+            return True
+        try:
+            return bool(self.card.targets) and not self.splits[name].sample(0).target
+        except (DataError, IndexError):  # it is said when this image is measured
+            return False

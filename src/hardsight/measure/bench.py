@@ -66,6 +66,8 @@ class Bench:
             if (stored := self.store.cell(one.cell.id)) is None or not stored.audit
         }
         to_measure = [one for one in self.plan.resolved if one.cell.id in missing]
+        for line in self.plan.notes:
+            self.watch.note(line)
         for one in reversed(to_measure):  # check all before anything is written, so that a wrong spec is reported at once
             self.systems.forget_others(one.cell)
             self.systems.check(one)
@@ -149,9 +151,10 @@ class Bench:
         return found
 
     def _lab(self, one: Resolved, system: System) -> Lab:
-        cell, images = one.cell, one.data.split("train")
+        cell = one.cell
 
         def train(count: int, batch: int, epoch: int) -> Iterator[tuple[Tensor, Any]]:
+            images = one.data.split("train")
             places = choose(images, count)
             order = torch.randperm(len(places), generator=seeds.generator(cell.id, "epoch", epoch)).tolist()
             for start in range(0, len(places), batch):

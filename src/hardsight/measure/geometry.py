@@ -109,7 +109,7 @@ def geometry_of(
     probe: str = PROBE,
     attack: str = "embed",
     k: int = 10,
-    split: str = "test",
+    split: str = "",
     label: str = "",
     tick: Tick | None = None,
 ) -> EncoderGeometry:
@@ -131,6 +131,7 @@ def geometry_of(
     if system.encoder is not encoder:
         raise SpecError(f"'{probe}' tunes the encoder, but the geometry is that of the frozen one; use probe(...)")
     weight, bias = affine(system.head, encoder.card.dim)
+    split = data.measured_on(split)
     images = data.split(split)
     places = choose(images, count)
     if len(places) < LEAST:

@@ -25,13 +25,15 @@ Build = Callable[[str, str], Any]
 class Plan:
     """The cells of a recipe in order, their data sets, and what was left out of the grid, with the reason.
 
-    audit: number of images that the checks use, for each encoder, task and data set.
+    audit: number of images that the checks use, for each encoder, task and data set. notes: what else a run should say,
+    such as which split is measured where the recipe names none.
     """
 
     resolved: tuple[Resolved, ...]
     data: dict[str, Data]
     left_out: tuple[str, ...]
     audit: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -62,10 +64,13 @@ def plan(recipe: Recipe) -> Plan:
     cached: Build = functools.cache(build)
     data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
     encoders = {show(minimal(complete(text, "Encoder"))): stamp(text, "Encoder") for text in recipe.encoders}
-    probe, found, left_out = show(minimal(recipe.probe)), [], []
+    probe, found, left_out, notes = show(minimal(recipe.probe)), [], [], []
     for data_text, opened in data.items():
         data_stamp = stamp(data_text, "Data")
-        count = min(recipe.count, len(opened.split(recipe.split)))
+        split = opened.measured_on(recipe.split)
+        if split != (recipe.split or "test"):
+            notes.append(f"{opened.card.name} is measured on its '{split}' part: it has no test part with targets")
+        count = min(recipe.count, len(opened.split(split)))
         for encoder, encoder_stamp in encoders.items():
             for task_text in recipe.tasks:
                 task: Task = cached(task_text, "Task")
@@ -80,7 +85,7 @@ def plan(recipe: Recipe) -> Plan:
                         attack=attack,
                         threat=threat,
                         probe=probe,
-                        split=recipe.split,
+                        split=split,
                         count=count,
                         chunk=recipe.chunk,
                         seed=recipe.seed,
@@ -105,7 +110,7 @@ def plan(recipe: Recipe) -> Plan:
     if all(one.cell.column == "clean" for one in found) and (left_out or not found) and set(recipe.attacks) != {"clean"}:
         raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
     found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # drop duplicates, keep the first
-    return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit)
+    return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit, tuple(notes))
 
 
 def _attacks(recipe: Recipe, task: Task, left_out: list[str], cached: Build) -> Iterator[tuple[str, str, str, str]]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save
 
+from hardsight.attacks.universal import learns
 from hardsight.core import seeds
 from hardsight.core.errors import StoreError
 from hardsight.core.progress import Bar, Watch
@@ -42,7 +43,8 @@ class Systems:
 
     def check(self, one: Resolved) -> None:
         """Raises early any error of loading the encoder, of building the task's head, or of a missing training split."""
-        if one.task.head(self.encoder(one.cell.encoder), one.data.card).state_dict():
+        trains_head = bool(one.task.head(self.encoder(one.cell.encoder), one.data.card).state_dict())
+        if trains_head or hasattr(one.probe, "fit") or learns(one.attack):
             one.data.split("train")
 
     def encoder(self, spec: str) -> Encoder:

@@ -27,8 +27,9 @@ class Recipe:
 
     attacks: "task" is each task's own. norm: the threat's name, or a threat that wraps one: masked(linf, [0, 0, 0.5, 1]).
     threat: complete threats, with their radii, in place of norm and eps. count: images per cell. chunk: images attacked at
-    once; random numbers are drawn per chunk, so it is part of the result. gallery: images stored for visual inspection.
-    audit: images used by the audit's checks, for each encoder and task (0: no audit).
+    once; random numbers are drawn per chunk, so it is part of the result. split: "" is test, or val where the labels of
+    test are not published. gallery: images stored for visual inspection. audit: images used by the audit's
+    checks, for each encoder and task (0: no audit).
     """
 
     name: str = "custom"
@@ -41,7 +42,7 @@ class Recipe:
     eps: tuple[str, ...] = ("8/255",)
     threat: tuple[str, ...] = ()
     probe: str = "probe"
-    split: str = "test"
+    split: str = ""
     count: int = 1000
     chunk: int = 50
     seed: int = 0
