@@ -267,9 +267,9 @@ class Cascade:
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
         check_pixels(x)
-        best, members = Best(x), []
-        places = torch.arange(len(x), device=x.device)
         with still(system.encoder, system.head):
+            best, members = Best(x), []
+            places = torch.arange(len(x), device=x.device)
             for place, member in enumerate(self.members):
                 if best.error is not None:
                     places = (best.error < 1).nonzero().flatten()

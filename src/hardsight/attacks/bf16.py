@@ -21,7 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from hardsight.core import tree
-from hardsight.losses.objective import still
+from hardsight.losses.objective import recordable, still
 from hardsight.tasks.base import System
 
 CAST = (nn.Linear, nn.modules.conv._ConvNd)
@@ -85,7 +85,7 @@ def _supports(system: System, x: Tensor, attention: Attention) -> bool:
     watch = attention if x.device.type == "cpu" else nullcontext()
     try:
         with cheap(system.encoder, system.head), watch, still(system.encoder, system.head), torch.enable_grad():
-            given = x.detach().requires_grad_()
+            given = recordable(x).detach().requires_grad_()
             pooled = system.pooled(given)
             system.output(given)
             if pooled.requires_grad:

@@ -54,8 +54,8 @@ class Corrupt:
             raise SpecError(
                 f"{self.title} changes images by more than {threat.norm} {threat.eps:.4g}; it needs the threat {self.threat}"
             )
-        best = Best(x_adv)
         with still(system.encoder, system.head), torch.no_grad():
+            best = Best(x_adv)
             best.see(x_adv, Single(stay()).objective(system, x, y)(x_adv))
         return best.result()
 

@@ -57,8 +57,8 @@ class EachTarget:
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        best = Best(x)
         with still(system.encoder, system.head):
+            best = Best(x)
             with torch.no_grad():
                 clean = system.output(x)
             classes, places = clean.shape[1], torch.arange(len(x), device=x.device)

@@ -46,8 +46,8 @@ class Transfer:
         if self.other is None:
             raise SpecError(f"transfer first needs {self.source} with a head at the same task: prepared(transfer(...), lab)")
         found = self.attack(self.other, x, y, threat, rng)
-        best = Best(x)
         with still(system.encoder, system.head), torch.no_grad():
+            best = Best(x)
             output = system.output(found.x_adv)
             best.see(found.x_adv, Reading(system.task.loss(output, y), system.task.error(output, y)))
         return best.result()._replace(queries=found.queries + 1, flat=found.flat, halted=found.halted)

@@ -163,13 +163,26 @@ def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Re
 
 
 def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
-    x = x.detach().requires_grad_(True)
-    with torch.enable_grad():
-        reading = objective.once(x, progress)
-        total = reading.loss.sum()
-        grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    with torch.inference_mode(False), torch.enable_grad():
+        x = recordable(x).detach().requires_grad_(True)
+        try:
+            reading = replace(objective, target=tree.each(objective.target, recordable)).once(x, progress)
+            total = reading.loss.sum()
+            grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+        except RuntimeError as error:
+            if "nference tensor" not in str(error):
+                raise
+            raise SpecError(
+                f"{objective.name}: the model reads a tensor that it made under torch.inference_mode(), through which no "
+                "gradient passes; build the model, and run it for the first time, outside of torch.inference_mode()"
+            ) from error
     error = None if reading.error is None else reading.error.detach()
     return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
+
+
+def recordable(tensor: Tensor) -> Tensor:
+    """The tensor itself or, of one made under `torch.inference_mode()`, a copy through which gradients pass."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def averaged(objective: Objective, draws: int) -> Objective:
@@ -187,17 +200,39 @@ def _mean(readings: list[Reading]) -> Reading:
 
 @contextmanager
 def still(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen weights inside the context; afterwards all modes and `requires_grad` flags are restored."""
-    modes = {part: part.training for module in modules for part in module.modules()}
-    flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    """Eval mode and frozen weights inside the context; afterwards all modes and `requires_grad` flags are restored.
+
+    Inside, `torch.inference_mode()` is off, and weights made under it are replaced by copies, since no gradient would pass
+    through them. Whether gradients are recorded stays as it is.
+    """
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad), _recordable_weights(*modules):
+        modes = {part: part.training for module in modules for part in module.modules()}
+        flags = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+        try:
+            for module in modules:
+                module.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _recordable_weights(*modules: nn.Module) -> Iterator[None]:
+    parts = [part for module in modules for part in module.modules()]
+    stores: list[dict[str, Any]] = [store for part in parts for store in (part._parameters, part._buffers)]
+    made = [(store, name, value) for store in stores for name, value in store.items() if value is not None]
+    made = [(store, name, value) for store, name, value in made if value.is_inference()]
     try:
-        for module in modules:
-            module.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+        for store, name, value in made:
+            copy = value.detach().clone()
+            store[name] = nn.Parameter(copy, requires_grad=False) if isinstance(value, nn.Parameter) else copy
         yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        for store, name, value in made:
+            store[name] = value
