@@ -241,13 +241,6 @@ def test_classes_that_the_data_do_not_have() -> None:
                 read(output, [truth((1, 1, 9, 9, 0), (1, 1, 9, 9, wrong))])
 
 
-def test_more_boxes_than_a_row_holds() -> None:
-    task = build("detect", "Task")
-    crowd = truth(*[(1, 1, 9, 9, 0)] * (TRUE + 1))
-    with pytest.raises(DataError, match=f"{TRUE + 1} true boxes; a row holds"):
-        task.counts(toy_system(task).output(toy_images(1)), [crowd])
-
-
 def test_a_set_without_boxes_has_no_precision() -> None:
     empty = (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     none = row(*empty, np.zeros((0, 4)), np.zeros(0))

@@ -1,7 +1,8 @@
 """Reports what a data set contains and what is wrong with it, before a long run rather than during it.
 
 Every split is counted. From each split some images are read, the same ones that a benchmark with this count uses: unreadable
-images are listed, and the readable ones are summarized by their classes, ids, depths and boxes.
+images are listed, and the readable ones are summarized by their classes, ids, depths and boxes. Files that the reader
+passes over are counted and named.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, PassedOver
+from hardsight.data import open_data
 from hardsight.data.base import IGNORE, Data, DataCard, Images, Sample
 from hardsight.data.feed import choose
 from hardsight.data.get import published
+from hardsight.metrics.detect import FOUND
 from hardsight.specs.syntax import Call
 
 NAMED = 10
@@ -95,12 +98,25 @@ class Tally:
         }
 
 
-def check(data: Data, count: int | None = 200, seed: int = 0, tick: Tick | None = None) -> dict[str, Any]:
+def check(data: Data | str, count: int | None = 200, seed: int = 0, tick: Tick | None = None) -> dict[str, Any]:
     """A report on a data set as plain data: its card, the images and targets of each split, and `problems`, a list of texts.
 
     count: how many images of each split are read, chosen by the seed; None reads all. Missing classes are a problem only if
-    all images were read.
+    all images were read. Of an opened data set, files that were passed over before are not in `passed_over`; give its spec.
     """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        opened = open_data(data) if isinstance(data, str) else data
+        for images in opened.splits.values():
+            len(images)  # lists the files of a split that is lazy
+    found = _report(opened, count, seed, tick)
+    said = list(dict.fromkeys((str(one.message), issubclass(one.category, PassedOver)) for one in caught))
+    found["passed_over"] = [text for text, passed in said if passed]
+    found["problems"] = [text for text, passed in said if not passed] + found["problems"]
+    return found
+
+
+def _report(data: Data, count: int | None, seed: int, tick: Tick | None) -> dict[str, Any]:
     spec, card = getattr(data, "spec", None), data.card
     found: dict[str, Any] = {
         "name": card.name,
@@ -108,6 +124,7 @@ def check(data: Data, count: int | None = 200, seed: int = 0, tick: Tick | None 
         "size": list(card.size),
         "targets": list(card.targets),
         "classes": len(card.classes) or len(card.mask_classes),
+        "unit": float(card.unit),
         "source": card.source,
         "licence": card.licence,
         "splits": {},
@@ -123,11 +140,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     """The findings of `check` as readable text, one line each."""
     high, wide = found["size"]
     report = [f"{found['name']}  {wide}x{high}  {', '.join(found['targets']) or 'no targets'}  {found['classes']} classes"]
+    report += [f"unit     {found['unit']:g} m per stored depth value"] if found["unit"] else []
     report += [f"source   {found['source'] or 'unknown'}; licence: {found['licence']}"]
     for name, split in found["splits"].items():
         report.append(f"{name:8} {split['images']:,} images, {split['read']:,} read")
         for target, what in split["targets"].items():
             report.append(f"         {target}: {_described(target, what)}")
+    report += [f"note     {text}" for text in found["passed_over"]]
     return report + [f"problem  {text}" for text in found["problems"]]
 
 
@@ -190,5 +209,7 @@ def _described(target: str, what: dict[str, Any]) -> str:
         return f"{classes} (pixels), {what['ignored']:.1%} ignored"
     if target == "boxes":
         boxes = f"{what['boxes']:,} boxes, {what['empty']} images without boxes, at most {what['most']} per image"
+        if what["most"] > FOUND:
+            boxes += f" (mAP counts {FOUND} detections of an image; for more: --task 'detect(max_detections={what['most']})')"
         return f"{boxes}, median side {what['side']:.0f} pixels; {classes}"
     return classes

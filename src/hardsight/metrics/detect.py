@@ -1,8 +1,8 @@
 """Object detection: mean average precision as COCO defines it, by faster-coco-eval; numpy only.
 
 Average precision ranks the detections of all images together, so it cannot be computed from sums over images: an image's row
-stores the lists themselves, the detections (at most COCO's 100 of highest score) and the true boxes, padded to a fixed
-length.
+stores the lists themselves, the detections of highest score (COCO's limit is 100) and the true boxes, padded to the same
+lengths for all images of a chunk.
 
 The interval is a bootstrap over images that differs in two ways from the other metrics'. It takes `DRAWS` draws, not 1000:
 detections are matched to the ground truth once, image by image, and a draw only ranks again the matches of its images; 200
@@ -24,7 +24,7 @@ from hardsight.core.errors import DataError, MissingDependency
 from hardsight.metrics import Counts, Metric
 
 FOUND, TRUE = 100, 200
-"""The maximal numbers of detections and of true boxes in a row."""
+"""COCO's limit of detections in an image, and how many true boxes a row has room for if none needs more."""
 DRAWS = 200
 HALF = 0.5
 """The IoU from which a true box counts as detected, for `image_precision`."""
@@ -40,19 +40,25 @@ def evaluator() -> Any:
     return faster_coco_eval
 
 
-def row(found: np.ndarray, scores: np.ndarray, labels: np.ndarray, truth: np.ndarray, truth_labels: np.ndarray) -> Counts:
-    """An image's lists, padded to their full length: boxes [N, 4] as x1 y1 x2 y2; padding has the label -1.
+def row(
+    found: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    truth: np.ndarray,
+    truth_labels: np.ndarray,
+    limit: int = FOUND,
+    room: int = TRUE,
+) -> Counts:
+    """An image's lists of boxes [N, 4] as x1 y1 x2 y2, padded to `limit` detections and `room` true boxes; padding: label -1.
 
-    Raises `DataError` for more than `FOUND` detections or `TRUE` true boxes.
+    `limit` is what the evaluation counts of an image: `figures` takes it from the length of the lists.
     """
-    if len(found) > FOUND or len(truth) > TRUE:
-        raise DataError(f"{len(found)} detections and {len(truth)} true boxes; a row holds {FOUND} and {TRUE} at most")
     return {
-        "found": _filled(found, FOUND, 0, np.float32),
-        "scores": _filled(scores, FOUND, 0, np.float32),
-        "found_labels": _filled(labels, FOUND, -1, np.int16),
-        "truth": _filled(truth, TRUE, 0, np.float32),
-        "truth_labels": _filled(truth_labels, TRUE, -1, np.int16),
+        "found": _filled(found, limit, 0, np.float32),
+        "scores": _filled(scores, limit, 0, np.float32),
+        "found_labels": _filled(labels, limit, -1, np.int16),
+        "truth": _filled(truth, room, 0, np.float32),
+        "truth_labels": _filled(truth_labels, room, -1, np.int16),
     }
 
 
@@ -64,17 +70,17 @@ def figures(counts: Counts) -> dict[str, float]:
 def spread(counts: Counts) -> dict[str, tuple[float, float]]:
     """The 95% interval of each figure; NaN if the ground truth has no box."""
     columns = [np.ascontiguousarray(counts[name]) for name in NAMES]
-    return _spread(len(columns[0]), *((one.tobytes(), one.dtype.str) for one in columns))
+    return _spread(*((one.tobytes(), one.dtype.str, one.shape) for one in columns))
 
 
 @functools.lru_cache(maxsize=2)
-def _spread(count: int, *columns: tuple[bytes, str]) -> dict[str, tuple[float, float]]:
+def _spread(*columns: tuple[bytes, str, tuple[int, ...]]) -> dict[str, tuple[float, float]]:
     """`spread` of columns given as bytes: they can be cached, so that intervals of several figures draw only once."""
-    shapes = ((FOUND, 4), (FOUND,), (FOUND,), (TRUE, 4), (TRUE,))
     counts = {
-        name: np.frombuffer(content, dtype).reshape(count, *shape)
-        for name, (content, dtype), shape in zip(NAMES, columns, shapes, strict=True)
+        name: np.frombuffer(content, dtype).reshape(shape)
+        for name, (content, dtype, shape) in zip(NAMES, columns, strict=True)
     }
+    count = len(counts["scores"])
     measure = _matched(counts)
     point = _figures(measure)
     matches = np.array(measure._evalImgs_cpp, dtype=object).reshape(-1, count)  # classes, images
@@ -102,7 +108,8 @@ def _matched(counts: Counts) -> Any:
     true = package.COCO({**shared, "annotations": _listed(counts["truth"], counts["truth_labels"])})
     found = package.COCO({**shared, "annotations": _listed(counts["found"], counts["found_labels"], counts["scores"])})
     measure = package.COCOeval_faster(true, found, "bbox", separate_eval=True)
-    measure.params.areaRng, measure.params.areaRngLbl, measure.params.maxDets = [[0, 1e10]], ["all"], [FOUND]
+    measure.params.areaRng, measure.params.areaRngLbl = [[0, 1e10]], ["all"]
+    measure.params.maxDets = [counts["scores"].shape[1]]
     measure.evaluate()
     return measure
 

@@ -20,7 +20,7 @@ from hardsight.data.base import DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.losses.boxes import fcos
 from hardsight.losses.places import Places, Truth, overlap
-from hardsight.metrics.detect import FOUND, evaluator, image_precision, row
+from hardsight.metrics.detect import FOUND, TRUE, evaluator, image_precision, row
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, dense_dim, needs
 from hardsight.tasks.pyramid import GROUP, FcosHead
@@ -41,6 +41,7 @@ class Detect:
     depth: int
     levels: int
     finest: int
+    max_detections: int
     name: ClassVar[str] = "detect"
     target: ClassVar[str] = "boxes"
     reads: ClassVar[Literal["pooled", "dense"]] = "dense"
@@ -66,7 +67,7 @@ class Detect:
         fabricated ones count. Missed, misclassified or misplaced boxes increase it, and false ones ranked above true ones.
         """
         errors = []
-        for found, true in zip(decode(output), target, strict=True):
+        for found, true in zip(decode(output, self.max_detections), target, strict=True):
             if len(true["labels"]):
                 labels, boxes = true["labels"].to(found["labels"]), true["boxes"].to(found["boxes"])
                 alike = found["labels"][:, None] == labels
@@ -77,20 +78,21 @@ class Detect:
         return torch.where(output.finite, error, 1.0)
 
     def counts(self, output: Places, target: Truth) -> dict[str, Tensor]:
-        """Each image's detections and true boxes, padded to fixed lengths: `metrics.detect.row`."""
-        rows = []
-        for found, true in zip(decode(output), _checked(output, target), strict=True):
+        """Each image's detections and true boxes, padded to the same lengths for all of them: `metrics.detect.row`."""
+        rows, room = [], max(TRUE, *(len(true["labels"]) for true in target), 0)
+        for found, true in zip(decode(output, self.max_detections), _checked(output, target), strict=True):
             lists = (found["boxes"], found["scores"], found["labels"], true["boxes"], true["labels"])
-            rows.append(row(*(_numpy(one) for one in lists)))
+            rows.append(row(*(_numpy(one) for one in lists), limit=self.max_detections, room=room))
         return {name: torch.from_numpy(np.stack([one[name] for one in rows])) for name in rows[0]}
 
     def answer(self, output: Places) -> Truth:
         """The detections to draw: boxes [N, 4], labels [N] and scores [N] of each image."""
-        return [{key: value[one["scores"] >= SHOWN_SCORE] for key, value in one.items()} for one in decode(output)]
+        found = decode(output, self.max_detections)
+        return [{key: value[one["scores"] >= SHOWN_SCORE] for key, value in one.items()} for one in found]
 
 
-def decode(places: Places) -> Truth:
-    """The detections of each image by descending score: boxes [N, 4] clipped to it, labels [N], scores [N]; N <= 100.
+def decode(places: Places, most: int = FOUND) -> Truth:
+    """The detections of each image by descending score: boxes [N, 4] clipped to it, labels [N], scores [N]; N <= most.
 
     None where the output is not finite. As in torchvision's FCOS: per level the highest scores above `MIN_SCORE`, then
     non-maximum suppression per class.
@@ -107,7 +109,7 @@ def decode(places: Places) -> Truth:
             chosen = _candidates(scores[image], places.levels) if finite[image] else scores.new_zeros(0, dtype=torch.int64)
             score, label = scores[image].flatten()[chosen], chosen % scores.shape[-1]
             box = boxes[image][chosen // scores.shape[-1]]
-            kept = batched_nms(box, score, label, NMS_IOU)[:FOUND]
+            kept = batched_nms(box, score, label, NMS_IOU)[:most]
             found.append({"boxes": box[kept], "labels": label[kept], "scores": score[kept]})
         return found
 
@@ -138,16 +140,19 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 
 @register
-def detect(width: int = 64, depth: int = 1, levels: int = 3, finest: int = 8) -> Task:
+def detect(width: int = 64, depth: int = 1, levels: int = 3, finest: int = 8, max_detections: int = 100) -> Task:
     """Object detection with an FCOS head on a pyramid of the dense features; the encoder is not changed.
 
     width: channels of the head. depth: 3x3 convolutions in each of its two towers. levels: number of pyramid levels, each
     with twice the stride of the previous one. finest: maximum stride of the first level in pixels; dense features of a
-    smaller stride are used as they are. Needs faster-coco-eval: pip install hardsight[detection].
+    smaller stride are used as they are. max_detections: how many of an image's detections, those of highest score, count
+    (COCO's 100); images may have more true boxes than that, and some of them are then always missed. Needs faster-coco-eval: pip install hardsight[detection].
     """
+    if max_detections < 1:
+        raise SpecError(f"detect: max_detections is {max_detections}; it must be at least 1, such as COCO's {FOUND}")
     if width < GROUP or width % GROUP or depth < 0 or levels < 1 or finest < 1:
         raise SpecError(
             f"detect: width is {width}, depth {depth}, levels {levels} and finest {finest}; width must be a multiple of "
             f"{GROUP}, depth at least 0, levels and finest at least 1"
         )
-    return Detect(width, depth, levels, finest)
+    return Detect(width, depth, levels, finest, max_detections)
