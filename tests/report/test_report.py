@@ -178,7 +178,7 @@ def test_worst_case_takes_each_image_from_its_worst_attack(task, tmp_path):
     row = table.grid(store.cells()).rows[0]
     worst = next(column for column in row.numbers if column.attack == "worst")
     metric = of(task)
-    expected = metric.summary(counts_of(task, np.maximum(first, second)))[metric.headline]
+    expected = metric.summary(counts_of(task, np.maximum(clean, np.maximum(first, second))))[metric.headline]
     assert row.numbers[worst].value == pytest.approx(expected)
     assert row.numbers[worst].low <= expected <= row.numbers[worst].high
     assert row.numbers[worst].over == ("EmbedAttack", ATTACKS[task])

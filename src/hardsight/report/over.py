@@ -24,32 +24,45 @@ def index(ids: np.ndarray) -> dict[str, int]:
 
 
 def shared(cells: Sequence[Rows]) -> list[Rows]:
-    """The rows of each cell for the images that all cells contain, in the same order."""
+    """The columns that all cells have, for the images that all contain, in the same order."""
     places = [index(rows["id"]) for rows in cells]
     names = [name for name in cells[0]["id"] if all(name in at for at in places)]
     picks = [np.array([at[name] for name in names], dtype=int) for at in places]
-    return [{key: value[pick] for key, value in rows.items()} for rows, pick in zip(cells, picks, strict=True)]
+    keys = [key for key in cells[0] if all(key in rows for rows in cells)]
+    return [{key: rows[key][pick] for key in keys} for rows, pick in zip(cells, picks, strict=True)]
 
 
-def worst(metric: Any, attacks: Sequence[Rows]) -> tuple[int, Rows]:
-    """(number of images that all attacks share, rows): per image the row of the attack with the largest error.
+def extended(rows: Rows, other: Rows) -> Rows:
+    """`rows`, and those of `other` for images that `rows` lacks; the columns that both have."""
+    more = ~np.isin(other["id"], rows["id"])
+    return {key: np.concatenate([rows[key], other[key][more]]) for key in rows if key in other}
 
-    For a set-level metric another choice can be worse: one found greedily if counts can be summed (mIoU), or one attack's
-    own rows (mAP); then those are returned.
+
+def worst(metric: Any, attacks: Sequence[Rows], key: str, weaker: Rows | None = None) -> Rows:
+    """Per image the row of one of the attacks, so chosen that the figure `key` of the set is as bad as can be found.
+
+    Over the images that all attacks share. weaker: rows of points in the same ball, such as the clean images or what smaller
+    balls gave; used for the images that it has, so the result is never better for the model. Where counts can be summed the
+    choice is `set_wise`; else (mAP) it is the worst of the attacks, of `weaker` and of the largest error of each image.
     """
     parts = shared(attacks)
     count = len(parts[0]["id"])
-    if not count:
-        return 0, {}
+    if weaker is not None and count:
+        parts = shared([*parts, extended(weaker, parts[0])])
+    if not count or (metric.figures is None and key not in metric.summary(counts_of(parts[0], ""))):
+        return {}
     errors = np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts])
-    strongest = errors.argmax(axis=0)
-    mixed = {key: np.stack([part[key] for part in parts])[strongest, np.arange(count)] for key in parts[0]}
+    mixed = _mixed(parts, errors.argmax(axis=0))
     pool = [*parts, mixed]
-    if metric.figures is None:  # counts can be summed, so that the set's worst case can be searched greedily
-        picks = set_wise({str(place): counts_of(part, "") for place, part in enumerate(pool)}, metric)
-        return count, {key: np.stack([part[key] for part in pool])[picks, np.arange(count)] for key in parts[0]}
-    sign = 1 if metric.better == "higher" else -1
-    return count, min((mixed, *parts), key=lambda rows: sign * metric.summary(counts_of(rows, ""))[metric.headline])
+    if metric.figures is None:
+        return _mixed(pool, set_wise({str(place): counts_of(part, "") for place, part in enumerate(pool)}, metric, key))
+    sign = 1 if metric.labels[key][2] == "higher" else -1
+    return min((mixed, *parts), key=lambda rows: sign * metric.summary(counts_of(rows, ""))[key])
+
+
+def _mixed(parts: Sequence[Rows], picks: np.ndarray) -> Rows:
+    """Each image's row in the part that `picks` [N] names."""
+    return {key: np.stack([part[key] for part in parts])[picks, np.arange(len(picks))] for key in parts[0]}
 
 
 def mean(metric: Any, cells: Sequence[Rows]) -> tuple[int, dict[str, tuple[float, float, float]]]:

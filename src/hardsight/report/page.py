@@ -16,7 +16,7 @@ from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
 from hardsight.report.nearest import nearest
 from hardsight.report.pictures import galleries
-from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain
+from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain, worst_at
 from hardsight.report.table import (
     attacks_of,
     caption,
@@ -52,6 +52,7 @@ CARD = (
     ("stride", "stride"),
     ("size", "input"),
     ("resize", "resizes to"),
+    ("preprocess", "authors' pictures"),
     ("licence", "licence"),
     ("sha256", "weights' SHA-256"),
     ("note", "note"),
@@ -207,7 +208,7 @@ def _overview(table: Table, colours: dict[str, int]) -> dict[str, Any]:
         cells = []
         for number, (_, _, places) in enumerate(groups):
             row = next((table.rows[at] for at in places if table.rows[at].title == name), None)
-            column = last(table, row) if row else None
+            column = worst_at(row, last(table, row)) if row else None
             clean = next((c for c in table.shown if c.attack == CLEAN), None)
             if row is None or (column is None and clean not in row.numbers):
                 cells.append({"key": number, "value": None})
@@ -303,7 +304,7 @@ def finding(table: Table, rows: list[Row]) -> str:
         low, high = shown(min(values), unit), shown(max(values), unit)
         return (low if low == high else f"{low} to {high}") + (f" {unit}" if unit else "")
 
-    verb = "drops" if higher else "changes"
+    verb = "drops" if higher and all(row.numbers[column].value < row.numbers[clean].value for row in held) else "changes"
     label = held[0].label.capitalize() if held[0].label.islower() else held[0].label
     text = f"{label} {verb} from {span(clean)} on clean images to {span(column)}"
     over = held[0].numbers[column].over

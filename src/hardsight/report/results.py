@@ -1,8 +1,10 @@
 """The results table: one row per encoder x task x data, one column per attack and eps.
 
-Everything is computed from the stored per-image rows: the headline metric with its 95% interval, the worst case (per image
-the attack of largest error, then the metric over those), the ratio to the clean value on the same images, and the mean of
-the metric over eps. The result does not depend on the order of the cells.
+Everything is computed from the stored per-image rows: the headline metric with its 95% interval, the worst case, the ratio to
+the clean value on the same images, and the mean of the metric over eps. The result does not depend on the order of the cells.
+
+The worst case in a ball is over everything measured in it, so also over the clean images and smaller balls of that norm: it is
+never better than the clean value on the same images, and never better at a larger eps. Each attack's own number stays as it is.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import numpy as np
 
 from hardsight.metrics import of
 from hardsight.metrics.worst import SUITE, counts_for, members_of
-from hardsight.report.over import counts_of, index, mean, shared, worst
+from hardsight.report.over import counts_of, extended, index, mean, worst
+from hardsight.report.prepared import bare
 from hardsight.specs.syntax import read
 
 CLEAN, EMBED, TASK, MEAN, WORST = "clean", "embed", "task", "mean", "worst"
 TITLES = {CLEAN: "clean", EMBED: "EmbedAttack", TASK: "task attack", MEAN: "mean corruption", WORST: "worst case"}
 RANKS = {CLEAN: 0, EMBED: 1, TASK: 2, MEAN: 4, WORST: 4}
 TASKS = ("classify", "segment", "depth", "detect")
-SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp")
+SETTINGS = ("probe", "split", "count", "chunk", "seed", "precision", "stamp", "preprocess")
 """Settings that cells must share, besides encoder, task and data, to be in the same row."""
 NATURAL = "natural"
 """Used instead of a norm for common corruptions, which are not adversarial."""
@@ -193,7 +196,8 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
         suite = members_of(rows) if metric.figures is None else {}
         parts[column] = [counts[column] | member for name, member in suite.items() if name != SUITE]
         asked = int(cell.what.get("count", len(rows["id"])))
-        numbers[column] = _number(metric, rows, len(rows["id"]), asked, cell.done is None, cell.id)
+        of_figures = {key: counts_for(rows, metric, key) for key in metric.labels}
+        numbers[column] = _number(metric, of_figures, len(rows["id"]), asked, cell.done is None, cell.id)
         names[column] = plain(cell.what.get("attack_name") or column.title)
 
     def joined(members: list[Column]) -> dict[str, Any]:
@@ -205,15 +209,18 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
             "over": tuple(names[member] for member in members),
         }
 
-    for column, members in _complete([column for column, _ in ordered]):
-        pool = [part for member in members for part in (counts[member], *parts[member])]
-        n, chosen = worst(metric, pool)
-        if n:
-            counts[column], names[column] = chosen, TITLES[WORST]
-            rows = {f"counts.{key}": value for key, value in counts_of(chosen, "").items()}
-            for number, part in enumerate(shared(pool) if metric.figures is None else ()):
-                rows |= {f"members.{number}.{key}": value for key, value in counts_of(part, "").items()}
-            numbers[column] = _number(metric, rows, n, **joined(members))
+    clean, weaker = next((counts[column] for column in counts if column.attack == CLEAN), None), {}
+    for column, members, complete in _levels([column for column, _ in ordered]):
+        pool, found = [part for member in members for part in (counts[member], *parts[member])], {}
+        for key in metric.labels:
+            before = weaker.get((column.norm, key), clean)
+            if chosen := worst(metric, pool, key, before):
+                found[key] = chosen
+                weaker[column.norm, key] = chosen if before is None else extended(chosen, before)
+        if complete and found:
+            counts[column], names[column] = found[metric.headline], TITLES[WORST]
+            of_figures = {key: counts_of(chosen, "") for key, chosen in found.items()}
+            numbers[column] = _number(metric, of_figures, len(counts[column]["id"]), **joined(members))
     relative = _relative(metric, counts)
     for column, members in _natural([column for column, _ in ordered]):
         n, figures = mean(metric, [counts[member] for member in members])
@@ -240,14 +247,13 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
     return row, [(cell, column) for column, (cell, _) in ordered]
 
 
-def _number(metric: Any, rows: dict, n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
-    """Every figure with its interval; for a suite, each at its worst case over the members."""
+def _number(metric: Any, counts: dict[str, Any], n: int, asked: int, partial: bool, cell: str, over: tuple = ()) -> Number:
+    """Every figure with its interval, each from its own counts: those of a worst case differ between figures."""
     values = {}
-    for key in metric.labels:
-        counts = counts_for(rows, metric, key)
-        found = metric.summary(counts)
+    for key, own in counts.items():
+        found = metric.summary(own)
         if key in found:
-            low, high = metric.interval(counts, key)
+            low, high = metric.interval(own, key)
             values[key] = (float(found[key]), float(low), float(high))
     value, low, high = values[metric.headline]
     return Number(value, low, high, n, asked, partial, cell, over, values)
@@ -304,17 +310,23 @@ def _columns(whats: list[dict[str, Any]]) -> list[Column]:
     ]
 
 
-def _complete(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
-    """(worst column, its members) for each norm and eps at which every attack of the row under that norm was run."""
+def _levels(columns: list[Column]) -> list[tuple[Column, list[Column], bool]]:
+    """(worst column, its members, whether they are all attacks of the row under that norm), by norm, then by rising eps."""
     attacks = [column for column in columns if column.attack != CLEAN and column.norm != NATURAL]
     found = []
     for norm in sorted({column.norm for column in attacks}):
         every = {column.series for column in attacks if column.norm == norm}
         for eps in sorted({column.eps for column in attacks if column.norm == norm}):
             members = [column for column in attacks if column.norm == norm and column.eps == eps]
-            if {column.series for column in members} == every:
-                found.append((Column(WORST, "", norm, eps, members[0].eps_text), members))
+            whole = {column.series for column in members} == every
+            found.append((Column(WORST, "", norm, eps, members[0].eps_text), members, whole))
     return found
+
+
+def worst_at(row: Row, column: Column | None) -> Column | None:
+    """The row's worst case in the ball of `column`, if it has one, else `column`."""
+    found = None if column is None else Column(WORST, "", column.norm, column.eps, column.eps_text)
+    return found if found in row.numbers else column
 
 
 def _natural(columns: list[Column]) -> list[tuple[Column, list[Column]]]:
@@ -344,8 +356,8 @@ def _shown(rows: list[Row], columns: list[Column]) -> tuple[Column, ...]:
 def _names(whats: list[dict[str, Any]], what: str) -> dict[str, str]:
     """Spec -> its displayed name: the short name, or the whole spec if two specs have the same short name."""
     specs = {str(w[what]): str(w.get(f"{what}_name") or w[what]) for w in whats}
-    shared = list(specs.values())
-    return {spec: plain(name if shared.count(name) == 1 else spec) for spec, name in specs.items()}
+    shared = [name for _, name in {(bare(spec), name) for spec, name in specs.items()}]
+    return {spec: plain(name if shared.count(name) == 1 else bare(spec)) for spec, name in specs.items()}
 
 
 def _variant(key: tuple, keys: list[tuple]) -> str:
