@@ -410,7 +410,7 @@ def test_numbers_are_audited_by_default_and_only_once(tmp_path: Path) -> None:
     ]
     first = inside(*words, "--attack", "clean", "--attack", "pgd(2)", "--store", str(tmp_path))
     assert first.returncode == 0, first.stderr
-    assert re.search(r"audit of 1 numbers, each by \d+ checks", first.stdout)
+    assert re.search(r"audit of 1 number by \d+ checks", first.stdout)
     stored = [cell for cell in Store(tmp_path).cells() if cell.audit]
     assert len(stored) == 1
     assert stored[0].what["attack_name"] == "pgd(2)"
