@@ -8,7 +8,7 @@ import pytest
 from hardsight.core.errors import DataError
 from hardsight.data import open_data
 from hardsight.data.base import IGNORE
-from hardsight.data.images import fit
+from hardsight.data.images import fit, open_image, open_mask
 from tests.data.test_data_bad import ask
 from tests.data.test_data_sets import decoded, shown
 from tests.fixtures import data_sets as sets
@@ -102,3 +102,24 @@ def test_bad_lists_of_masks(tmp_path):
     sets.save(tmp_path / "city/leftImg8bit/train/aachen/odd.png", sets.picture(0, 16, 32))
     with pytest.raises(DataError, match=r"odd.png is not a Cityscapes image; its name must end in _leftImg8bit.png"):
         len(open_data(ask("cityscapes", tmp_path / "city")).split("train"))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("colours", [0, 3])
+def test_ids_of_few_bits_are_read_as_stored(bits, colours, tmp_path):
+    """Pillow spreads grey of 2 and 4 bits over 0 to 255: the ids 0, 1 and 15 were read as 0, 17 and 255."""
+    stored = np.arange(2 ** min(bits, 4), dtype=np.uint8)[None].repeat(3, 0)
+    (tmp_path / "mask.png").write_bytes(data := sets.png(stored, bits, colours))
+    assert np.array_equal(open_mask(tmp_path / "mask.png"), stored)
+    assert np.array_equal(open_mask(data), stored)
+    if colours == 0:  # as an image, the largest value is white
+        assert np.array_equal(open_image(data)[..., 0], stored * (255 // (2**bits - 1)))
+
+
+def test_a_set_with_masks_of_four_bits(tmp_path):
+    stored = np.arange(12, dtype=np.uint8)[None].repeat(3, 0)
+    sets.save(tmp_path / "test" / "a.png", sets.picture(0, 3, 12))
+    (tmp_path / "testannot").mkdir()
+    (tmp_path / "testannot" / "a.png").write_bytes(sets.png(stored, 4))
+    mask = open_data(f"camvid:{tmp_path}").split("test").sample(0).target["mask"]
+    assert mask[0].tolist() == [*range(11), IGNORE]

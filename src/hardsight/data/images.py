@@ -118,12 +118,23 @@ def open_image(source: Path | bytes, name: str = "") -> np.ndarray:
 
 
 def open_mask(source: Path | bytes, name: str = "") -> np.ndarray:
-    """The class ids, uint8 [H, W], of a PNG with one 8-bit channel or a palette (its indices are the ids)."""
+    """The class ids as stored, uint8 [H, W], of a PNG with one channel of 1 to 8 bits, or a palette, whose indices they are."""
     label = name or _name_of(source)
     pil = _decoded(source, label, ("PNG", "BMP"))
     if pil.mode not in ("L", "P", "1"):
         raise DataError(f"{label} has colour mode {pil.mode}; a mask must be a PNG with one 8-bit channel of class ids")
-    return np.array(pil).astype(np.uint8)
+    return np.array(pil).astype(np.uint8) // _scale(source)
+
+
+def _scale(source: Path | bytes) -> int:
+    """The factor by which Pillow multiplies the pixels of this PNG: it spreads grey of 2 or 4 bits over 0 to 255."""
+    if isinstance(source, bytes):
+        head = source[:26]
+    else:
+        with source.open("rb") as file:
+            head = file.read(26)
+    bits, colours = (head[24], head[25]) if head.startswith(b"\x89PNG") else (8, 0)
+    return 255 // (2**bits - 1) if colours == 0 and bits in (2, 4) else 1
 
 
 def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
