@@ -5,14 +5,15 @@
     labels.csv next to the images                    a split "test", unless the file has a column "split"
     *                                                a split "test" without labels
 
-A class is a first-level folder with everything below it; classes are numbered in alphabetical order. A folder that contains
-nothing but one folder is skipped, so `root` may be one level too high.
+A class is a first-level folder with everything below it; classes are numbered in alphabetical order, or in numeric order if
+all names are whole numbers. A folder that contains nothing but one folder is skipped, so `root` may be one level too high.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def arrange(names: list[str], test: float, root: str) -> Layout:
         )
     if labelled == {False}:
         return Layout({split or "test": [(name, -1) for name in group] for split, group in groups.items()})
-    classes = tuple(sorted({found[0] for group in groups.values() for found in group.values()}))
+    classes = in_order(found[0] for group in groups.values() for found in group.values())
     _refuse_strangers(groups, root)
     index = {name: number for number, name in enumerate(classes)}
     splits = {split: [(name, index[found[0]]) for name, found in group.items()] for split, group in groups.items()}
@@ -95,6 +96,12 @@ def arrange(names: list[str], test: float, root: str) -> Layout:
 
 def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[str, int]]]:
     """Train and test: of each class, the share `test` with the lowest path hashes (if several, at least one and not all)."""
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names without repetitions: in numeric order if all are whole numbers, else in alphabetical order."""
+    once = sorted(set(names))
+    return tuple(sorted(once, key=int) if all(name.isascii() and name.isdigit() for name in once) else once)
+
+
     chosen: set[str] = set()
     members: dict[int, list[str]] = {}
     for name, label in items:
