@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hardsight import __version__
-from hardsight.core.errors import HardsightError, SpecError, nearest
+from hardsight.core.errors import DataWarning, HardsightError, SpecError, nearest
 
 if TYPE_CHECKING:
     from hardsight.store.cells import StoredCell
@@ -58,6 +59,7 @@ def main() -> None:
         raise Interrupted
 
     signal.signal(signal.SIGINT, interrupt)
+    warnings.showwarning = _show
     try:
         app()
     except HardsightError as error:
@@ -75,6 +77,17 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         _fail("the device is out of memory; finished parts are kept; try fewer images at once: --set chunk=8", 2)
+
+
+def _show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning about data as one line on stderr; any other one with its place in the code."""
+    if issubclass(category, DataWarning):
+        print(f"hardsight: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *where, **more)
+
+
+_python_shows = warnings.showwarning
 
 
 def _fail(message: str, code: int) -> None:

@@ -26,12 +26,10 @@ def check(
 
     complete(spec, "Data")
     from hardsight.core.progress import Watch
-    from hardsight.data import open_data
     from hardsight.data.check import check, lines
 
-    data = open_data(spec)
     with Watch() as watch, watch.bar("reading", 1) as bar:
-        found = check(data, count or None, seed, bar)
+        found = check(spec, count or None, seed, bar)
     typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(lines(found)))
     if found["problems"]:
         raise typer.Exit(1)

@@ -38,6 +38,14 @@ class MissingDependency(HardsightError, ImportError):
     """An optional package that the requested feature needs is not installed."""
 
 
+class DataWarning(UserWarning):
+    """Data that look wrong but can be read: said once, in one line, which the command line prints without its place in the code."""
+
+
+class PassedOver(DataWarning):
+    """Files in a data folder that a reader does not read, such as hidden ones or those of another format."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'pgd'?` if one of `known` is similar to `name`, else the empty string."""
     found = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)

@@ -24,14 +24,18 @@ ENDINGS = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 MAX_MEMBER = 2**28
 MAX_TOTAL = 2**33
 """The largest size in bytes of one member, and of all decoded images; larger sets should be unpacked to a folder."""
-VERSION = 1
+VERSION = 2
 
 
 class Decoded(NamedTuple):
-    """names [N], posix paths in natural order; images uint8 [N, 3, H, W], memory-mapped if the cache could be written."""
+    """names [N], posix paths in natural order; images uint8 [N, 3, H, W], memory-mapped if the cache could be written.
+
+    passed: the members that are not images, or hidden, or links.
+    """
 
     names: list[str]
     images: np.ndarray
+    passed: list[str]
 
 
 def is_archive(root: str) -> bool:
@@ -69,12 +73,13 @@ def read_archive(path: Path, size: Size) -> Decoded:
 
 def _decode(path: Path, size: Size) -> Decoded:
     found: dict[str, np.ndarray] = {}
-    first, total = "", 0
+    first, total, passed = "", 0, []
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
                 name = PurePosixPath(member.name).as_posix().lstrip("/")
                 if not member.isfile() or not is_image(name):
+                    passed += [] if member.isdir() else [name]
                     continue
                 label = f"{path.name}:{name}"
                 file = archive.extractfile(member)
@@ -99,18 +104,18 @@ def _decode(path: Path, size: Size) -> Decoded:
     if not found:
         raise DataError(f"{path} contains no image")
     names = sorted(found, key=natural)
-    return Decoded(names, np.stack([found[name] for name in names]))
+    return Decoded(names, np.stack([found[name] for name in names]), sorted(passed, key=natural))
 
 
 def _from_cache(place: Path) -> Decoded | None:
     """The cached archive, or None if it is missing or its two files do not match."""
     try:
-        names = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+        names, passed = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         images = np.load(place.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, TypeError, EOFError):
         return None
     fits = isinstance(names, list) and images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(names)
-    return Decoded(names, images) if fits else None
+    return Decoded(names, images, passed) if fits else None
 
 
 def _to_cache(place: Path, decoded: Decoded) -> None:
@@ -119,6 +124,6 @@ def _to_cache(place: Path, decoded: Decoded) -> None:
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as draft:
         images, names = Path(draft) / "images.npy", Path(draft) / "names.json"
         np.save(images, decoded.images)
-        names.write_text(json.dumps(decoded.names), encoding="utf-8")
+        names.write_text(json.dumps([decoded.names, decoded.passed]), encoding="utf-8")
         images.replace(place.with_suffix(".npy"))
         names.replace(place.with_suffix(".json"))

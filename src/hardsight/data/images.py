@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, PassedOver
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -67,27 +68,56 @@ def natural(name: str) -> list[tuple[bool, int | str]]:
 
 def is_image(name: str) -> bool:
     """Whether a posix path names an image, by its suffix (case-insensitive); hidden files and folders don't count."""
-    parts = name.split("/")
-    return parts[-1].lower().endswith(SUFFIXES) and not any(p.startswith(".") or p == "__MACOSX" for p in parts)
+    return name.lower().endswith(SUFFIXES) and not any(map(_is_hidden, name.split("/")))
 
 
-def image_names(root: Path) -> list[str]:
-    """Posix paths relative to root of all images in it, recursively, in natural order; folder links are followed once."""
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def file_names(root: Path) -> tuple[list[str], list[str]]:
+    """Posix paths relative to root of all files in it, recursively, in natural order; folder links are followed once.
+
+    Second, the hidden files, and the hidden folders with a `/`, which are not opened. Raises `DataError`.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename} can't be listed: {error.strerror}")
 
-    found, seen = [], set()
+    found, hidden, seen = [], [], set()
     for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
             continue
         seen.add(real)
-        below[:] = [name for name in below if not name.startswith(".")]
         inside = Path(folder).relative_to(root).as_posix()
-        found += [name if inside == "." else f"{inside}/{name}" for name in files if is_image(name)]
-    return sorted(found, key=natural)
+        prefix = "" if inside == "." else f"{inside}/"
+        hidden += [f"{prefix}{name}/" for name in below if _is_hidden(name)]
+        below[:] = [name for name in below if not _is_hidden(name)]
+        for name in files:
+            (hidden if _is_hidden(name) else found).append(prefix + name)
+    return sorted(found, key=natural), sorted(hidden, key=natural)
+
+
+def image_names(root: Path, known: str = "") -> list[str]:
+    """The images among `file_names`; warns, in one line, about all other files, except those whose name matches `known`."""
+    names, hidden = file_names(root)
+    found = [name for name in names if is_image(name)]
+    passed_over(root, [name for name in names if not is_image(name) and not re.fullmatch(known, name)], hidden)
+    return found
+
+
+def passed_over(where: Path | str, names: Sequence[str], hidden: Sequence[str] = ()) -> None:
+    """Warns, if there are any, of files in a folder or archive that are not read: how many of each suffix, and some names."""
+    kinds: dict[str, list[str]] = {"hidden": list(hidden)} if hidden else {}
+    for name in names:
+        kinds.setdefault(PurePosixPath(name).suffix.lower() or "without suffix", []).append(name)
+    if not kinds:
+        return
+    count = len(names) + len(hidden)
+    listed = "; ".join(f"{len(found):,} {kind} ({first_few(found, 3)})" for kind, found in kinds.items())
+    warnings.warn(f"{where}: passed over {count:,} {'file' if count == 1 else 'files'}: {listed}", PassedOver, stacklevel=3)
 
 
 def list_images(root: str | Path) -> list[Path]:
@@ -97,6 +127,18 @@ def list_images(root: str | Path) -> list[Path]:
     if not names:
         raise DataError(f"{place} contains no image ({', '.join(SUFFIXES)}); it contains {contents(place)}")
     return [place / name for name in names]
+
+
+def list_by_folder(root: Path, folders: Iterable[str], known: str = "") -> list[tuple[Path, str]]:
+    """The images in each of these folders of root, and its name; `DataError` for one without images; warns of other files."""
+    found: dict[str, list[str]] = {folder: [] for folder in folders}
+    others = []
+    for name in image_names(root, known):
+        found.get(name.partition("/")[0], others).append(name)
+    passed_over(root, others)
+    if empty := next((folder for folder, names in found.items() if not names), None):
+        raise DataError(f"{root / empty} contains no image ({', '.join(SUFFIXES)}); it contains {contents(root / empty)}")
+    return [(root / name, folder) for folder, names in found.items() for name in names]
 
 
 def open_image(source: Path | bytes, name: str = "") -> np.ndarray:

@@ -11,16 +11,21 @@ from hardsight.data.lazy import need
 
 def lines_of(path: Path) -> list[str]:
     """The non-blank lines of a text file, stripped of surrounding spaces; raises `DataError` if it can't be read."""
+    return [line for _, line in numbered(path)]
+
+
+def numbered(path: Path) -> list[tuple[int, str]]:
+    """Those lines with their numbers, counted from 1."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read as text: {error}") from None
-    return [line for line in map(str.strip, lines) if line]
+    return [(number, line) for number, line in enumerate(map(str.strip, lines), 1) if line]
 
 
-def inside(name: str, where: Path) -> str:
+def inside(name: str, where: Path | str) -> str:
     """Returns the name unchanged; raises `DataError` if the path leads outside the folder: absolute, or with `..` in it."""
     parts = PurePosixPath(name.replace("\\", "/"))
     if not name or parts.is_absolute() or ".." in parts.parts:

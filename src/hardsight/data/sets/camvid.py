@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from hardsight.core.errors import DataError
-from hardsight.data.base import IGNORE, Data, DataCard
-from hardsight.data.images import (
-    SUFFIXES,
-    check_size,
-    common_size,
-    contents,
-    fit,
-    folder_at,
-    is_image,
-    natural,
-    open_image,
-    open_mask,
-)
-from hardsight.data.splits import Files
+from hardsight.data.base import Data, DataCard
+from hardsight.data.images import check_size, contents, folder_at, list_images, shared_size
+from hardsight.data.masks import masked, table_of_ids
 from hardsight.specs.catalog import register
 
 CLASSES = (
@@ -28,6 +15,7 @@ CLASSES = (
 )  # fmt: skip
 VOID = len(CLASSES)
 """The id of pixels without a class, which becomes `IGNORE`."""
+TABLE = table_of_ids({number: number for number in range(VOID)}, ignored=[VOID])
 SPLITS = ("train", "val", "test")
 
 
@@ -46,45 +34,19 @@ def camvid(root: str, size: tuple[int, int] | None = None) -> Data:
     pairs = {name: _pairs(place, name) for name in SPLITS if (place / name).is_dir()}
     if not pairs:
         raise DataError(f"{place} contains no CamVid; expected {expected}, found {contents(place)}")
-    natural_size = size or common_size([image for found in pairs.values() for image, _ in found])
     card = DataCard(
         name="CamVid",
         targets=("mask",),
-        size=natural_size,
+        size=shared_size(size, lambda: [image for found in pairs.values() for image, _ in found]),
         mask_classes=CLASSES,
         source="Brostow et al., 2009, in SegNet's layout",
         licence="CC BY-NC 4.0",
     )
-    return Data(card, {name: _split(place, found, size) for name, found in pairs.items()})
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """The mask, uint8 [H, W]: 0 to 10, and `IGNORE` where the file has void."""
-    ids = open_mask(path)
-    if ids.max() > VOID:
-        raise DataError(f"{path} has the id {int(ids.max())}; a CamVid mask has 0 to {VOID - 1}, and {VOID} for void")
-    return np.where(ids == VOID, np.uint8(IGNORE), ids)
+    valid = f"a CamVid mask has 0 to {VOID - 1}, and {VOID} for void"
+    return Data(card, {name: masked(place, found, TABLE, valid, size) for name, found in pairs.items()})
 
 
 def _pairs(place: Path, split: str) -> list[tuple[Path, Path]]:
     """Image and mask of every frame of a split, in natural order."""
-    masks = place / f"{split}annot"
-    names = sorted((path.name for path in (place / split).iterdir() if is_image(path.name)), key=natural)
-    if not names:
-        raise DataError(f"{place / split} contains no image ({', '.join(SUFFIXES)}); it contains {contents(place / split)}")
-    pairs = [(place / split / name, (masks / name).with_suffix(".png")) for name in names]
-    for image, mask in pairs:
-        if not mask.is_file():
-            raise DataError(f"{image} has no mask: expected the file {mask}")
-    return pairs
-
-
-def _split(place: Path, pairs: list[tuple[Path, Path]], size: tuple[int, int] | None) -> Files:
-    def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, ids = open_image(pairs[number][0]), read_ids(pairs[number][1])
-        if ids.shape != image.shape[:2]:
-            high, wide = ids.shape
-            raise DataError(f"{pairs[number][1]} is {wide}x{high} pixels, its image is {image.shape[1]}x{image.shape[0]}")
-        return fit(image, size), {"mask": fit(ids, size, nearest=True)}
-
-    return Files([image.relative_to(place).as_posix() for image, _ in pairs], read)
+    folder, masks = place / split, place / f"{split}annot"
+    return [(path, (masks / path.relative_to(folder)).with_suffix(".png")) for path in list_images(folder)]

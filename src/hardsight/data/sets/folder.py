@@ -34,7 +34,9 @@ from hardsight.data.images import (
     folder_at,
     image_names,
     open_image,
+    passed_over,
 )
+from hardsight.data.lists import inside
 from hardsight.data.splits import Arrays, Files
 from hardsight.specs.catalog import register
 
@@ -94,14 +96,14 @@ def arrange(names: list[str], test: float, root: str) -> Layout:
     return Layout({split: splits[split] for split in ("train", "val", "test") if splits.get(split)}, classes)
 
 
-def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[str, int]]]:
-    """Train and test: of each class, the share `test` with the lowest path hashes (if several, at least one and not all)."""
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Class names without repetitions: in numeric order if all are whole numbers, else in alphabetical order."""
     once = sorted(set(names))
     return tuple(sorted(once, key=int) if all(name.isascii() and name.isdigit() for name in once) else once)
 
 
+def divide(items: list[tuple[str, int]], test: float) -> dict[str, list[tuple[str, int]]]:
+    """Train and test: of each class, the share `test` with the lowest path hashes (if several, at least one and not all)."""
     chosen: set[str] = set()
     members: dict[int, list[str]] = {}
     for name, label in items:
@@ -137,8 +139,7 @@ def read_labels(file: Path) -> Layout:
     for line, row in enumerate(rows, 2):
         name, index = PurePosixPath(row["file"] or "").as_posix(), (row["class_index"] or "").strip()
         split = (row.get("split") or "test").strip()
-        if name.startswith("/") or ".." in name.split("/"):
-            raise DataError(f"{file}, line {line}: {name} is outside the folder")
+        inside(name, f"{file}, line {line}")
         if not (file.parent / name).is_file():
             raise DataError(f"{file}, line {line}: no such file {name}")
         if name in seen:
@@ -185,7 +186,8 @@ def _from_folder(root: str, size: Size, test: float) -> Data:
 
 
 def _from_archive(path: Path, size: Size, test: float) -> Data:
-    names, images = read_archive(path, size)
+    names, images, passed = read_archive(path, size)
+    passed_over(path, passed)
     layout = arrange(names, test, path.name)
     depth = _shared_depth(names)
     row = {name: number for number, name in enumerate(names)}

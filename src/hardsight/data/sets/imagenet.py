@@ -20,7 +20,7 @@ from pathlib import Path
 from hardsight.core.errors import DataError, MissingDependency
 from hardsight.data.base import Data, DataCard, Images
 from hardsight.data.get import Published
-from hardsight.data.images import check_size, contents, first_few, folder_at, list_images, shared_size
+from hardsight.data.images import check_size, contents, first_few, folder_at, list_by_folder, list_images, shared_size
 from hardsight.data.labelled import Item, labelled
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import lines_of, table_of
@@ -104,14 +104,14 @@ def _shards(place: Path) -> dict[str, Callable[[], Shards]]:
 def _items(place: Path, folder: Path, wnids: tuple[str, ...]) -> list[Item]:
     """Every image of a split and its label, class by class, or in file order if the folder is flat."""
     index = {wnid: number for number, wnid in enumerate(wnids)}
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    below = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not below:
         return _flat(place, folder, index)
-    if strangers := [path.name for path in below if path.name not in index]:
+    if strangers := [name for name in below if name not in index]:
         raise DataError(
             f"{folder} has folders that are not ImageNet classes: {first_few(strangers)}; use the spec folder:PATH for them"
         )
-    return [(path, index[inner.name]) for inner in below for path in list_images(inner)]
+    return [(path, index[wnid]) for path, wnid in list_by_folder(folder, below)]
 
 
 def _flat(place: Path, folder: Path, index: dict[str, int]) -> list[Item]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard
 from hardsight.data.get import Published
-from hardsight.data.images import check_size, contents, folder_at, list_images, shared_size
+from hardsight.data.images import check_size, contents, folder_at, list_by_folder, shared_size
 from hardsight.data.labelled import Item, labelled
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import inside, lines_of
@@ -61,12 +61,9 @@ def tiny_imagenet(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 def _train(place: Path, index: dict[str, int]) -> list[Item]:
-    items = []
-    for wnid, number in index.items():
-        if not (folder := place / "train" / wnid).is_dir():
-            raise DataError(f"{place / 'train'} has no folder {wnid}, which wnids.txt lists")
-        items += [(path, number) for path in list_images(folder)]
-    return items
+    if missing := next((wnid for wnid in index if not (place / "train" / wnid).is_dir()), None):
+        raise DataError(f"{place / 'train'} has no folder {missing}, which wnids.txt lists")
+    return [(path, index[wnid]) for path, wnid in list_by_folder(place / "train", index, r".*_boxes\.txt")]
 
 
 def _val(place: Path, index: dict[str, int]) -> list[Item]:

@@ -12,7 +12,6 @@ names.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -22,8 +21,9 @@ import numpy as np
 from hardsight.core.errors import DataError
 from hardsight.data.base import Data, DataCard, Images
 from hardsight.data.decode import VIDEOS, Pick, need_decoder, picker, read_frames, read_video
-from hardsight.data.images import SUFFIXES, check_size, contents, first_few, folder_at, natural
-from hardsight.data.sets.folder import Layout, arrange
+from hardsight.data.images import SUFFIXES, check_size, contents, file_names, first_few, folder_at, natural, passed_over
+from hardsight.data.lists import numbered
+from hardsight.data.sets.folder import Layout, arrange, in_order
 from hardsight.data.splits import Files
 from hardsight.specs.catalog import register
 
@@ -102,23 +102,16 @@ def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
 
     Raises `DataError` if there are no clips, or both videos and frames.
     """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} can't be listed: {error.strerror}")
-
-    videos, frames, lists, seen = [], {}, [], set()
-    for folder, below, files in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        below[:] = [name for name in below if not name.startswith(".") and name != "__MACOSX" and real not in seen]
-        if real in seen:
-            continue
-        seen.add(real)
-        inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        files = sorted((name for name in files if not name.startswith(".")), key=natural)
-        videos += [(inside / name).as_posix() for name in files if name.lower().endswith(VIDEOS)]
-        lists += [(inside / name).as_posix() for name in files if name.endswith(".txt")]
-        if images := [name for name in files if name.lower().endswith(SUFFIXES)]:
-            frames[inside.as_posix()] = images
+    names, hidden = file_names(root)
+    videos = [name for name in names if name.lower().endswith(VIDEOS)]
+    lists = [name for name in names if _is_list(name)]
+    frames: dict[str, list[str]] = {}
+    for name in names:
+        if name.lower().endswith(SUFFIXES):
+            folder, _, frame = name.rpartition("/")
+            frames.setdefault(folder or ".", []).append(frame)
+    read = {*videos, *lists}
+    passed_over(root, [name for name in names if name not in read and not name.lower().endswith(SUFFIXES)], hidden)
     if videos and frames:
         raise DataError(
             f"{root} contains both videos ({videos[0]}) and folders of frames ({next(iter(frames))}); give only one kind"
@@ -129,10 +122,8 @@ def find_clips(root: Path) -> tuple[dict[str, list[str]], list[str]]:
         raise DataError(f"{root} contains no clip; expected {EXPECTED}; it contains {contents(root)}")
     if videos:
         need_decoder()
-    known = {name: [] for name in sorted(videos, key=natural)} or dict(
-        sorted(frames.items(), key=lambda one: natural(one[0]))
-    )
-    return known, sorted(name for name in lists if _is_list(name))
+    known = {name: [] for name in videos} or dict(sorted(frames.items(), key=lambda one: natural(one[0])))
+    return known, sorted(lists)
 
 
 def read_lists(root: Path, lists: list[str], fold: int, clips: list[str]) -> Layout:
@@ -163,7 +154,7 @@ def read_lists(root: Path, lists: list[str], fold: int, clips: list[str]) -> Lay
                 rows.append((HMDB[mark], _resolved(root / name, line, f"{label}/{clip}", found), label))
     if not rows:
         raise DataError(f"{root} has split lists ({', '.join(lists[:3])}), but none of fold {fold}")
-    classes = tuple(order or sorted({label for _, _, label in rows}))
+    classes = tuple(order or in_order(label for _, _, label in rows))
     if strangers := sorted({label for _, _, label in rows} - set(classes)):
         raise DataError(f"{root}: {CLASSES} lacks classes that the lists name: {first_few(strangers)}")
     places = {label: place for place, label in enumerate(classes)}
@@ -181,8 +172,9 @@ def _clip(root: Path, name: str, frames: list[str], pick: Pick, size: int | tupl
 
 
 def _is_list(name: str) -> bool:
-    base = PurePosixPath(name).stem
-    return base[:-2] in ("trainlist", "testlist") or "_test_split" in base or f"{base}.txt" == CLASSES
+    path = PurePosixPath(name)
+    base = path.stem if path.suffix == ".txt" else ""
+    return base[:-2] in ("trainlist", "testlist") or "_test_split" in base or path.name == CLASSES
 
 
 def _key(name: str) -> str:
@@ -194,15 +186,10 @@ def _key(name: str) -> str:
 
 def _lines(file: Path) -> list[tuple[int, str, str]]:
     """Line number, clip and mark ('' if there is none) of each non-empty line."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} can't be read as a split list: {error}") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        clip, _, mark = line.strip().rpartition(" ")
-        if line.strip():
-            rows.append((number, clip.strip() or mark, mark if clip else ""))
+    for number, line in numbered(file):
+        clip, _, mark = line.rpartition(" ")
+        rows.append((number, clip.strip() or mark, mark if clip else ""))
     return rows
 
 
