@@ -267,8 +267,8 @@ def test_labels_csv(tmp_path):
         ("", "no column 'file'"),
         ("file,class_index\n", "lists no image"),
         ("file,class_index\na.png,1\nb.png,1\n", "line 3: no such file b.png"),
-        ("file,class_index\n../a.png,1\n", "line 2: ../a.png is outside the folder"),
-        ("file,class_index\n/etc/passwd,1\n", "/etc/passwd is outside the folder"),
+        ("file,class_index\n../a.png,1\n", "line 2: '../a.png' is outside the folder"),
+        ("file,class_index\n/etc/passwd,1\n", "'/etc/passwd' is outside the folder"),
         ("file,class_index\na.png,-1\n", "class_index is '-1'"),
         ("file,class_index\na.png,cat\n", "class_index is 'cat'"),
         ("file,class_index\na.png,999999999\n", "class_index is '999999999'"),
@@ -688,7 +688,7 @@ def test_bad_rgbd(tmp_path):
         rgbd(str(tmp_path))
     save(tmp_path / "test" / "depth_2.png", depth_map(12, 12))
     images = rgbd(str(tmp_path)).split("test")
-    with pytest.raises(DataError, match=r"depth_0.png has 8-bit pixels .*16-bit PNG in millimetres"):
+    with pytest.raises(DataError, match=r"depth_0.png has 8-bit pixels .*must be a 16-bit PNG"):
         images.sample(0)
     with pytest.raises(DataError, match=r"depth_1.png is 8x6 pixels, its image is 16x12; give size="):
         images.sample(1)
@@ -700,7 +700,7 @@ def test_bad_rgbd(tmp_path):
         rgbd(str(tmp_path), max_depth=0.0)
     for text, message in [
         ("test/rgb_0.png", "test.txt, line 1: 'test/rgb_0.png' must be the path of an image and the path of its depth map"),
-        ("../x.png test/depth_0.png", "line 1: ../x.png is outside the folder"),
+        ("../x.png test/depth_0.png", "line 1: '../x.png' is outside the folder"),
         ("\n", "lists no frames"),
         ("test/rgb_9.png test/depth_0.png", "no such file .*rgb_9.png"),
     ]:
@@ -713,7 +713,9 @@ def test_depth_of_another_unit_warns_once(tmp_path):
     for number in range(2):
         save(tmp_path / "test" / f"rgb_{number}.png", noise())
         save(tmp_path / "test" / f"depth_{number}.png", depth_map() + np.uint16(20000))
-    with pytest.warns(UserWarning, match=r"depth_0.png: half of its depths are beyond .*probably not millimetres") as seen:
+    with pytest.warns(
+        UserWarning, match=r"depth_0.png: half of its depths are beyond .*probably not 0.001 m per stored value"
+    ) as seen:
         assert everything(rgbd(str(tmp_path)).split("test")).target["depth"].max() == 0
     assert len(seen) == 1
 

@@ -239,7 +239,7 @@ def test_depth_of_another_unit_or_shape(tmp_path):
         file["depths"][0] = file["depths"][0] * 1000
         file["depths"][2, 0, :5] = (np.nan, np.inf, -3.0, 0.0, 2.5)
     images = open_data(spec).split("train")
-    with pytest.warns(UserWarning, match=r"labeled.mat, frame 1: half of its depths are beyond .* m .*probably not metres"):
+    with pytest.warns(UserWarning, match=r"labeled.mat, frame 1: half of its depths are beyond .* m .*probably not 1 m per"):
         assert not images.sample(0).target["depth"].any()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

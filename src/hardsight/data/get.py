@@ -52,7 +52,7 @@ def published(spec: str | Call) -> Published | None:
     call = complete(spec, "Data")
     entry = find(call.name)
     found = getattr(importlib.import_module(entry.module), "PUBLISHED", {}).get(call.name)
-    shape = ("size", "frames", "stride")  # these change how images look, not how many there are
+    shape = ("size", "frames", "stride", "max_depth", "unit")  # these change how images look, not how many there are
     plain = {p.name: p.default for p in entry.parameters if p.default is not REQUIRED and p.name not in shape}
     if found and any(call.get(name) != default for name, default in plain.items()):
         return Published(found.page, {}, found.files, found.torchvision, found.by_hand)

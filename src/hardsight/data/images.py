@@ -23,6 +23,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 2**26
 """A larger image is rejected before it is decoded: some small files decode to many gigabytes."""
+STORED = 2**16 - 1
+"""The largest depth value that a file can store."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 Size = int | tuple[int, int] | None
 
@@ -180,12 +182,12 @@ def _scale(source: Path | bytes) -> int:
 
 
 def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
-    """Depth in metres, float32 [H, W], from a 16-bit PNG in millimetres; 0 means not measured."""
+    """The values of a depth map as stored, float32 [H, W], from a 16-bit PNG; `depths.Metres` converts them."""
     label = name or _name_of(source)
     pil = _decoded(source, label, ("PNG",))
     if pil.mode not in SIXTEEN:
-        raise DataError(f"{label} has 8-bit pixels (mode {pil.mode}); depth must be a 16-bit PNG in millimetres")
-    return np.asarray(pil).astype(np.float32) / np.float32(1000)
+        raise DataError(f"{label} has 8-bit pixels (mode {pil.mode}); depth must be a 16-bit PNG")
+    return np.asarray(pil).astype(np.float32)
 
 
 def size_of(source: Path | bytes, name: str = "") -> tuple[int, int]:

@@ -22,7 +22,7 @@ import numpy as np
 from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.data.depths import Metres
-from hardsight.data.images import Size, fit, open_depth, open_image, open_mask, size_mismatch, size_of
+from hardsight.data.images import STORED, Size, fit, open_depth, open_image, open_mask, passed_over, size_mismatch, size_of
 from hardsight.data.lazy import need
 from hardsight.data.masks import same_size
 from hardsight.data.splits import Files
@@ -44,16 +44,20 @@ def by_split(names: Sequence[str], where: str, config: str | None = None) -> dic
     Raises `DataError` if no such file exists, or if several configurations are mixed.
     """
     found: dict[str, list[str]] = {}
-    tops = set()
+    tops, strange = set(), []
     for name in sorted(names):
         parts = PurePosixPath(name).parts[:-1]
-        if not name.endswith(".parquet") or (split := split_of(name)) is None or (config and config not in parts):
+        if not name.endswith(".parquet") or (config and config not in parts):
+            continue
+        if (split := split_of(name)) is None:
+            strange.append(name)
             continue
         tops.add(next((part for part in parts if part not in SPLITS and part != "data"), ""))
         found.setdefault(split, []).append(name)
     if not found:
         limit = f" of the configuration '{config}'" if config else ""
         raise DataError(f"{where} has no parquet file{limit} that names its split, such as train-00000-of-00001.parquet")
+    passed_over(f"{where}, whose files name their split", strange)
     if len(tops) > 1:
         raise DataError(f"{where} has several configurations: {', '.join(sorted(filter(None, tops)))}; give config=")
     return {split: found[split] for split in ("train", "val", "test") if split in found}
@@ -135,7 +139,7 @@ def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], c
     """A split of table rows: `image` is the column with the encoded images, `wanted` the column of each target."""
     columns = (image, *dict.fromkeys(column for column in wanted.values() if column))
 
-    metres = Metres(card.max_depth or 1.0, "millimetres")
+    metres = Metres(card.max_depth or 1.0, card.unit or 1.0, STORED)
 
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         row, path = shards.row(place, columns), shards.file_of(place)

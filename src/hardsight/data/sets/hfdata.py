@@ -36,13 +36,14 @@ def hfdata(
     revision: str | None = None,
     mask_classes: int = 0,
     max_depth: float = 10.0,
+    unit: float = 0.001,
 ) -> Data:
     """A data set of the Hugging Face hub, or a folder of its parquet files: label, mask or depth, by column name.
 
     name: a repository, or a folder. size: (h, w), or an int: resize the shorter side to it, then centre crop; required
     unless all images have the same size. image, label: columns; None takes the only one of that type. mask: a column of PNGs
-    with ids, 0 to mask_classes - 1, and 255. depth: a column of 16-bit PNGs in millimetres; values beyond max_depth, in
-    metres, count as not measured. config, revision: as on the hub. Raises `DataError`, `MissingDependency` (pyarrow,
+    with ids, 0 to mask_classes - 1, and 255. depth: a column of 16-bit PNGs; unit: metres per stored value (1/256 for KITTI);
+    values beyond max_depth, in metres, count as not measured. config, revision: as on the hub. Raises `DataError`, `MissingDependency` (pyarrow,
     huggingface_hub).
     """
     check_size(size)
@@ -68,6 +69,7 @@ def hfdata(
         classes=_classes(label, features, lambda: [v for split in listed for v in shards(split).values(label or "")]),
         mask_classes=tuple(str(number) for number in range(mask_classes)),
         max_depth=max_depth if depth else 0.0,
+        unit=unit if depth else 0.0,
         source=f"hfdata:{name}",
     )
 

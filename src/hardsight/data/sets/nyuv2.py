@@ -62,12 +62,13 @@ def nyuv2(
     max_depth: float = 10.0,
     raw: bool = False,
     eigen: bool = False,
+    unit: float = 1.0,
 ) -> Data:
     """NYU Depth V2, indoor depth at 480x640, with the official split: the labelled .mat file, or FastDepth's .h5 frames.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop; depth uses nearest neighbour. max_depth,
     metres: values beyond it count as not measured, 0. raw: use the .mat's raw camera depths with holes, not the filled ones.
-    eigen: pixels outside Eigen's crop count as not measured, as in most published tables. A .mat without exactly 1,449
+    eigen: pixels outside Eigen's crop count as not measured, as in most published tables. unit: metres per stored value. A .mat without exactly 1,449
     frames is split by a file test.txt next to it, with frame numbers from 1. Source: Silberman et al., 2012. Raises
     `DataError`, `MissingDependency` (h5py).
     """
@@ -75,10 +76,11 @@ def nyuv2(
     hdf = need("h5py", "nyuv2")
     place = expand(root)
     single = place if place.is_file() else folder_at(root, EXPECTED) / FILE
-    finish = functools.partial(_read, size=size, metres=Metres(max_depth), eigen=eigen)
+    finish = functools.partial(_read, size=size, metres=Metres(max_depth, unit), eigen=eigen)
     splits, real = _labelled(hdf, single, raw, finish) if single.is_file() else _frames(hdf, place, finish)
     sides = (size, size) if isinstance(size, int) else size or real
-    return Data(DataCard("NYUv2", ("depth",), sides, max_depth=float(max_depth), source="Silberman et al., 2012"), splits)
+    card = DataCard("NYUv2", ("depth",), sides, max_depth=float(max_depth), unit=unit, source="Silberman et al., 2012")
+    return Data(card, splits)
 
 
 def official_test() -> list[int]:
