@@ -118,3 +118,17 @@ def test_another_norm_is_another_ball(tmp_path: Path) -> None:
         add(store, "a", "classify", column, 8 * bool(norm), 1.0 - values, gallery=False, counts=hits(values), norm=norm)
     numbers = grid(store.cells()).rows[0].numbers
     assert [number.value for column, number in numbers.items() if column.attack == WORST] == [0.5, 0.5]
+
+
+def test_lists_of_other_lengths_are_compared(tmp_path: Path) -> None:
+    """A crowded image makes the lists of its chunk longer; a cell without it, not finished yet, has shorter ones."""
+    pytest.importorskip("faster_coco_eval")
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    for column, images in (("clean", 12), ("apgd", 12), ("embed", 6)):
+        found = {key: value[:images] for key, value in counts("detect", rng).items()}
+        for key in [key for key in found if images == 12 and "truth" in key]:
+            more = [(0, 0), (0, 50), (0, 0)][: found[key].ndim]
+            found[key] = np.pad(found[key], more, constant_values=-1 if "labels" in key else 0)
+        add(store, "a", "detect", column, 8 * (column != "clean"), rng.random(images), gallery=False, counts=found)
+    clean, (worst,) = worst_of(store)
+    assert (clean.n, worst.n) == (12, 6)

@@ -9,6 +9,7 @@ import numpy as np
 
 from hardsight.metrics.mean import means
 from hardsight.metrics.worst import set_wise
+from hardsight.store.cells import padded
 
 Rows = dict[str, np.ndarray]
 
@@ -29,13 +30,14 @@ def shared(cells: Sequence[Rows]) -> list[Rows]:
     names = [name for name in cells[0]["id"] if all(name in at for at in places)]
     picks = [np.array([at[name] for name in names], dtype=int) for at in places]
     keys = [key for key in cells[0] if all(key in rows for rows in cells)]
-    return [{key: rows[key][pick] for key in keys} for rows, pick in zip(cells, picks, strict=True)]
+    columns = {key: padded([rows[key][pick] for rows, pick in zip(cells, picks, strict=True)]) for key in keys}
+    return [{key: columns[key][place] for key in keys} for place in range(len(cells))]
 
 
 def extended(rows: Rows, other: Rows) -> Rows:
     """`rows`, and those of `other` for images that `rows` lacks; the columns that both have."""
     more = ~np.isin(other["id"], rows["id"])
-    return {key: np.concatenate([rows[key], other[key][more]]) for key in rows if key in other}
+    return {key: np.concatenate(padded([rows[key], other[key][more]])) for key in rows if key in other}
 
 
 def worst(metric: Any, attacks: Sequence[Rows], key: str, weaker: Rows | None = None) -> Rows:

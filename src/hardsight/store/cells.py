@@ -57,7 +57,7 @@ class StoredCell:
         """
         chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
         shared = [name for name in chunks[0] if all(name in chunk for chunk in chunks)] if chunks else []
-        return {name: _joined([chunk[name] for chunk in chunks]) for name in shared}
+        return {name: np.concatenate(padded([chunk[name] for chunk in chunks])) for name in shared}
 
     def gallery(self) -> Rows | None:
         path = self.path / "gallery.npz"
@@ -131,14 +131,14 @@ class Store:
         return self.path / "heads" / f"{head_id}.safetensors"
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """The column of several chunks; lists (of boxes) are padded to the longest one, with -1 for integers and 0 for floats."""
+def padded(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """Columns of other chunks or cells: lists (of boxes) get the length of the longest, with -1 for integers, 0 for floats."""
     longest = tuple(max(sides) for sides in zip(*(part.shape[1:] for part in parts), strict=True))
-    if any(part.shape[1:] != longest for part in parts):
-        rest = -1 if parts[0].dtype.kind == "i" else 0
-        room = [[(0, 0), *((0, most - side) for most, side in zip(longest, p.shape[1:], strict=True))] for p in parts]
-        parts = [np.pad(part, more, constant_values=rest) for part, more in zip(parts, room, strict=True)]
-    return np.concatenate(parts)
+    if all(part.shape[1:] == longest for part in parts):
+        return parts
+    rest = -1 if parts[0].dtype.kind == "i" else 0
+    room = [[(0, 0), *((0, most - side) for most, side in zip(longest, p.shape[1:], strict=True))] for p in parts]
+    return [np.pad(part, more, constant_values=rest) for part, more in zip(parts, room, strict=True)]
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[int, range]]:
