@@ -37,6 +37,8 @@ def fmn(steps: int = 100, step: float = 1.0, gamma: float = 0.05, beyond: float 
 
     Source: Pintor et al., NeurIPS 2021, algorithm 1, without its initial points. Forward passes per image: steps + 1.
     differs: the paper has beyond=0, with which the points approach the boundary of a nearly linear model and never cross it.
+    Above 0, a value at the edge of the pixel range has no gradient out of it either: in L2 and L1 such values would take a
+    part of every step, so that images with black or white pixels stop short of the boundary.
     """
     if steps < 1 or step <= 0 or not 0 < gamma < 1 or beyond < 0:
         raise SpecError(
@@ -62,6 +64,8 @@ def fmn(steps: int = 100, step: float = 1.0, gamma: float = 0.05, beyond: float 
                 if not len(places):
                     break
             reading, grad = loss_and_grad(objective, x_adv, t / steps)
+            if beyond:
+                grad = grad.masked_fill_(torch.where(grad < 0, x_adv <= 0, x_adv >= 1), 0)
             size, delta = threat.size(x_adv - x), x_adv - x
             best.see(x_adv, by_size(reading, size), places)
             fade = (1 + math.cos(math.pi * t / steps)) / 2
