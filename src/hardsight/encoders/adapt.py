@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.encoders.base import BodyOutput, Card, Encoder
+from hardsight.encoders.extents import Spacing
 
 HUGGING_FACE = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
 
@@ -119,16 +120,20 @@ def finish(
     card = Card(name, arch, source, dim=0, dense_dim=0, stride=0, size=size, parameters=count, **known)  # type: ignore[arg-type]
     encoder = Encoder(body, card, layers).eval()
     with torch.no_grad():
-        features = encoder(torch.full((1, 3, dry, dry), 0.5))
+        features = encoder(torch.full((1, 3, dry, dry), 0.5), tuple(range(int(body.depth))))
+    encoder.spacings = tuple(_spacing(body, dry, one) for one in features.layers)
     dense = features.dense
-    stride = (
-        0
-        if dense is None
-        else round(features.covered[1] / dense.shape[-1] * (size / resize if isinstance(resize, int) else 1))
-    )
+    stride = min((encoder.spacings[layer].stride for layer in layers), default=0.0) if encoder.spacings else 0.0
+    stride = round(stride * (size / resize if isinstance(resize, int) else 1))
     return encoder.with_card(
         dim=features.pooled.shape[1], dense_dim=0 if dense is None else dense.shape[1], stride=stride, resize=resize
     )
+
+
+def _spacing(body: Any, side: int, found: Tensor) -> Spacing:
+    """The spacing of a map that was found for a square image of `side` pixels; patches of a transformer divide the side."""
+    cells = found.shape[-1]
+    return Spacing(side / cells) if body.multiple > 1 and side % cells == 0 else Spacing.of(side, cells)
 
 
 class Staged(nn.Module):

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardsight.encoders.extents import Extent, Spacing, join
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -47,7 +49,9 @@ class Features(NamedTuple):
 
     pooled [B, D]; dense [B, D', h, w] or None; layers: the requested layers, each [B, D'', h'', w'']; trunk: the input of
     the model's own classifier, or None; size: (H, W) of the images; covered: (H', W') pixels, at the images' own scale, that
-    the dense grid covers, at least `size` (more if the encoder padded on the right and at the bottom).
+    the dense grid covers from `origin` (top, left) on: more than `size` if the encoder padded on the right and at the bottom
+    or its strides round up, less if they round down (`encoders.extents`). extents: of the grid of each of `layers`; empty
+    where they are those of the dense grid.
     """
 
     pooled: Tensor
@@ -56,6 +60,13 @@ class Features(NamedTuple):
     trunk: Tensor | None
     size: tuple[int, int]
     covered: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
+    extents: tuple[Extent, ...] = ()
+
+    @property
+    def extent(self) -> Extent:
+        """Where the dense grid lies on the image."""
+        return Extent(self.covered, self.origin)
 
 
 class BodyOutput(NamedTuple):
@@ -83,16 +94,23 @@ class Encoder(nn.Module):
     """A body that takes pixels in [0, 1].
 
     dense_layers: the layers whose maps are joined (on the finest grid, bilinear) as `dense`; (-1,) is the last one only.
+    spacings: of the map of each layer of the body; empty where every map covers the body's input exactly.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, card: Card, dense_layers: tuple[int, ...] = (-1,)) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        card: Card,
+        dense_layers: tuple[int, ...] = (-1,),
+        spacings: tuple[Spacing, ...] = (),
+    ) -> None:
         super().__init__()
         self.body: Any = body
         self.card = card
-        self.dense_layers = dense_layers
+        self.dense_layers, self.spacings = dense_layers, spacings
         self.register_buffer("mean", torch.tensor(card.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(card.std).view(1, -1, 1, 1), persistent=False)
 
@@ -106,15 +124,14 @@ class Encoder(nn.Module):
             hint = "; clips are for a clip encoder" if x.dim() == 5 else ""
             raise ValueError(f"an encoder takes images [B, 3, H, W]; these are {list(x.shape)}{hint}")
         height, width = x.shape[-2:]
-        pixels, covered = self._fit(x)
+        pixels, scale = self._fit(x)
         pixels = (pixels - self.mean) / self.std
-        out = self.body(pixels, (*self.dense_layers, *layers))
+        taken = (*self.dense_layers, *layers)
+        out = self.body(pixels, taken)
+        extents = tuple(self._extent(at, one, pixels, scale) for at, one in zip(taken, out.maps, strict=False))
         count = len(self.dense_layers)
-        dense = join(out.maps[:count])
-        if dense is not None and not self.card.resize:  # a strided convolution's last cells may extend beyond the image
-            rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
-            covered = max(covered[0], rows), max(covered[1], columns)
-        return Features(out.pooled, dense, out.maps[count:], out.trunk, (height, width), covered)
+        dense, extent = join(out.maps[:count], extents[:count]) or (None, Extent((height, width)))
+        return Features(out.pooled, dense, out.maps[count:], out.trunk, (height, width), *extent, extents[count:])
 
     def classify(self, features: Features) -> Tensor:
         """Logits [B, K] of the model's own classifier; `ValueError` if it has none."""
@@ -126,31 +143,27 @@ class Encoder(nn.Module):
         self.card = replace(self.card, **changes)
         return self
 
-    def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """x resized to the card's side, or padded (right, bottom) to a multiple of `multiple`; and the covered (H', W')."""
+    def _fit(self, x: Tensor) -> tuple[Tensor, tuple[float, float]]:
+        """x resized to the card's side, or padded (right, bottom) to a multiple of `multiple`; and the image's pixels in each
+        direction per pixel of the result."""
         height, width = x.shape[-2:]
         if self.card.resize:
             scale = self.card.resize / min(height, width)
             size = [max(self.body.multiple, _round_to(side * scale, self.body.multiple)) for side in (height, width)]
-            return F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False), (height, width)
+            resized = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+            return resized, (height / size[0], width / size[1])
         more = [-side % self.body.multiple for side in (height, width)]
         if any(more):
             x = F.pad(x, (0, more[1], 0, more[0]), mode="replicate")
-        return x, (height + more[0], width + more[1])
+        return x, (1.0, 1.0)
+
+    def _extent(self, layer: int, found: Tensor, pixels: Tensor, scale: tuple[float, float]) -> Extent:
+        """Where the map `found` of a layer lies on the image."""
+        if self.spacings:
+            return self.spacings[layer].extent(found.shape[-2:], scale)
+        high, wide = (round(side * one) for side, one in zip(pixels.shape[-2:], scale, strict=True))
+        return Extent((high, wide))
 
 
 def _round_to(side: float, multiple: int) -> int:
     return round(side / multiple) * multiple
-
-
-def join(maps: tuple[Tensor, ...]) -> Tensor | None:
-    """Maps of several layers concatenated as [B, sum of D, h, w] on the finest of their grids."""
-    if not maps:
-        return None
-    if len(maps) == 1:
-        return maps[0]
-    finest = max((one.shape[-2:] for one in maps), key=lambda size: size[0] * size[1])
-    same = [
-        m if m.shape[-2:] == finest else F.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in maps
-    ]
-    return torch.cat(same, dim=1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import ShapeError, SpecError, WeightsError
 from hardsight.encoders.base import Card, Encoder, Features
+from hardsight.encoders.extents import Spacing
 from hardsight.encoders.weights_file import read_weights
 from hardsight.specs.catalog import register
 
@@ -48,9 +49,9 @@ class ClipEncoder(nn.Module):
         maps = [one.mean(2) for one in out.maps]
         dense = maps[0] if maps else None
         covered = (height, width)
-        if dense is not None and not self.card.resize:  # a strided convolution's last cells may extend beyond the frame
-            rows, columns = (cells * self.card.stride for cells in dense.shape[-2:])
-            covered = max(height, rows), max(width, columns)
+        if dense is not None:  # at the side that the body reads, cells are `stride` pixels apart
+            scale = height / pixels.shape[-2], width / pixels.shape[-1]
+            covered = Spacing(self.card.stride).extent(dense.shape[-2:], scale).covered
         return Features(out.pooled, dense, tuple(maps[1:]), out.trunk, (height, width), covered)
 
     def classify(self, features: Features) -> Tensor:

@@ -47,4 +47,4 @@ def widened(encoder: Encoder, width: int = 4096, seed: int = 0) -> Encoder:
         card, name=f"{card.name}, widened", arch=f"widened({card.arch}, {width})", dim=width, classes=0,
         parameters=sum(one.numel() for one in body.parameters()), sha256=weights_hash(body),
     )  # fmt: skip
-    return Encoder(body, known, encoder.dense_layers).eval()
+    return Encoder(body, known, encoder.dense_layers, encoder.spacings).eval()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hardsight.core.errors import DataError
 from hardsight.data.base import DataCard
 from hardsight.encoders.base import Card, Encoder, Features
+from hardsight.encoders.extents import continued, on_image
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,9 @@ def dense_dim(card: Card, task: str) -> int:
 
 def to_pixels(grid: Tensor, features: Features) -> Tensor:
     """Upsamples a map [B, C, h, w] on the dense grid to the image's pixels [B, C, H, W], without the encoder's padding."""
-    height, width = features.size
     if grid.device.type == "cpu" and torch.is_autocast_enabled("cpu") and bool(grid.isfinite().all()):
         return _upsampled_by_matmul(grid, features)
-    return F.interpolate(grid, size=features.covered, mode="bilinear", align_corners=False)[..., :height, :width]
+    return on_image(grid, features.extent, features.size)
 
 
 def _upsampled_by_matmul(grid: Tensor, features: Features) -> Tensor:
@@ -121,10 +121,13 @@ def _upsampled_by_matmul(grid: Tensor, features: Features) -> Tensor:
     """
     with torch.autocast("cpu", enabled=False):
         tall, wide = (
-            F.interpolate(
-                torch.eye(cells, device=grid.device)[None].float(), size=whole, mode="linear", align_corners=False
+            continued(
+                F.interpolate(torch.eye(cells, device=grid.device)[None], size=whole, mode="linear", align_corners=False),
+                (start, kept - start - whole),
             )[0, :, :kept]
-            for cells, whole, kept in zip(grid.shape[2:], features.covered, features.size, strict=True)
+            for cells, whole, start, kept in zip(
+                grid.shape[2:], features.covered, features.origin, features.size, strict=True
+            )
         )
         return tall.T @ (grid.float() @ wide)
 

@@ -22,7 +22,7 @@ from hardsight.losses.base import mean_where
 from hardsight.losses.depth import TINY, gradient_gap, silog
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs, to_pixels
-from hardsight.tasks.heads import channels, grid_of, spread_four
+from hardsight.tasks.heads import channels, on_grid, spread_four
 
 CROPS = {
     "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
@@ -47,13 +47,14 @@ class DepthHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         everywhere = self.linear_pooled(self.norm_pooled(features.pooled))[:, :, None, None]
-        raw = self.linear(self.norm(grid_of(features, self.layers))) + everywhere
+        at = on_grid(features, self.layers)
+        raw = self.linear(self.norm(at.dense)) + everywhere
         if self.bins:
             share = raw.relu() + 0.1
             grid = (share * self.centres).sum(1, keepdim=True) / share.sum(1, keepdim=True)
         else:
             grid = self.low + (self.high - self.low) * raw.sigmoid()
-        return to_pixels(grid, features).squeeze(1)
+        return to_pixels(grid, at).squeeze(1)
 
 
 @dataclass(frozen=True)

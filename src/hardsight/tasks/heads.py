@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError
-from hardsight.encoders.base import Encoder, Features, join
+from hardsight.encoders.base import Encoder, Features
+from hardsight.encoders.extents import join
 from hardsight.losses.objective import still
 from hardsight.tasks.base import dense_dim, to_pixels
 
 FOUR = 4
 
 
-def grid_of(features: Features, layers: tuple[int, ...]) -> Tensor:
-    """The input of a head: its layers joined on the finest grid among them, or the dense features."""
-    found = join(features.layers) if layers else features.dense
-    assert found is not None
-    return found
+def on_grid(features: Features, layers: tuple[int, ...]) -> Features:
+    """Features whose `dense` is the input of a head: its layers joined on the finest grid, or the dense features as they are."""
+    found = join(features.layers, features.extents or (features.extent,) * len(features.layers)) if layers else None
+    if found is None:
+        return features
+    grid, (covered, origin) = found
+    return features._replace(dense=grid, covered=covered, origin=origin)
 
 
 def last_four(encoder: Encoder) -> tuple[int, ...]:
@@ -40,7 +43,7 @@ def spread_four(encoder: Encoder) -> tuple[int, ...]:
 
 
 def channels(encoder: Encoder, layers: tuple[int, ...], task: str) -> int:
-    """Number of channels that `grid_of` returns; for `layers` it is found by a forward pass of one grey image."""
+    """Number of channels of `on_grid`; for `layers` it is found by a forward pass of one grey image."""
     dim = dense_dim(encoder.card, task)
     if not layers:
         return dim
@@ -60,7 +63,8 @@ class LinearHead(nn.Module):
         self.layers = layers
 
     def forward(self, features: Features) -> Tensor:
-        return to_pixels(self.linear(self.norm(grid_of(features, self.layers))), features)
+        at = on_grid(features, self.layers)
+        return to_pixels(self.linear(self.norm(at.dense)), at)
 
 
 class DeepHead(nn.Module):
@@ -73,7 +77,7 @@ class DeepHead(nn.Module):
         self.net = net
 
     def forward(self, features: Features) -> Tensor:
-        return to_pixels(self.net(grid_of(features, ())), features)
+        return to_pixels(self.net(features.dense), features)
 
 
 def fcn(dim: int, classes: int) -> nn.Module:

@@ -70,12 +70,13 @@ class FcosHead(nn.Module):
         classes, sides, centre, cells = [], [], [], []
         across = [count * 2**self.doublings for count in features.dense.shape[-2:]]
         high, wide = (extent / count for extent, count in zip(features.covered, across, strict=True))
+        corner = features.dense.new_tensor(features.origin[::-1] * 2, dtype=torch.float32)
         for level, x in enumerate(self.pyramid(features.dense)):
             classes.append(_rows(self.classes(self.class_tower(x)).float()) + PRIOR)
             predicted = _rows(self.sides(self.box_tower(x)).float())
             sides.append(predicted[..., :4].clamp_max(FARTHEST).exp())
             centre.append(predicted[..., 4])
-            cells.append(grid(x.shape[-2:], high * 2**level, wide * 2**level, x.device))
+            cells.append(grid(x.shape[-2:], high * 2**level, wide * 2**level, x.device) + corner)
         counts = tuple(len(one) for one in cells)
         return Places(
             torch.cat(classes, 1), torch.cat(sides, 1), torch.cat(centre, 1), torch.cat(cells), counts, features.size
