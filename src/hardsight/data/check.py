@@ -210,6 +210,8 @@ def _described(target: str, what: dict[str, Any]) -> str:
     if target == "boxes":
         boxes = f"{what['boxes']:,} boxes, {what['empty']} images without boxes, at most {what['most']} per image"
         if what["most"] > FOUND:
-            boxes += f" (mAP counts {FOUND} detections of an image; for more: --task 'detect(max_detections={what['most']})')"
+            boxes += (
+                f" (mAP counts {FOUND} detections of an image; for more: --task 'detect(max_detections={what['most']})')"
+            )
         return f"{boxes}, median side {what['side']:.0f} pixels; {classes}"
     return classes
