@@ -6,12 +6,16 @@ image is removed, because there is nothing to detect; an invalid box (swapped co
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, DataWarning
 from hardsight.data.images import Size, placing
+
+BEYOND = 2
+"""Pixels by which a hand-drawn box may reach beyond its image."""
 
 
 def boxed(
@@ -40,6 +44,37 @@ def boxed(
     corners = _clipped(corners, *((size, size) if isinstance(size, int) else exact)).astype(np.float32)
     left_over = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
     return {"boxes": corners[left_over], "box_labels": classes[left_over]}
+
+
+class StatedSizes:
+    """Compares the image sizes that the annotations of one data set state, which nothing here reads, with the images.
+
+    A wrong one is warned about once. If a box reaches beyond the image, it was drawn in an image of the stated size, so its
+    place in this one is unknown.
+    """
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def __call__(
+        self, stated: tuple[int, int], corners: Sequence[Sequence[float]] | np.ndarray, image: np.ndarray, name: str
+    ) -> None:
+        """stated: (h, w), 0 if unknown. Raises `DataError`, with a message that starts with `name`, for such a box."""
+        high, wide = image.shape[:2]
+        if not all(stated) or stated == (high, wide):
+            return
+        said = f"{name} says {stated[1]}x{stated[0]} pixels, but its image is {wide}x{high}"
+        for corner in corners:
+            if corner[2] > wide + BEYOND or corner[3] > high + BEYOND:
+                values = ", ".join(f"{value:g}" for value in corner)
+                raise DataError(f"{said} and the box [{values}] lies beyond it: give the image that was annotated")
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{said}; the sizes in annotations are not used, and its boxes lie within the image",
+                DataWarning,
+                stacklevel=2,
+            )
 
 
 def around(instances: np.ndarray) -> np.ndarray:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, DataWarning
 from hardsight.data.base import Data, DataCard
-from hardsight.data.boxes import boxed
+from hardsight.data.boxes import StatedSizes, boxed
 from hardsight.data.get import Published
-from hardsight.data.images import Size, check_size, contents, fit, folder_at, open_image, shared_size
+from hardsight.data.images import Size, check_size, contents, first_few, fit, folder_at, open_image, shared_size
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import inside
 from hardsight.data.splits import Files
@@ -75,7 +76,7 @@ def coco(
     files = _files(place, year)
     index = functools.cache(lambda name: read_index(files[name], crowd))
     smallest = min(files, key=lambda name: files[name].stat().st_size)
-    categories = index(smallest).categories
+    categories, stated = index(smallest).categories, StatedSizes()
 
     def paths(name: str) -> list[Path]:
         folder = _folder(place, name, files[name], images, index(name).names)
@@ -86,7 +87,7 @@ def coco(
             raise DataError(
                 f"{files[name]} and {files[smallest]} have different categories; they must be the same in all splits"
             )
-        return _split(files[name], index(name), paths(name), size)
+        return _split(files[name], index(name), paths(name), size, stated)
 
     whole = len(categories) == 80
     card = DataCard(
@@ -108,18 +109,22 @@ def read_index(path: Path, crowd: bool = False) -> Index:
     try:
         categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
         images = {int(one["id"]): one for one in content["images"]}
-        names = [inside(str(one["file_name"]), path) for one in content["images"]]
-        sizes = [(int(one.get("height") or 0), int(one.get("width") or 0)) for one in content["images"]]
+        names = _names([str(one["file_name"]) for one in content["images"]], path)
+        sizes = [(_side(one.get("height")), _side(one.get("width"))) for one in content["images"]]
         if not names or len(set(names)) < len(names) or len(images) < len(names):
             raise DataError(f"{path} lists {len(names)} images under {len(images)} ids and {len(set(names))} names")
         row, label = ({number: place for place, number in enumerate(ids)} for ids in (images, sorted(categories)))
-        found = []
+        found, lost = [], set()
         for one in content["annotations"]:
             if one.get("iscrowd") and not crowd:
                 continue
-            if one["image_id"] not in row or one["category_id"] not in label:
-                pair = f"image {one['image_id']} and category {one['category_id']}"
-                raise DataError(f"{path}: annotation {one.get('id')} refers to {pair}; the file must list both")
+            if one["image_id"] not in row:
+                lost.add(one["image_id"])
+                continue
+            if one["category_id"] not in label:
+                raise DataError(
+                    f"{path}: annotation {one.get('id')} has the category {one['category_id']}, which the file doesn't list"
+                )
             x, y, wide, high = one["bbox"]
             found.append((row[one["image_id"]], label[one["category_id"]], float(x), float(y), float(wide), float(high)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -127,6 +132,11 @@ def read_index(path: Path, crowd: bool = False) -> Index:
             raise
         reason = f"{type(error).__name__} {error}"
         raise DataError(f"{path} is no instances file (images, annotations with a bbox, categories): {reason}") from None
+    if lost:
+        few = first_few(str(number) for number in sorted(lost, key=str))
+        warnings.warn(
+            f"{path} has annotations of images that it doesn't list, which are not used: {few}", DataWarning, stacklevel=2
+        )
     table = np.array(found, dtype=np.float64).reshape(-1, 6)
     table = table[np.argsort(table[:, 0], kind="stable")]
     starts = np.searchsorted(table[:, 0], np.arange(len(names) + 1))
@@ -161,15 +171,32 @@ def _folder(place: Path, split: str, file: Path, images: str | None, names: list
     raise DataError(f"{place} has no {names[0]} in {', '.join(dict.fromkeys(usual))}; give images='folder'")
 
 
-def _split(file: Path, index: Index, paths: list[Path], size: Size) -> Files:
+def _names(names: list[str], file: Path) -> list[str]:
+    """Paths of images below a folder; of those of another machine only the last part, with one warning."""
+    plain = [re.sub(r"\\+(?=[\w.])", "/", name) for name in names]  # as Windows separates folders
+    strange = [name for name in plain if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/")]
+    if strange:
+        what = f"{len(strange):,} images with paths outside the folder, such as {strange[0]}"
+        warnings.warn(f"{file} has {what}; only their file names are used", DataWarning, stacklevel=3)
+    cut = set(strange)
+    return [inside(name.rpartition("/")[2] if name in cut else name, file) for name in plain]
+
+
+def _side(stated: Any) -> int:
+    """A side of an image in pixels as the file states it, or 0 if it states none."""
+    try:
+        return int(stated)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _split(file: Path, index: Index, paths: list[Path], size: Size, stated: StatedSizes) -> Files:
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, listed = open_image(paths[place]), index.sizes[place]
-        if all(listed) and listed != image.shape[:2]:
-            high, wide = image.shape[:2]
-            raise DataError(f"{paths[place]} is {wide}x{high} pixels, but {file.name} says {listed[1]}x{listed[0]}")
+        image, where = open_image(paths[place]), f"{file}: {index.names[place]}"
         mine = slice(index.starts[place], index.starts[place + 1])
         corners = index.boxes[mine].copy()
         corners[:, 2:] += corners[:, :2]
-        return fit(image, size), boxed(corners, index.labels[mine], image.shape, size, f"{file}: {index.names[place]}")
+        stated(index.sizes[place], corners, image, where)
+        return fit(image, size), boxed(corners, index.labels[mine], image.shape, size, where)
 
     return Files(index.names, read)

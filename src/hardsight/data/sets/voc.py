@@ -18,7 +18,7 @@ import numpy as np
 
 from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, Data, DataCard
-from hardsight.data.boxes import boxed
+from hardsight.data.boxes import StatedSizes, boxed
 from hardsight.data.get import Published, by_torchvision
 from hardsight.data.images import Size, check_size, contents, expand, fit, folder_at, open_image, shared_size
 from hardsight.data.lazy import Lazy
@@ -42,8 +42,8 @@ PUBLISHED = {
     )
 }
 
-Object = tuple[str, tuple[float, float, float, float], bool]
-"""The name, the box as stored in the file, and whether the object is marked difficult."""
+Object = tuple[str, tuple[float, float, float, float]]
+"""The name, and the box as stored in the file."""
 
 
 @register
@@ -78,13 +78,15 @@ def voc(
         source="Everingham et al., 2010" if classes is None else "a folder in PASCAL VOC's layout",
     )
 
+    stated = StatedSizes()
+
     def split(items: list[tuple[Path, str]]) -> Files:
         if what == "mask":
             table = table_of_ids({number: number for number in range(len(names) + 1)}, ignored=[IGNORE])
             valid = f"a VOC mask has 0 to {len(names)}, and {IGNORE} for borders"
             pairs = [(_image(place, name), place / "SegmentationClass" / f"{name}.png") for place, name in items]
             return masked(items[0][0].parent, pairs, table, valid, size)
-        return _annotated(items, what, names, difficult, origin, size)
+        return _annotated(items, what, names, difficult, origin, size, stated)
 
     return Data(card, {name: Lazy(lambda items=items: split(items)) for name, items in found.items()})
 
@@ -98,8 +100,11 @@ def fetch(call: Call) -> Path:
     return root
 
 
-def read_objects(path: Path) -> tuple[list[Object], tuple[int, int]]:
-    """The objects of an annotation and the image size (h, w), or (0, 0); raises `DataError` for an invalid file."""
+def read_objects(path: Path, difficult: bool = True) -> tuple[list[Object], tuple[int, int]]:
+    """The objects of an annotation, without the difficult ones if so asked, and the image size (h, w) it states, or (0, 0).
+
+    Raises `DataError` for an invalid file or object.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -112,14 +117,16 @@ def read_objects(path: Path) -> tuple[list[Object], tuple[int, int]]:
         raise DataError(f"{path} is truncated or not XML: {error}") from None
     objects = []
     for node in tree.iter("object"):
-        name = (node.findtext("name") or "").strip()
+        name, hard = (node.findtext("name") or "").strip(), node.findtext("difficult", "0").strip() == "1"
+        if hard and not difficult:
+            continue
         try:
             x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError:
             x1 = x2 = y1 = y2 = math.nan
         if not name or math.isnan(x1 + y1 + x2 + y2):
             raise DataError(f"{path}: its object '{name}' has no bndbox with the numbers xmin, ymin, xmax and ymax")
-        objects.append((name, (x1, y1, x2, y2), node.findtext("difficult", "0").strip() == "1"))
+        objects.append((name, (x1, y1, x2, y2)))
     sides = [node if (node := tree.findtext(f"size/{key}", "0").strip()).isdigit() else "0" for key in ("height", "width")]
     return objects, (int(sides[0]), int(sides[1]))
 
@@ -154,26 +161,31 @@ def _image(place: Path, name: str) -> Path:
 
 
 def _annotated(
-    items: list[tuple[Path, str]], what: str, names: tuple[str, ...], difficult: bool, origin: int, size: Size
+    items: list[tuple[Path, str]],
+    what: str,
+    names: tuple[str, ...],
+    difficult: bool,
+    origin: int,
+    size: Size,
+    sizes: StatedSizes,
 ) -> Files:
     index = {name: number for number, name in enumerate(names)}
 
     def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         place, name = items[number]
         path = place / "Annotations" / f"{name}.xml"
-        image, (objects, shape) = open_image(_image(place, name)), read_objects(path)
-        if all(shape) and shape != image.shape[:2]:
-            raise DataError(f"{path} says {shape[1]}x{shape[0]} pixels, but its image is {image.shape[1]}x{image.shape[0]}")
-        for kind, _, _ in objects:
+        image, (objects, stated) = open_image(_image(place, name)), read_objects(path, difficult)
+        for kind, _ in objects:
             if kind not in index:
                 raise DataError(f"{path} has the object '{kind}', not one of the {len(names)} classes; give classes=[...]")
-        kept = [(index[kind], box) for kind, box, hard in objects if difficult or not hard]
-        corners = [(x1 - origin, y1 - origin, x2, y2) for _, (x1, y1, x2, y2) in kept]
+        kept = [index[kind] for kind, _ in objects]
+        corners = [(x1 - origin, y1 - origin, x2, y2) for _, (x1, y1, x2, y2) in objects]
+        sizes(stated, corners, image, str(path))
         if what == "boxes":
-            return fit(image, size), boxed(corners, [kind for kind, _ in kept], image.shape, size, str(path))
+            return fit(image, size), boxed(corners, kept, image.shape, size, str(path))
         if not kept:
             raise DataError(f"{path} has no object (difficult={difficult}), so its image has no label; it needs one object")
         areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
-        return fit(image, size), {"label": np.array(kept[int(np.argmax(areas))][0])}
+        return fit(image, size), {"label": np.array(kept[int(np.argmax(areas))])}
 
     return Files([f"{place.name}/{name}" for place, name in items], read)
