@@ -24,7 +24,8 @@ class Aim:
     passes: number of forward passes needed. label: whether y is needed. pair: whether the target is a pair (current,
     wanted), as targeted losses expect. clean: whether the target is the model's own output or embedding of the clean images.
     reach: whether the attack succeeds only when it reaches the wanted target, not as soon as it leaves the true one; the
-    search then keeps the point closest to that target.
+    search then keeps the point closest to that target. shift: how many positions later the image is whose embedding is the
+    target, so that images are attacked in batches that it does not divide; 0: no other image matters.
     """
 
     make: Callable[[Read, Tensor, Any], Any]
@@ -33,6 +34,7 @@ class Aim:
     pair: bool = False
     clean: bool = False
     reach: bool = False
+    shift: int = 0
 
     def __call__(self, read: Read, x: Tensor, y: Any) -> Any:
         if self.label and y is None:
@@ -56,6 +58,8 @@ def itself() -> Aim:
 @register
 def partner(shift: int = 1) -> Aim:
     """Towards the clean embedding of another image: the one `shift` positions later, so the batch affects the result."""
+    if shift == 0:
+        raise SpecError("partner: shift is 0, which makes each image its own partner; partner(1) is the next image")
 
     def make(read: Read, x: Tensor, y: Any) -> tuple[Tensor, Tensor]:
         if shift % len(x) == 0:
@@ -65,7 +69,7 @@ def partner(shift: int = 1) -> Aim:
         own = read(x)
         return own, own.roll(-shift, 0)
 
-    return Aim(make, passes=1, label=False, pair=True, clean=True)
+    return Aim(make, passes=1, label=False, pair=True, clean=True, shift=shift)
 
 
 @register

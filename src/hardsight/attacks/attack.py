@@ -101,6 +101,26 @@ def refusal(attack: Attack, threat: Threat, target: str) -> str:
     return ""
 
 
+def misfit(attack: Any, target: str, count: int) -> str:
+    """Why the attack on that target cannot run on a batch of `count` images, which it relates to each other; empty if it can."""
+    attack = on(attack, target)
+    shift = getattr(getattr(attack, "aim", None), "shift", 0)
+    if shift and shift % count == 0:
+        return f"partner(shift={shift}) in a batch of {count} makes each image its own partner"
+    if count == 1 and _coupled(attack):
+        return f"{name_of(attack.loss)} compares the images of a batch, and this one has one image"
+    parts = (
+        *getattr(attack, "members", ()),
+        *(getattr(attack, name, None) for name in ("first", "second", "attack", "single")),
+    )
+    found = (misfit(part, target, count) for part in parts if part is not None and not isinstance(part, str))
+    return next(filter(None, found), "")
+
+
+def _coupled(attack: Any) -> bool:
+    return getattr(getattr(attack, "loss", None), "coupled", False)
+
+
 def seeks_nearest(attack: Attack, threat: Threat, task: Task) -> bool:
     """Whether the attack finds minimal perturbations: one FMN or FAB in a single ball, without early exit."""
     if not isinstance(attack, Single) or attack.where != "output" or getattr(threat, "parts", ()):
@@ -247,9 +267,10 @@ class Cascade:
         if not self.members:
             raise SpecError("cascade needs at least one attack: cascade([pgd(20), segpgd])")
         for member in self.members:
-            if getattr(getattr(member, "loss", None), "coupled", False):
+            shift = getattr(getattr(member, "aim", None), "shift", 0)
+            if shift or _coupled(member):
                 raise SpecError(
-                    f"{name_of(member.loss)} couples the images of a batch, so it cannot be in a cascade, "  # type: ignore[attr-defined]
+                    f"{'partner' if shift else name_of(member.loss)} couples the images of a batch, so it cannot be in a cascade, "  # type: ignore[attr-defined]
                     "whose members only attack the images that are still robust; run it alone"
                 )
 

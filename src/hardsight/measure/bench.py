@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardsight.attacks.attack import Lab, on, prepared
+from hardsight.attacks.attack import Lab, misfit, on, prepared
 from hardsight.core import seeds, tree
 from hardsight.core.errors import DataError, StoreError
 from hardsight.core.machine import device_name, pick_device, revision, versions
@@ -23,7 +23,7 @@ from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders.adapt import seeded
 from hardsight.encoders.base import Encoder
 from hardsight.measure.audit import audit
-from hardsight.measure.cells import Cell, Resolved, attack_name, stamp
+from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, stamp
 from hardsight.measure.checks.base import Case
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.plan import Plan
@@ -94,9 +94,12 @@ class Bench:
         with seeded(seeds.seed_of(cell.id, "lab")):
             attack = on(prepared(one.attack, self._lab(one, system)), target)
         places, started, skipped = choose(one.images, cell.count), time.monotonic(), []
-        for place, span in chunks(cell.count, cell.chunk):
+        for place, span in cell.chunks:
             if not stored.has(place):
                 batch = load(one.images, [places[at] for at in span], self.on_error, skipped)
+                if batch.ids and (why := misfit(attack, target, len(batch.ids))):  # the others could not be read
+                    skipped += [f"{name}: {why}" for name in batch.ids]
+                    batch = batch._replace(ids=[])
                 if not batch.ids:  # no image could be read: write an empty chunk, so that the cell can be finished
                     stored.write_chunk(place, {})
                     bar.advance(len(span) * attack.passes)
@@ -157,9 +160,10 @@ class Bench:
             images = one.data.split("train")
             places = choose(images, count)
             order = torch.randperm(len(places), generator=seeds.generator(cell.id, "epoch", epoch)).tolist()
-            for start in range(0, len(places), batch):
-                part = load(images, [places[at] for at in order[start : start + batch]], self.on_error, [])
-                if part.ids:
+            joined = left_over(one.attack, one.task.target, len(places), batch)
+            for _, span in chunks(len(places), batch, joined):
+                part = load(images, [places[order[at]] for at in span], self.on_error, [])
+                if part.ids and not misfit(one.attack, one.task.target, len(part.ids)):
                     yield pixels(part.images, self.device), tree.move(part.target[one.task.target], self.device)
 
         def other(spec: str) -> System:
@@ -225,7 +229,7 @@ class Bench:
     def is_done(self, cell: Cell) -> bool:
         """Whether the store has every chunk of the cell and its summary."""
         stored = self.store.cell(cell.id)
-        whole = stored is not None and all(stored.has(place) for place, _ in chunks(cell.count, cell.chunk))
+        whole = stored is not None and all(stored.has(place) for place, _ in cell.chunks)
         return whole and stored is not None and stored.done is not None
 
     @contextlib.contextmanager

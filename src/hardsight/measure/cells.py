@@ -10,15 +10,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardsight.attacks.attack import Attack, on
+from hardsight.attacks.attack import Attack, misfit, on
 from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import SpecError
 from hardsight.data import Data, Images
+from hardsight.data.globs import common_folder
 from hardsight.encoders.runs import exported
 from hardsight.encoders.zoo import known
 from hardsight.probes.linear import Probe
 from hardsight.specs.catalog import complete, find, fingerprint, minimal
 from hardsight.specs.recipe import Precision
 from hardsight.specs.syntax import calls_in, show
+from hardsight.store.cells import chunks
 from hardsight.tasks.base import Task
 
 MEASURE = 2
@@ -30,6 +33,7 @@ class Cell:
     """One number to measure, by the specs that define it, written in minimal form.
 
     stamp: hashes of the files behind encoder and data. beside: stamps of the surrogate encoders of a transfer attack.
+    joined: how many images, too few for an attack that relates images to each other, are joined to the chunk before.
     """
 
     encoder: str
@@ -47,6 +51,7 @@ class Cell:
     beside: str
     column: str
     eps_text: str
+    joined: int = 0
 
     @property
     def id(self) -> str:
@@ -60,9 +65,14 @@ class Cell:
             self.seed,
             self.precision,
             self.stamp,
-            *filter(None, [self.beside]),
+            *filter(None, [self.beside, self.joined]),
         )
         return hashlib.sha256(repr((fingerprint(*specs), rest)).encode()).hexdigest()[:16]
+
+    @property
+    def chunks(self) -> list[tuple[int, range]]:
+        """(number, range of the indices in it) of every chunk."""
+        return list(chunks(self.count, self.chunk, self.joined))
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,19 @@ class Resolved:
         """Whether there is no adversary: clean images, a corruption, or noise."""
         search = getattr(self.attack, "search", None)
         return self.cell.column == "clean" or getattr(self.attack, "natural", getattr(search, "natural", False))
+
+
+def left_over(attack: Attack, target: str, count: int, chunk: int) -> int:
+    """How many images are joined to the chunk before: those of the last one, if the attack cannot run on so few.
+
+    Raises `SpecError` if it cannot run on the chunks either.
+    """
+    rest = count % chunk if count > chunk else 0
+    joined = rest if rest and misfit(attack, target, rest) else 0
+    for _, span in chunks(count, chunk, joined):
+        if why := misfit(attack, target, len(span)):
+            raise SpecError(f"{why}; count is {count} and chunk {chunk}: choose another count, chunk or shift")
+    return joined
 
 
 def attack_name(spec: str, attack: Attack) -> str:
@@ -129,6 +152,8 @@ def stamp(spec: str, kind: str) -> str:
         call = complete(entry["spec"], kind)
     if call.name == "run":
         place: object = str(exported(call["folder"], call["best"], call["epoch"]))
+    elif call.name == "pairs":
+        place = str(common_folder([call[name] for name in ("images", "masks", "depths") if call[name] is not None]))
     else:
         place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
     if not isinstance(place, str):

@@ -11,7 +11,7 @@ from typing import Any
 from hardsight.attacks.attack import Attack, Single, refusal
 from hardsight.core.errors import SpecError
 from hardsight.data import Data, open_data
-from hardsight.measure.cells import Cell, Resolved, attack_name, sources, stamp
+from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources, stamp
 from hardsight.specs.catalog import build, complete, minimal
 from hardsight.specs.recipe import Recipe
 from hardsight.specs.syntax import read, show
@@ -78,6 +78,12 @@ def plan(recipe: Recipe) -> Plan:
                     left_out.append(f"{task.name} on {opened.card.name}: the data has no {task.target}")
                     continue
                 for column, attack, threat, eps_text in _attacks(recipe, task, left_out, cached):
+                    built = cached(attack, "Attack")
+                    try:
+                        joined = left_over(built, task.target, count, recipe.chunk)
+                    except SpecError as error:
+                        left_out.append(f"{attack_name(attack, built)} on {task.name}: {error}")
+                        continue
                     cell = Cell(
                         encoder=encoder,
                         task=show(minimal(task_text)),
@@ -94,8 +100,8 @@ def plan(recipe: Recipe) -> Plan:
                         beside=",".join(stamp(source, "Encoder") for source in sources(attack)),
                         column=column,
                         eps_text=eps_text,
+                        joined=joined,
                     )
-                    built = cached(attack, "Attack")
                     found.append(
                         Resolved(
                             cell,

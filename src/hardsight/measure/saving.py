@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import hardsight
-from hardsight.attacks.attack import Attack, Single
+from hardsight.attacks.attack import Attack, Single, misfit
 from hardsight.attacks.threats.base import Threat, per_image
 from hardsight.core import seeds
 from hardsight.core.errors import DataError
@@ -88,8 +88,14 @@ def attack_folder(
     skipped: list[str] = []
     done = 0
 
+    relates = bool(misfit(attack, system.task.target, 1))
+    room = batch + 2 * relates  # a batch waits for two images more, so that none is left alone at the end
+
     def flush(group: list[tuple[Path, Tensor]]) -> None:
         nonlocal done
+        if why := misfit(attack, system.task.target, len(group)):
+            skipped.extend(f"{path}: {why}, and no more images are of its size" for path, _ in group)
+            return
         x = torch.stack([image for _, image in group]).to(device).float() / LEVELS
         rng = seeds.generator("attack", seed, *[path.relative_to(source).as_posix() for path, _ in group])
         records.extend(_attack_batch(system, attack, threat, x, rng, [path for path, _ in group], source, target, names))
@@ -107,8 +113,11 @@ def attack_folder(
             continue
         group = groups[tuple(image.shape)]
         group.append((path, image))
-        if len(group) == batch or sum(len(one) for one in groups.values()) > HELD:
-            flush(groups.pop(max(groups, key=lambda shape: len(groups[shape]))))
+        if len(group) == room or sum(len(one) for one in groups.values()) > HELD:
+            full = groups.pop(max(groups, key=lambda shape: len(groups[shape])))
+            flush(full[:batch])
+            if relates and len(full) > batch:
+                groups[tuple(full[0][1].shape)] = full[batch:]
     for group in groups.values():
         flush(group)
     report = {

@@ -141,7 +141,11 @@ def padded(parts: list[np.ndarray]) -> list[np.ndarray]:
     return [np.pad(part, more, constant_values=rest) for part, more in zip(parts, room, strict=True)]
 
 
-def chunks(count: int, size: int) -> Iterator[tuple[int, range]]:
-    """(number of the chunk, range of the indices in it) for `count` images in chunks of `size`."""
-    for place, start in enumerate(range(0, count, size)):
-        yield place, range(start, min(start + size, count))
+def chunks(count: int, size: int, joined: int = 0) -> Iterator[tuple[int, range]]:
+    """(number of the chunk, range of the indices in it) for `count` images in chunks of `size`.
+
+    joined: the last images, fewer than a chunk, are in the chunk before.
+    """
+    for place, start in enumerate(range(0, count - joined, size)):
+        end = start + size
+        yield place, range(start, end if end < count - joined else count)
