@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardsight.core.errors import DataError
-from hardsight.data.images import Size, expand, fit, is_image, natural, open_image, size_mismatch
+from hardsight.data.images import Size, UnlikeSizes, expand, fit, is_image, natural, open_image, size_mismatch
 
 ENDINGS = (".tar", ".tar.xz", ".txz", ".tar.gz", ".tgz", ".tar.bz2")
 MAX_MEMBER = 2**28
@@ -90,7 +90,7 @@ def _decode(path: Path, size: Size) -> Decoded:
                 image = fit(open_image(file.read(), label), size).transpose(2, 0, 1)
                 first = first or name
                 if found and image.shape != found[first].shape:
-                    raise DataError(size_mismatch(label, image.shape[1:], first, found[first].shape[1:]))
+                    raise UnlikeSizes(size_mismatch(label, image.shape[1:], first, found[first].shape[1:]))
                 total += image.nbytes
                 if total > MAX_TOTAL:
                     raise DataError(

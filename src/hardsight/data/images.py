@@ -11,7 +11,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,6 +27,10 @@ STORED = 2**16 - 1
 """The largest depth value that a file can store."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 Size = int | tuple[int, int] | None
+
+
+class UnlikeSizes(DataError):
+    """The images of a data set differ in size, and no size was given to fit them to."""
 
 
 def expand(path: str | Path) -> Path:
@@ -198,19 +202,28 @@ def size_of(source: Path | bytes, name: str = "") -> tuple[int, int]:
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int]:
     """The common size (h, w) of all images; `DataError` if two differ. Unreadable files are skipped, and raise when read."""
-    first, trouble = None, None
-    for path in paths:
-        try:
-            size = size_of(path)
-        except DataError as error:
-            trouble = trouble or error
-            continue
-        first = first or (path, size)
-        if size != first[1]:
-            raise DataError(size_mismatch(str(path), size, str(first[0]), first[1]))
-    if first is None:
-        raise trouble or DataError("no image to take a size from; expected at least one")
-    return first[1]
+    trouble: list[DataError] = []
+
+    def sizes() -> Iterator[tuple[str, tuple[int, int]]]:
+        for path in paths:
+            try:
+                yield str(path), size_of(path)
+            except DataError as error:
+                trouble.append(error)
+
+    try:
+        return common(sizes())
+    except StopIteration:
+        raise (trouble or [DataError("no image to take a size from; expected at least one")])[0] from None
+
+
+def common(sizes: Iterator[tuple[str, tuple[int, int]]]) -> tuple[int, int]:
+    """The one size (h, w) of several named images; `UnlikeSizes` at the first that differs, `StopIteration` if there is none."""
+    name, size = next(sizes)
+    for other, its in sizes:
+        if its != size:
+            raise UnlikeSizes(size_mismatch(other, its, name, size))
+    return size
 
 
 def size_mismatch(name: str, size: Sequence[int], first: str, first_size: Sequence[int]) -> str:

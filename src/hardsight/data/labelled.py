@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardsight.data.images import Size, fit, open_image
+from hardsight.data.images import Size, open_image
 from hardsight.data.splits import Files
 
 Item = tuple[Path, int]
@@ -19,6 +19,6 @@ def labelled(root: Path, items: Sequence[Item], size: Size) -> Files:
 
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         path, label = items[place]
-        return fit(open_image(path), size), {} if label < 0 else {"label": np.array(label)}
+        return open_image(path), {} if label < 0 else {"label": np.array(label)}
 
-    return Files([path.relative_to(root).as_posix() for path, _ in items], read)
+    return Files([path.relative_to(root).as_posix() for path, _ in items], read, size=size)

@@ -22,12 +22,26 @@ import numpy as np
 from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE, DataCard
 from hardsight.data.depths import Metres
-from hardsight.data.images import STORED, Size, fit, open_depth, open_image, open_mask, passed_over, size_mismatch, size_of
+from hardsight.data.images import (
+    STORED,
+    Size,
+    UnlikeSizes,
+    common,
+    fit,
+    open_depth,
+    open_image,
+    open_mask,
+    passed_over,
+    size_mismatch,
+    size_of,
+)
 from hardsight.data.lazy import need
 from hardsight.data.masks import same_size
 from hardsight.data.splits import Files
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+FIRST = 16
+"""How many rows are opened to see whether all images have one size."""
 NAMED = re.compile(r"(\w+?)(?:[-_.][\w.-]*)?\.parquet")
 
 
@@ -138,6 +152,7 @@ def bytes_of(value: Any, path: Path) -> bytes:
 def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], card: DataCard, size: Size) -> Files:
     """A split of table rows: `image` is the column with the encoded images, `wanted` the column of each target."""
     columns = (image, *dict.fromkeys(column for column in wanted.values() if column))
+    dense = bool(wanted.get("mask") or wanted.get("depth"))
 
     metres = Metres(card.max_depth or 1.0, card.unit or 1.0, STORED)
 
@@ -155,20 +170,24 @@ def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], c
         if "mask" in target:
             same_size(f"the mask of {where}", target["mask"], pixels)
         if size is None and pixels.shape[:2] != card.size:
-            raise DataError(size_mismatch(where, pixels.shape[:2], "the first", card.size))
-        target = {kind: fit(value, size, nearest=True) if value.ndim else value for kind, value in target.items()}
-        return fit(pixels, size), target
+            raise UnlikeSizes(size_mismatch(where, pixels.shape[:2], "the first", card.size))
+        if dense:
+            target = {kind: fit(value, size, nearest=True) if value.ndim else value for kind, value in target.items()}
+            pixels = fit(pixels, size)
+        return pixels, target
 
-    return Files([f"{part}_{number:07d}" for number in range(len(shards))], read)
+    return Files([f"{part}_{number:07d}" for number in range(len(shards))], read, size=None if dense else size)
 
 
 def row_size(size: Size, shards: Shards, image: str) -> tuple[int, int]:
-    """The size (h, w) of the images in all rows: the requested size, or else that of the first row."""
+    """The size (h, w) of the images in all rows: the requested size, or else that of the first rows, which must be one."""
     if size is not None:
         return (size, size) if isinstance(size, int) else size
     if len(shards) == 0:
         raise DataError(f"{shards.paths[0]} has no rows")
-    return size_of(bytes_of(shards.row(0, (image,))[image], shards.paths[0]), f"{shards.paths[0]}, row 0")
+    names = [f"{shards.paths[0]}, row {place}" for place in range(min(FIRST, len(shards)))]
+    cells = (shards.row(place, (image,))[image] for place in range(len(names)))
+    return common((name, size_of(bytes_of(cell, shards.paths[0]), name)) for name, cell in zip(names, cells, strict=True))
 
 
 def _label(value: Any, count: int, where: str) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hardsight.data.base import Sample
+from hardsight.data.images import Size, fit
 
 MEMORY = 2**30
 """How many bytes one split of files may cache; samples beyond that are read again on each access."""
@@ -23,10 +24,14 @@ depth as float32."""
 
 
 class Files:
-    """A split (`Images`) of files, read by a function that raises `DataError` with the name of the file."""
+    """A split (`Images`) of files, read by a function that raises `DataError` with the name of the file.
 
-    def __init__(self, ids: Sequence[str], read: Read, memory: int = MEMORY) -> None:
-        self.ids, self.memory = list(ids), memory
+    size: to which the images that `read` returns are fitted, as `images.fit` does; None leaves them as they are. It needs
+    targets without pixels.
+    """
+
+    def __init__(self, ids: Sequence[str], read: Read, memory: int = MEMORY, size: Size = None) -> None:
+        self.ids, self.memory, self.size = list(ids), memory, size
         self._read = read
         self._kept: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
         self._room = memory
@@ -40,8 +45,14 @@ class Files:
         image, target = self._kept.get(place) or self._fresh(place)
         return Sample(self.ids[place], image.clone(), {name: widened(value) for name, value in target.items()})
 
+    @property
+    def stored(self) -> Read | None:
+        """Reads one image as it is stored, before it is fitted, and its targets; None if the two are the same."""
+        return None if self.size is None else self._read
+
     def _fresh(self, place: int) -> tuple[Tensor, dict[str, Tensor]]:
         pixels, extra = self._read(place)
+        pixels = fit(pixels, self.size)
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
         target = {name: torch.from_numpy(np.array(value)) for name, value in extra.items()}
         size = sum(part.numel() * part.element_size() for part in (image, *target.values()))

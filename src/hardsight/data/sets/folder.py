@@ -30,7 +30,6 @@ from hardsight.data.images import (
     contents,
     expand,
     first_few,
-    fit,
     folder_at,
     image_names,
     open_image,
@@ -178,9 +177,9 @@ def _from_folder(root: str, size: Size, test: float) -> Data:
     def split(items: list[tuple[str, int]]) -> Images:
         def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             name, label = items[number]
-            return fit(open_image(place / name), size), {} if label < 0 else {"label": np.array(label)}
+            return open_image(place / name), {} if label < 0 else {"label": np.array(label)}
 
-        return Files([name for name, _ in items], read)
+        return Files([name for name, _ in items], read, size=size)
 
     return Data(_card(place.resolve().name, layout, real), {name: split(items) for name, items in layout.splits.items()})
 
