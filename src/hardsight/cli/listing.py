@@ -25,6 +25,7 @@ GROUPS = {
     "aims": ("Aim",),
     "checks": ("Check",),
     "corruptions": ("Corruption",),
+    "preprocessing": ("Preprocess",),
 }
 """The arguments of `hardsight list`, and the kinds that each one shows."""
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from hardsight.core.errors import DataError, PassedOver
+from hardsight.data.preprocess import Preprocess
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -26,7 +27,7 @@ MAX_PIXELS = 2**26
 STORED = 2**16 - 1
 """The largest depth value that a file can store."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-Size = int | tuple[int, int] | None
+Size = int | tuple[int, int] | Preprocess | None
 
 
 class UnlikeSizes(DataError):
@@ -230,28 +231,33 @@ def size_mismatch(name: str, size: Sequence[int], first: str, first_size: Sequen
     """The error message for two images that differ in size."""
     return (
         f"{name} is {size[1]}x{size[0]} pixels but {first} is {first_size[1]}x{first_size[0]}: all images must have "
-        "one size; give size= to resize them"
+        "one size; give size=, such as size=224 or size=evaluation(224, 256), to resize them"
     )
 
 
 def shared_size(size: Size, paths: Callable[[], Iterable[Path]]) -> tuple[int, int]:
     """The size (h, w) of all samples: the requested size, or else the common size of all images; only then calls `paths`."""
-    if size is None:
-        return common_size(list(paths()))
+    return sides(size) or common_size(list(paths()))
+
+
+def sides(size: Size) -> tuple[int, int] | None:
+    """The size (h, w) that `fit` gives an image, or None for its own."""
+    if isinstance(size, Preprocess):
+        return size.size
     return (size, size) if isinstance(size, int) else size
 
 
 def check_size(size: Size) -> None:
-    """Raises `DataError` unless size is None, a positive number of pixels, or two of them (h, w)."""
-    sides = (size,) if isinstance(size, int) else size or ()
-    if any(not 1 <= side <= 2**14 for side in sides):
+    """Raises `DataError` unless size is None, a `Preprocess`, a positive number of pixels, or two of them (h, w)."""
+    if any(not 1 <= side <= 2**14 for side in sides(size) or ()):
         raise DataError(f"size={size}: a side must be 1 to {2**14} pixels")
 
 
 def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
     """The array [H, W] or [H, W, 3] resized: to (h, w) exactly; for an int, the shorter side to it, then a centre crop.
 
-    Bilinear, with antialiasing when shrinking; `nearest` for ids and depths, whose values must not be mixed.
+    Bilinear, with antialiasing when shrinking; `nearest` for ids and depths, whose values must not be mixed. A `Preprocess`
+    is for images only; raises `DataError` where a mask or a depth map comes with one.
     """
     exact, (top, left) = placing(image.shape[:2], size)
     if exact != image.shape[:2]:
@@ -264,7 +270,7 @@ def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[in
     """What `fit` does to an image of this shape (h, w): the size it is resized to, and the top left corner of the crop."""
     high, wide = shape
     if not isinstance(size, int):
-        return size or (high, wide), (0, 0)
+        return sides(size) or (high, wide), (0, 0)
     short = min(high, wide)
     exact = (max(size, size * high // short), max(size, size * wide // short))
     return exact, (round((exact[0] - size) / 2), round((exact[1] - size) / 2))
@@ -275,6 +281,9 @@ def first_few(names: Iterable[str], limit: int = 4) -> str:
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
+    if isinstance(size, Preprocess):
+        _only_images(nearest)
+        return size(image)
 
 def _name_of(source: Path | bytes) -> str:
     return "an image in memory" if isinstance(source, bytes) else str(source)
@@ -285,6 +294,7 @@ def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image
     try:
         if len(source) == 0 if isinstance(source, bytes) else source.stat().st_size == 0:
             raise DataError(f"{label} is empty (0 bytes)")
+    _only_images(isinstance(size, Preprocess))
         pil = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except DataError:
         raise
@@ -292,6 +302,11 @@ def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image
         raise DataError(f"{label}: no such file") from None
     except Image.UnidentifiedImageError:
         raise DataError(
+def _only_images(otherwise: bool) -> None:
+    if otherwise:
+        raise DataError("size=evaluation(...) prepares images with labels; masks, depth maps and boxes need size=(h, w)")
+
+
             f"{label} is not an image in a supported format ({', '.join(formats)}), or its header is broken"
         ) from None
     except Image.DecompressionBombError as error:

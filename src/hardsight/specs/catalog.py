@@ -240,7 +240,7 @@ def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
         if not wanted:
             raise SpecError(f"{owner}: '{parameter.name}' should be {text}, not '{show(value)}'")
         return complete(value, wanted[0])
-    if wanted and isinstance(value, tuple):
+    if wanted and isinstance(value, tuple) and not _fits(value, parameter.annotation):
         for part in value:
             if not isinstance(part, Call):
                 raise SpecError(

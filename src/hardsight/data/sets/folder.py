@@ -34,8 +34,10 @@ from hardsight.data.images import (
     image_names,
     open_image,
     passed_over,
+    sides,
 )
 from hardsight.data.lists import inside
+from hardsight.data.preprocess import Preprocess
 from hardsight.data.splits import Arrays, Files
 from hardsight.specs.catalog import register
 
@@ -52,7 +54,7 @@ class Layout(NamedTuple):
 
 
 @register
-def folder(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
+def folder(root: str, size: int | tuple[int, int] | Preprocess | None = None, test: float = 0.2) -> Data:
     """Images in folders, one folder per class, with or without train/, val/, test/; also labels.csv, and .tar.xz archives.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop; required unless all images have the same size.
@@ -169,10 +171,7 @@ def _from_folder(root: str, size: Size, test: float) -> Data:
                 f"or an archive ({', '.join(ENDINGS)}); it contains {contents(place)}"
             )
         layout = arrange(names, test, str(place))
-    if size is None:
-        real = common_size([place / name for items in layout.splits.values() for name, _ in items])
-    else:
-        real = (size, size) if isinstance(size, int) else size
+    real = sides(size) or common_size([place / name for items in layout.splits.values() for name, _ in items])
 
     def split(items: list[tuple[str, int]]) -> Images:
         def read(number: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

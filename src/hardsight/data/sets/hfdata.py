@@ -16,6 +16,7 @@ from hardsight.data.base import Data, DataCard
 from hardsight.data.images import check_size, expand
 from hardsight.data.lazy import Lazy, need
 from hardsight.data.parquet import Shards, by_split, row_size, rows
+from hardsight.data.preprocess import Preprocess
 from hardsight.data.splits import Files
 from hardsight.specs.catalog import build, register
 from hardsight.specs.syntax import Call
@@ -27,7 +28,7 @@ CONVERTED = "refs/convert/parquet"
 @register
 def hfdata(
     name: str,
-    size: int | tuple[int, int] | None = None,
+    size: int | tuple[int, int] | Preprocess | None = None,
     image: str | None = None,
     label: str | None = None,
     mask: str | None = None,

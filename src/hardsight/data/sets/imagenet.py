@@ -25,6 +25,7 @@ from hardsight.data.labelled import Item, labelled
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import lines_of, table_of
 from hardsight.data.parquet import Shards, by_split, row_size, rows
+from hardsight.data.preprocess import Preprocess
 from hardsight.specs.catalog import register
 
 SPLITS = ("train", "val")
@@ -45,7 +46,7 @@ PUBLISHED = {
 
 
 @register
-def imagenet(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def imagenet(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """ImageNet-1k, 1,000 classes: class folders, a flat val/ with its labels, or the layouts of Kaggle and Hugging Face.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop; required, because the images differ in size.

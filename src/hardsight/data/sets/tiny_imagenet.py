@@ -19,6 +19,7 @@ from hardsight.data.images import check_size, contents, folder_at, list_by_folde
 from hardsight.data.labelled import Item, labelled
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import inside, lines_of
+from hardsight.data.preprocess import Preprocess
 from hardsight.specs.catalog import register
 
 FOLDER = "tiny-imagenet-200"
@@ -32,7 +33,7 @@ PUBLISHED = {
 
 
 @register
-def tiny_imagenet(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def tiny_imagenet(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Tiny ImageNet, 64x64, 200 classes, from the folder `tiny-imagenet-200` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Splits train and val. Source: Stanford

@@ -18,6 +18,7 @@ from hardsight.data.images import Size, check_size, contents, folder_at, shared_
 from hardsight.data.labelled import Item, labelled
 from hardsight.data.lazy import Lazy, need
 from hardsight.data.lists import lines_of
+from hardsight.data.preprocess import Preprocess
 from hardsight.data.sets.folder import divide
 from hardsight.specs.catalog import register
 
@@ -91,7 +92,7 @@ PUBLISHED = {
 
 
 @register
-def aircraft(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def aircraft(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """FGVC Aircraft, 100 variants of aircraft: splits train, val and test; the folder `fgvc-aircraft-2013b` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Maji et al., 2013. Raises
@@ -101,7 +102,7 @@ def aircraft(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def caltech101(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def caltech101(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Caltech-101, 101 classes of objects (the background class is left out), from the folder `caltech101` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. There is no published split: here 30 images of
@@ -112,7 +113,7 @@ def caltech101(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def cars(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def cars(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Stanford Cars, 196 models of cars: splits train and test; the folder `stanford_cars` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Krause et al., 2013. Raises
@@ -122,7 +123,7 @@ def cars(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def dtd(root: str, size: int | tuple[int, int] | None = None, partition: int = 1) -> Data:
+def dtd(root: str, size: int | tuple[int, int] | Preprocess | None = None, partition: int = 1) -> Data:
     """Describable Textures, 47 classes: splits train, val and test; the folder `dtd` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. partition: which of the ten published
@@ -134,7 +135,7 @@ def dtd(root: str, size: int | tuple[int, int] | None = None, partition: int = 1
 
 
 @register
-def eurosat(root: str, size: int | tuple[int, int] | None = None, test: float = 0.2) -> Data:
+def eurosat(root: str, size: int | tuple[int, int] | Preprocess | None = None, test: float = 0.2) -> Data:
     """EuroSAT, 10 classes of land use in satellite images, 64x64, from the folder `eurosat` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. test: the share of each class in the test
@@ -144,7 +145,7 @@ def eurosat(root: str, size: int | tuple[int, int] | None = None, test: float = 
 
 
 @register
-def flowers102(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def flowers102(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Flowers-102, 102 kinds of flowers: splits train, val and test; the folder `flowers-102` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Nilsback and Zisserman, 2008.
@@ -154,7 +155,7 @@ def flowers102(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def food101(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def food101(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Food-101, 101 dishes: splits train and test; the folder `food-101` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Bossard et al., 2014. Raises
@@ -164,7 +165,7 @@ def food101(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def pets(root: str, size: int | tuple[int, int] | None = None) -> Data:
+def pets(root: str, size: int | tuple[int, int] | Preprocess | None = None) -> Data:
     """Oxford-IIIT Pet, 37 breeds of cats and dogs: splits train (their trainval) and test; `oxford-iiit-pet` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. Source: Parkhi et al., 2012. Raises
@@ -174,7 +175,7 @@ def pets(root: str, size: int | tuple[int, int] | None = None) -> Data:
 
 
 @register
-def sun397(root: str, size: int | tuple[int, int] | None = None, partition: int = 1, test: float = 0.5) -> Data:
+def sun397(root: str, size: int | tuple[int, int] | Preprocess | None = None, partition: int = 1, test: float = 0.5) -> Data:
     """SUN397, 397 kinds of scenes, from the folder `SUN397` or its parent.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop. partition: which of the ten published splits,
