@@ -38,6 +38,8 @@ class Card:
     std: tuple[float, ...] = IMAGENET_STD
     resize: int | None = None
     classes: int = 0
+    labels: tuple[str, ...] = ()
+    """The names of these classes, where the source of the weights states them."""
     parameters: int = 0
     licence: str = "unknown"
     sha256: str = ""

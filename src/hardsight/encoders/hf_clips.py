@@ -73,6 +73,7 @@ def hf_clips(
         std=std,
         resize=resize,
         classes=body.classes,
+        labels=tuple(str(name) for _, name in sorted(config.id2label.items())),
         parameters=sum(parameter.numel() for parameter in body.parameters()),
         note=f"{note}; clips of {body.frames} frames".removeprefix("; "),
     )

@@ -103,6 +103,7 @@ def encode(
     side = size or fixed or natural
     dry = fixed or (4 * body.multiple if body.multiple > 1 else side)
     known.setdefault("licence", cfg.get("license") or "unknown")
+    known.setdefault("labels", tuple(cfg.get("label_names") or ()))
     mean, std = mean or tuple(cfg["mean"]), std or tuple(cfg["std"])
     try:
         return finish(body, name, name, layers=layers, size=side, dry=dry, mean=mean, std=std, classes=body.classes, **known)

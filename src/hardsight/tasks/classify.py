@@ -1,16 +1,26 @@
-"""Classification: a linear layer or nearest neighbours on the pooled features, or the model's own pretrained classifier."""
+"""Classification: a linear layer or nearest neighbours on the pooled features, or the model's own pretrained classifier.
+
+The model's own classifier has an order of classes of its own. `outputs_of` matches the classes of the data with it by name, by
+WordNet id or by number, so that neither the order nor the number of the folders matters; it warns where it can't know.
+"""
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hardsight.core.errors import DataError, SpecError
+from hardsight.core.errors import DataError, DataWarning, MissingDependency, SpecError
 from hardsight.data.base import DataCard
-from hardsight.encoders.base import Encoder, Features
+from hardsight.data.images import first_few
+from hardsight.data.sets import imagenet
+from hardsight.encoders.base import Card, Encoder, Features
 from hardsight.losses.classify import cross_entropy
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs
@@ -30,14 +40,80 @@ class LinearHead(nn.Module):
 
 
 class OwnHead(nn.Module):
-    """Features -> logits [B, K] of the encoder's own classifier; nothing is trained."""
+    """Features -> logits [B, K] of the encoder's own classifier, all or those of the given outputs; nothing is trained."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, outputs: Sequence[int] | None = None) -> None:
         super().__init__()
         self._encoder = (encoder,)  # in a tuple, so that its weights don't count as the head's
+        self.outputs = None if outputs is None else list(outputs)
 
     def forward(self, features: Features) -> Tensor:
-        return self._encoder[0].classify(features)
+        logits = self._encoder[0].classify(features)
+        return logits if self.outputs is None else logits[:, self.outputs]
+
+
+def outputs_of(card: Card, data: DataCard) -> list[int] | None:
+    """The output of a model's own classifier for each class of the data; None: all of them, in their order.
+
+    The names of 1,000 outputs are ImageNet's if the model states none. Raises `DataError` if the classes can't be matched;
+    warns if there are as many as outputs but no names or numbers to match them by.
+    """
+    listed = _labels(card)
+    known: dict[str, set[int]] = {}
+    for place, names in enumerate(listed):
+        for name in names:
+            known.setdefault(_plain(name), set()).add(place)
+    found = [known.get(_plain(name)) or _numbered(name, card.classes) for name in data.classes]
+    same = len(data.classes) == card.classes
+    if same and all(place in places for place, places in enumerate(found)):
+        return None
+    if all(found):
+        outputs = [place if place in places else min(places) for place, places in enumerate(found)]
+        unsure = [name for place, name in enumerate(data.classes) if len(found[place]) > 1 and place not in found[place]]
+        twice = [data.classes[outputs.index(place)] for place, count in Counter(outputs).items() if count > 1]
+        if not unsure and not twice:
+            return outputs
+        raise DataError(
+            f"{data.name}: several classes of {card.name}'s own classifier, or several of the data, have the name "
+            f"'{(unsure or twice)[0]}'; name the class folders by WordNet id or by number"
+        )
+    named = sum(_plain(name) in known for name in data.classes)
+    if same and named <= (0 if card.labels else len(found) // 2):
+        why = "does not name its classes" if not listed else "names other classes"
+        warnings.warn(
+            f"{card.name}'s own classifier {why}, so class k of {data.name} is taken to be its output k, in the order "
+            f"{first_few(data.classes)}",
+            DataWarning,
+            stacklevel=3,
+        )
+        return None
+    strange = [name for name, places in zip(data.classes, found, strict=True) if not places]
+    raise DataError(
+        f"{card.name}'s own classifier has {card.classes} classes, and {data.name} has {len(data.classes)}, of which "
+        f"{first_few(strange)} can't be found among them by name or number; train a head with classify(head='linear')"
+    )
+
+
+def _labels(card: Card) -> Sequence[Sequence[str]]:
+    """All names of each class of a model's own classifier; empty if they are not known."""
+    if len(card.labels) == card.classes and not any(re.fullmatch(r"LABEL_\d+", name) for name in card.labels):
+        return [(name, *name.split(",")) for name in card.labels]
+    try:
+        return imagenet.all_names() if card.classes == 1000 else ()
+    except MissingDependency:
+        return ()
+
+
+def _plain(name: str) -> str:
+    """A class name without case and separators, or the WordNet id that it begins with."""
+    if wnid := re.match(r"n\d{8}(?!\d)", name):
+        return wnid[0]
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def _numbered(name: str, count: int) -> set[int]:
+    """The output that a class is named after, if it is named by a number below `count`."""
+    return {int(name)} if name.isascii() and name.isdigit() and int(name) < count else set()
 
 
 @dataclass(frozen=True)
@@ -55,12 +131,7 @@ class Classify:
     def head(self, encoder: Encoder, data: DataCard) -> nn.Module:
         needs(data, "classify", "label", data.classes)
         if self.kind == "own":
-            if encoder.card.classes != len(data.classes):
-                raise DataError(
-                    f"{encoder.card.name}'s own classifier has {encoder.card.classes} classes, and {data.name} has "
-                    f"{len(data.classes)}; train a head with classify(head='linear')"
-                )
-            return OwnHead(encoder)
+            return OwnHead(encoder, outputs_of(encoder.card, data))
         if self.kind == "knn":
             return KnnHead(encoder.card.dim, len(data.classes), self.k, self.temperature)
         return LinearHead(encoder.card.dim, len(data.classes))
@@ -92,6 +163,8 @@ class Classify:
 @register
 def classify(head: Literal["linear", "own", "knn"] = "linear", k: int = 20, temperature: float = 0.07) -> Task:
     """Image classification; head: a linear probe on the pooled features, the model's own classifier, or nearest neighbours.
+
+    Of the model's own classifier, only the outputs of the data's classes are compared, matched by name, WordNet id or number.
 
     k, temperature: number of neighbours and temperature of their votes, for head=knn only.
     """

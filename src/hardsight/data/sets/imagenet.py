@@ -82,16 +82,21 @@ def imagenet(root: str, size: int | tuple[int, int] | Preprocess | None = None) 
     return Data(card, splits)
 
 
-@functools.cache
 def classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The 1,000 WordNet ids in the order of their labels, and the first name of each, from the lists included in timm."""
+    """The 1,000 WordNet ids in the order of their labels, and the first name of each."""
+    return tuple(names[0] for names in all_names()), tuple(names[1] for names in all_names())
+
+
+@functools.cache
+def all_names() -> tuple[tuple[str, ...], ...]:
+    """For each of the 1,000 classes its WordNet id and then all its names, from the lists included in timm."""
     located = importlib.util.find_spec("timm")  # not imported: only its lists are read, and importing timm imports torch
     folder = Path(located.origin).parent / "data" / "_info" if located and located.origin else Path("timm")
     if not (folder / "imagenet_synsets.txt").is_file():
         raise MissingDependency("imagenet needs the class lists included in timm: pip install 'timm>=1.0.15'")
     wnids = lines_of(folder / "imagenet_synsets.txt")
     names = dict(line.split("\t", 1) for line in lines_of(folder / "imagenet_synset_to_lemma.txt"))
-    return tuple(wnids), tuple(names[wnid].split(",")[0] for wnid in wnids)
+    return tuple((wnid, *(name.strip() for name in names[wnid].split(","))) for wnid in wnids)
 
 
 def _shards(place: Path) -> dict[str, Callable[[], Shards]]:
