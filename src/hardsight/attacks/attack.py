@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.aim import Aim, label
+from hardsight.attacks.inputs import checked, shaped, target_of
 from hardsight.attacks.search.base import Best, Search
 from hardsight.attacks.search.compose import in_each
+from hardsight.attacks.search.minimal import unsigned
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
-from hardsight.core.errors import ShapeError, SpecError
-from hardsight.data.feed import check_pixels
+from hardsight.core.errors import SpecError
 from hardsight.losses.base import EMBEDDING, Loss, fits
 from hardsight.losses.objective import AttackResult, Objective, against, still
-from hardsight.losses.places import Places
 from hardsight.specs.catalog import minimal, register
 from hardsight.specs.syntax import calls_in, show
 from hardsight.tasks.base import System, Task
@@ -47,7 +47,11 @@ class Attack(Protocol):
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights, gradients are unchanged."""
+        """Attacks images x [B, 3, H, W] in [0, 1] with targets y; the system's modes, weights, gradients are unchanged.
+
+        x_adv is float32 also for images in fp16 or bf16, in which a point on the surface of a ball would be rounded out of
+        it. Raises `DataError` for images and targets, and `ShapeError` for outputs, that cannot be attacked.
+        """
         ...
 
 
@@ -171,11 +175,7 @@ class Single:
                 f"{'near_l2' if aim.clean else 'ce_to or dlr_to'}"
             )
         if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
-            raise SpecError(
-                f"{name_of(self.search)} searches for the decision boundary, where its loss must be 0, and "
-                f"{name_of(loss) if loss else 'the task loss'} is not; "
-                f"use attack({name_of(self.search)}, loss=margin), or gap_to with aim=rival(k)"
-            )
+            raise unsigned(name_of(self.search), name_of(loss) if loss else "the task loss")
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):
             raise SpecError("the distance to the clean output has no gradient at the clean image; use start='inside'")
@@ -199,6 +199,7 @@ class Single:
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:
         """What the search maximizes on images x with targets y; y may be None if the aim needs no label."""
         measured = getattr(system.task, "measured", None)
+        y = target_of(y, x, system.task)
         y = y if y is None or measured is None else measured(y)
         read = self.reading(system, y)
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
@@ -219,7 +220,7 @@ class Single:
         start: Tensor | None = None,
     ) -> AttackResult:
         """start: where to start, instead of the search's own start."""
-        check_pixels(x)
+        x, y = checked(x, y, system.task)
         if not self.fits(system.task):
             raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
         with still(system.encoder, system.head):
@@ -287,7 +288,7 @@ class Cascade:
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        check_pixels(x)
+        x, y = checked(x, y, system.task)
         with still(system.encoder, system.head):
             best, members = Best(x), []
             places = torch.arange(len(x), device=x.device)
@@ -312,33 +313,6 @@ class Cascade:
                     points[places] = found.x_adv.to(points.dtype)
                     members.append((f"{place} {_label(member)}", points))
         return best.result()._replace(members=tuple(members))
-
-
-def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
-    """The output, unchanged; raises `ShapeError`, with both shapes, if it does not fit images x with targets y."""
-    if task.target == "boxes" and not (isinstance(output, Places) and len(output) == len(x)):
-        tensor = getattr(output, "classes", output)
-        what = f"{type(output).__name__} {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(output).__name__
-        raise ShapeError(
-            f"{task.name}: the model returns {what} for images {list(x.shape)}; it should return Places of classes [{len(x)}, P, K]"
-        )
-    if not isinstance(output, Tensor) or not isinstance(y, Tensor):
-        return output
-    count, place = len(x), list(y.shape[1:])
-    wanted = {"label": [count, "K"], "mask": [count, "K", *place], "depth": [count, *place]}.get(task.target, [count])
-    fits = len(output.shape) >= len(wanted) and all(
-        want in ("K", have) for want, have in zip(wanted, output.shape, strict=False)
-    )
-    if not fits or (len(wanted) > 1 and output.dim() != len(wanted)):
-        raise ShapeError(
-            f"{task.name}: the model returns {list(output.shape)} for images {list(x.shape)}; "
-            f"it should return [{', '.join(map(str, wanted))}]"
-        )
-    if task.target == "label" and len(y) and int(y.max()) >= output.shape[1]:
-        raise ShapeError(
-            f"{task.name}: the model distinguishes {output.shape[1]} classes, but a target is class {int(y.max())}"
-        )
-    return output
 
 
 def name_of(thing: Any) -> str:

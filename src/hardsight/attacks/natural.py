@@ -48,7 +48,7 @@ class Corrupt:
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
         """rng is not used: an image has one corrupted version, as in a data set, for every encoder and batch."""
-        check_pixels(x)
+        x = check_pixels(x)
         x_adv = self.corruption(x, generator("natural"))
         if bool((threat.size(x_adv - x) > threat.eps * (1 + 1e-4)).any()):
             raise SpecError(

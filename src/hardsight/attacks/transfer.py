@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.attack import Attack, Lab, name_of, prepared
+from hardsight.attacks.inputs import checked
 from hardsight.attacks.search.base import Best
 from hardsight.attacks.threats.base import Threat
 from hardsight.core.errors import SpecError
@@ -45,6 +46,7 @@ class Transfer:
     ) -> AttackResult:
         if self.other is None:
             raise SpecError(f"transfer first needs {self.source} with a head at the same task: prepared(transfer(...), lab)")
+        x, y = checked(x, y, system.task)
         found = self.attack(self.other, x, y, threat, rng)
         with still(system.encoder, system.head), torch.no_grad():
             best = Best(x)

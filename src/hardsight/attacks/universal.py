@@ -18,6 +18,7 @@ from hardsight.attacks.search.base import Best
 from hardsight.attacks.search.compose import stay
 from hardsight.attacks.threats.base import Threat
 from hardsight.core.errors import SpecError
+from hardsight.data.feed import check_pixels
 from hardsight.losses.base import Loss
 from hardsight.losses.objective import AttackResult, loss_and_grad, still
 from hardsight.specs.catalog import register
@@ -81,6 +82,7 @@ class Fixed:
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
+        x = check_pixels(x)
         with still(system.encoder, system.head), torch.no_grad():
             x_adv = threat.project(x + self.delta.to(x.device), x)
             best = Best(x_adv)

@@ -130,15 +130,26 @@ def pixels(batch_images: Tensor, device: torch.device | str) -> Tensor:
     return batch_images.to(device).to(torch.float32).div_(255)
 
 
-def check_pixels(x: Tensor) -> None:
-    """Raises `DataError` unless x is [B, 3, H, W], or clips [B, 3, T, H, W], with all values in [0, 1]; NaN is an error."""
+ROUNDING = 1e-6
+"""Values this far outside [0, 1] are rounding errors, as from undoing a normalization."""
+
+
+def check_pixels(x: Tensor) -> Tensor:
+    """The images as attacks use them, in float32 if they are fp16 or bf16, and with rounding errors outside [0, 1] clamped.
+
+    Raises `DataError` unless x is [B, 3, H, W], or clips [B, 3, T, H, W], of real numbers in [0, 1]; NaN is an error.
+    """
     if x.dim() not in (4, 5) or x.shape[1] != 3:
         raise DataError(f"images must be [B, 3, H, W], clips [B, 3, T, H, W]; these are {list(x.shape)}")
+    if not x.is_floating_point():
+        raise DataError(f"pixels must be real numbers in [0, 1], but these are {x.dtype}; give x.float() / 255 for 0 to 255")
     if x.numel() == 0:
-        return
+        return x
     low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise DataError(
-            f"pixels lie in [0, 1], but these range from {low:.4g} to {high:.4g}; divide uint8 images by 255, and pass "
+            f"pixels lie in [0, 1], but these range from {low:.7g} to {high:.7g}; divide uint8 images by 255, and pass "
             "images before normalization: the encoder normalizes them itself"
         )
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x if low >= 0 and high <= 1 else x.clamp(0, 1)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardsight.attacks.attack import Attack, on, seeks_nearest, shaped
+from hardsight.attacks.attack import Attack, on, seeks_nearest
 from hardsight.attacks.bf16 import in_bf16
+from hardsight.attacks.inputs import checked, shaped
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
-from hardsight.data.feed import check_pixels
 from hardsight.losses.objective import AttackResult, still
 from hardsight.store.files import Rows
 from hardsight.tasks.base import System
@@ -45,7 +45,7 @@ def evaluate(
     always projected and evaluated again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger
     than its threat allows, which would be a bug in hardsight.
     """
-    check_pixels(x)
+    x, y = checked(x, y, system.task)
     minimal = seeks_nearest(on(attack, system.task.target), threat, system.task)
     precision = "float32" if minimal else precision
     with in_bf16(system, x) if precision == "bf16" else nullcontext():

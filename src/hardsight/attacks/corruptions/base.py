@@ -69,7 +69,7 @@ def graded(severity: int, levels: Levels, change: Callable[[Tensor, Any, float, 
         raise SpecError(f"severity is {severity}; it must be 1, 2, 3, 4 or 5")
 
     def corruption(x: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        check_pixels(x)
+        x = check_pixels(x)
         if not len(x):
             return x.clone()
         if x.dim() == 5:

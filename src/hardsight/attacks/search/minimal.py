@@ -18,10 +18,15 @@ from hardsight.losses.objective import AttackResult, Objective, Reading
 def check_signed(objective: Objective, search: str) -> None:
     """Raises `SpecError` if the sign of the loss does not show on which side of the decision boundary a point is."""
     if not objective.signed:
-        raise SpecError(
-            f"{search} searches for the decision boundary, where its loss must be 0, and {objective.name} is not; "
-            f"use attack({search}, loss=margin), or gap_to with aim=rival(k)"
-        )
+        raise unsigned(search, objective.name)
+
+
+def unsigned(search: str, loss: str) -> SpecError:
+    """The error of a search for the decision boundary with a loss that is not 0 there."""
+    return SpecError(
+        f"{search} searches for the decision boundary, where its loss must be 0, and {loss} is not; "
+        f"use attack({search}, loss=margin), or gap_to with aim=rival(k)"
+    )
 
 
 def misclassified(reading: Reading) -> Tensor:
