@@ -498,9 +498,10 @@ def broken(kind: str) -> bytes:
     whole = io.BytesIO()
     Image.fromarray(noise(40, 40)).save(whole, "JPEG")
     picture = Image.new("RGB", (4, 4))
-    gif, floats = io.BytesIO(), io.BytesIO()
-    picture.save(gif, "GIF")
+    icon, floats, pages = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    picture.save(icon, "ICO")
     Image.new("F", (4, 4)).save(floats, "TIFF")
+    picture.save(pages, "TIFF", save_all=True, append_images=[picture])
     return {
         "empty": b"",
         "junk": b"this is no image",
@@ -509,12 +510,13 @@ def broken(kind: str) -> bytes:
         "flipped": png(noise(40, 40))[:100] + b"\xff" * 500 + png(noise(40, 40))[600:],
         "bomb": bomb(),
         "large": bomb(9000, 9000),
-        "gif": gif.getvalue(),
-        "tiff": floats.getvalue(),
+        "icon": icon.getvalue(),
+        "floats": floats.getvalue(),
+        "pages": pages.getvalue(),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["empty", "junk", "cut", "cut png", "flipped", "bomb", "large", "gif", "tiff"])
+@pytest.mark.parametrize("kind", ["empty", "junk", "cut", "cut png", "flipped", "bomb", "large", "icon", "floats", "pages"])
 def test_broken_images_are_refused_by_name(tmp_path, kind):
     message = {
         "empty": r"is empty \(0 bytes\)",
@@ -524,8 +526,9 @@ def test_broken_images_are_refused_by_name(tmp_path, kind):
         "flipped": "is corrupt or truncated",
         "bomb": "is rejected",
         "large": "is rejected: 9000x9000 pixels",
-        "gif": r"not an image in a supported format \(PNG, JPEG, WEBP, BMP\)",
-        "tiff": "not an image in a supported format",
+        "icon": r"not an image in a supported format \(PNG, BMP, TIFF, GIF, PPM, JPEG, WEBP\)",
+        "floats": "is in colour mode F; save it as 8-bit RGB",
+        "pages": "has 2 pictures in one file; save each one as a file of its own",
     }[kind]
     path = tmp_path / "some.jpg"
     path.write_bytes(broken(kind))

@@ -26,7 +26,7 @@ def pets(tmp_path) -> Path:
     for kind in ("cat", "dog"):
         for n in range(2):
             sets.save(tmp_path / "pets" / kind / f"{n}.png", sets.picture(n))
-    for name in ("cat/2.gif", "cat/3.tiff", "dog/.4.png", ".DS_Store", ".cache/5.png", "README"):
+    for name in ("cat/2.avif", "cat/3.heic", "dog/.4.png", ".DS_Store", ".cache/5.png", "README"):
         path = tmp_path / "pets" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -34,8 +34,8 @@ def pets(tmp_path) -> Path:
 
 
 SAID = (
-    "passed over 6 files: 3 hidden (.DS_Store, .cache/, dog/.4.png); 1 without suffix (README); 1 .gif (cat/2.gif); "
-    "1 .tiff (cat/3.tiff)"
+    "passed over 6 files: 3 hidden (.DS_Store, .cache/, dog/.4.png); 1 without suffix (README); 1 .avif (cat/2.avif); "
+    "1 .heic (cat/3.heic)"
 )
 
 
@@ -69,13 +69,13 @@ def test_an_archive_says_it_also_from_its_cache(tmp_path, monkeypatch):
         for name, data in (
             ("a/0.png", sets.encoded(sets.picture(0))),
             ("b/1.png", sets.encoded(sets.picture(1))),
-            ("b/2.gif", b"x"),
+            ("b/2.avif", b"x"),
         ):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     for _ in range(2):
-        with pytest.warns(PassedOver, match=r"pets.tar: passed over 1 file: 1 .gif \(b/2.gif\)"):
+        with pytest.warns(PassedOver, match=r"pets.tar: passed over 1 file: 1 .avif \(b/2.avif\)"):
             open_data(f"folder:{tmp_path}/pets.tar")
 
 
@@ -86,10 +86,10 @@ def test_sets_with_a_layout_of_their_own(tmp_path):
         warnings.simplefilter("error")  # its own lists of boxes are part of the layout
         len(open_data(f"tiny_imagenet:{place}").split("train"))
     for wnid in sets.WNIDS:
-        (place / "train" / wnid / "images" / "more.gif").write_bytes(b"x")
+        (place / "train" / wnid / "images" / "more.avif").write_bytes(b"x")
     with pytest.warns(PassedOver) as seen:
         len(open_data(f"tiny_imagenet(root={str(place)!r}, size=64)").split("train"))
-    assert len(seen) == 1 and "passed over 3 files: 3 .gif (" in str(seen[0].message)
+    assert len(seen) == 1 and "passed over 3 files: 3 .avif (" in str(seen[0].message)
     for name, depth in (("rgb_0", False), ("depth_0", True), ("IMG_1", False)):
         array = sets.picture(0) if not depth else sets.picture(0)[..., 0].astype("uint16") + 2000
         sets.save(tmp_path / "frames" / "test" / f"{name}.png", array)

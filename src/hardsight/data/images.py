@@ -1,8 +1,8 @@
 """Decodes files to arrays: every reader opens its images, masks and depth maps here, so all readers reject the same files.
 
 A file is decoded completely or rejected with a `DataError` that starts with the file's name and says what is expected. Only
-PNG, JPEG, WebP and BMP are decoded, regardless of the suffix, and EXIF orientation is not applied: pixels are used as
-stored.
+PNG, JPEG, WebP, BMP, TIFF, GIF and the family of PPM and PGM are decoded, regardless of the suffix, and EXIF orientation is
+not applied: pixels are used as stored. A file with several pictures (pages, an animation) is rejected.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ STORED = 2**16 - 1
 """The largest depth value that a file can store."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 Size = int | tuple[int, int] | Preprocess | None
+MAXIMUM = "maximum"
+"""The key of a PGM's largest value in Pillow's `info`, where Pillow has spread the values."""
 
 
 class UnlikeSizes(DataError):
@@ -148,14 +150,14 @@ def list_by_folder(root: Path, folders: Iterable[str], known: str = "") -> list[
     return [(root / name, folder) for folder, names in found.items() for name in names]
 
 
-def open_image(source: Path | bytes, name: str = "") -> np.ndarray:
+def open_image(source: Path | bytes, name: str = "", formats: tuple[str, ...] = FORMATS) -> np.ndarray:
     """The image, uint8 [H, W, 3] RGB, from a path or from the bytes of a file; errors use `name` for it.
 
     Greyscale becomes RGB, palettes are applied, transparency is dropped, 16-bit grey keeps its upper 8 bits (rounded).
     Raises `DataError` if it is missing, empty, truncated, corrupt, too large, or in another colour space or format.
     """
     label = name or _name_of(source)
-    pil = _decoded(source, label, FORMATS)
+    pil = _decoded(source, label, formats)
     if pil.mode in SIXTEEN:
         grey = np.asarray(pil).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65535:
@@ -166,13 +168,26 @@ def open_image(source: Path | bytes, name: str = "") -> np.ndarray:
     return np.array(pil if pil.mode == "RGB" else pil.convert("RGB"))
 
 
-def open_mask(source: Path | bytes, name: str = "") -> np.ndarray:
-    """The class ids as stored, uint8 [H, W], of a PNG with one channel of 1 to 8 bits, or a palette, whose indices they are."""
+def open_mask(source: Path | bytes, name: str = "", three: bool = False) -> np.ndarray:
+    """The class ids as stored, uint8 [H, W], of a file with one channel of 1 to 8 bits, or a palette, whose indices they are.
+
+    three: three equal channels count as one. Raises `DataError` for colours, and for JPEG and WebP, which change ids.
+    """
     label = name or _name_of(source)
-    pil = _decoded(source, label, ("PNG", "BMP"))
+    pil = _decoded(source, label, EXACT)
+    if three and pil.mode in ("RGB", "RGBA", "LA") and not np.ptp(rgb := np.array(pil.convert("RGB")), axis=-1).any():
+        return rgb[..., 0]
     if pil.mode not in ("L", "P", "1"):
         raise DataError(f"{label} has colour mode {pil.mode}; a mask must be a PNG with one 8-bit channel of class ids")
-    return np.array(pil).astype(np.uint8) // _scale(source)
+    return _as_stored(pil).astype(np.uint8) // _scale(source)
+
+
+def _as_stored(pil: Image.Image) -> np.ndarray:
+    """The values in the file: Pillow spreads those of a PGM with another maximum over 0 to 255 or 65535."""
+    values = np.array(pil)
+    if (most := pil.info.get(MAXIMUM)) is None:
+        return values
+    return np.rint(values.astype(np.float64) * most / (65535 if pil.mode in SIXTEEN else 255))
 
 
 def _scale(source: Path | bytes) -> int:
@@ -187,12 +202,17 @@ def _scale(source: Path | bytes) -> int:
 
 
 def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
-    """The values of a depth map as stored, float32 [H, W], from a 16-bit PNG; `depths.Metres` converts them."""
+    """The values of a depth map as stored, float32 [H, W]: 16-bit PNG, TIFF or PGM, or TIFF of floats.
+
+    `depths.Metres` converts them.
+    """
     label = name or _name_of(source)
-    pil = _decoded(source, label, ("PNG",))
-    if pil.mode not in SIXTEEN:
-        raise DataError(f"{label} has 8-bit pixels (mode {pil.mode}); depth must be a 16-bit PNG")
-    return np.asarray(pil).astype(np.float32)
+    pil = _decoded(source, label, ("PNG", "TIFF", "PPM"))
+    if pil.mode not in (*SIXTEEN, "F"):
+        raise DataError(
+            f"{label} has 8-bit pixels (mode {pil.mode}); depth must be a 16-bit PNG, TIFF or PGM, or a TIFF of floats"
+        )
+    return _as_stored(pil).astype(np.float32)
 
 
 def size_of(source: Path | bytes, name: str = "") -> tuple[int, int]:
@@ -324,5 +344,14 @@ def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Imag
         try:
             pil.load()
         except Exception as error:  # Pillow's decoders raise almost any error for broken data
+            frames = getattr(pil, "n_frames", 1) if pil.format in ("TIFF", "GIF") else 1
+            packed = pil.tile[0][3] if pil.format == "PPM" and pil.tile else None
             raise DataError(f"{label} is corrupt or truncated: {error}") from None
         return pil.copy()
+        if frames > 1:
+            raise DataError(f"{label} has {frames} pictures in one file; save each one as a file of its own")
+        if isinstance(packed, tuple):
+            pil.info[MAXIMUM] = packed[1]
+        if pil.format == "GIF":  # programs number the colours of a GIF as they like, so the colours are its values
+            rgb = pil.convert("RGB")
+            return rgb if np.ptp(np.array(rgb), axis=-1).any() else rgb.getchannel(0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hardsight.core.errors import DataError
 from hardsight.data.base import IGNORE
-from hardsight.data.images import Size, fit, open_image, open_mask
+from hardsight.data.images import EXACT, Size, fit, open_image, open_mask
 from hardsight.data.splits import Files
 
 UNKNOWN = -1
@@ -25,13 +25,26 @@ def table_of_ids(classes: dict[int, int], ignored: Iterable[int] = ()) -> np.nda
     return table
 
 
-def read_mask(path: Path, table: np.ndarray, expected: str) -> np.ndarray:
-    """The class map, uint8 [H, W]; raises `DataError`, which ends with `expected`, for an id that is not in the table."""
-    ids = open_mask(path)
+def read_mask(path: Path, table: np.ndarray, expected: str, three: bool = False) -> np.ndarray:
+    """The class map, uint8 [H, W]; raises `DataError`, which ends with `expected`, for an id that is not in the table.
+
+    three: whether three equal channels count as one.
+    """
+    ids = open_mask(path, three=three)
     classes = table[ids]
     if (strange := ids[classes == UNKNOWN]).size:
         raise DataError(f"{path} has the id {int(strange.max())}; {expected}")
     return classes.astype(np.uint8)
+
+
+def read_colours(path: Path, classes: dict[tuple[int, ...], int], expected: str) -> np.ndarray:
+    """The class map, uint8 [H, W], of a mask whose colours (red, green, blue) are classes; `DataError` for another colour."""
+    image = open_image(path, formats=EXACT)
+    numbers, places = np.unique(image @ np.array([2**16, 2**8, 1]), return_inverse=True)
+    colours = [(number >> 16, number >> 8 & 255, number & 255) for number in numbers.tolist()]
+    if strange := next((colour for colour in colours if colour not in classes), None):
+        raise DataError(f"{path} has the colour {list(strange)}; {expected}")
+    return np.array([classes[colour] for colour in colours], np.uint8)[places].reshape(image.shape[:2])
 
 
 def masked(root: Path, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, expected: str, size: Size) -> Files:
