@@ -20,16 +20,18 @@ from PIL import Image
 from hardsight.core.errors import DataError, PassedOver
 from hardsight.data.preprocess import Preprocess
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+EXACT = ("PNG", "BMP", "TIFF", "GIF", "PPM")
+"""Formats that keep every value, as ids and depths need; "PPM" is Pillow's name for PGM too."""
+FORMATS = (*EXACT, "JPEG", "WEBP")
 MAX_PIXELS = 2**26
 """A larger image is rejected before it is decoded: some small files decode to many gigabytes."""
 STORED = 2**16 - 1
 """The largest depth value that a file can store."""
-SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-Size = int | tuple[int, int] | Preprocess | None
 MAXIMUM = "maximum"
 """The key of a PGM's largest value in Pillow's `info`, where Pillow has spread the values."""
+SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+Size = int | tuple[int, int] | Preprocess | None
 
 
 class UnlikeSizes(DataError):
@@ -279,6 +281,9 @@ def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
     Bilinear, with antialiasing when shrinking; `nearest` for ids and depths, whose values must not be mixed. A `Preprocess`
     is for images only; raises `DataError` where a mask or a depth map comes with one.
     """
+    if isinstance(size, Preprocess):
+        _only_images(nearest)
+        return size(image)
     exact, (top, left) = placing(image.shape[:2], size)
     if exact != image.shape[:2]:
         how = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
@@ -289,6 +294,7 @@ def fit(image: np.ndarray, size: Size, nearest: bool = False) -> np.ndarray:
 def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[int, int]]:
     """What `fit` does to an image of this shape (h, w): the size it is resized to, and the top left corner of the crop."""
     high, wide = shape
+    _only_images(isinstance(size, Preprocess))
     if not isinstance(size, int):
         return sides(size) or (high, wide), (0, 0)
     short = min(high, wide)
@@ -296,14 +302,16 @@ def placing(shape: Sequence[int], size: Size) -> tuple[tuple[int, int], tuple[in
     return exact, (round((exact[0] - size) / 2), round((exact[1] - size) / 2))
 
 
+def _only_images(otherwise: bool) -> None:
+    if otherwise:
+        raise DataError("size=evaluation(...) prepares images with labels; masks, depth maps and boxes need size=(h, w)")
+
+
 def first_few(names: Iterable[str], limit: int = 4) -> str:
     """The first names, and how many more follow."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
-    if isinstance(size, Preprocess):
-        _only_images(nearest)
-        return size(image)
 
 def _name_of(source: Path | bytes) -> str:
     return "an image in memory" if isinstance(source, bytes) else str(source)
@@ -314,7 +322,6 @@ def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image
     try:
         if len(source) == 0 if isinstance(source, bytes) else source.stat().st_size == 0:
             raise DataError(f"{label} is empty (0 bytes)")
-    _only_images(isinstance(size, Preprocess))
         pil = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
     except DataError:
         raise
@@ -322,11 +329,6 @@ def _opened(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image
         raise DataError(f"{label}: no such file") from None
     except Image.UnidentifiedImageError:
         raise DataError(
-def _only_images(otherwise: bool) -> None:
-    if otherwise:
-        raise DataError("size=evaluation(...) prepares images with labels; masks, depth maps and boxes need size=(h, w)")
-
-
             f"{label} is not an image in a supported format ({', '.join(formats)}), or its header is broken"
         ) from None
     except Image.DecompressionBombError as error:
@@ -342,12 +344,11 @@ def _only_images(otherwise: bool) -> None:
 def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Image.Image:
     with _opened(source, label, formats) as pil:
         try:
-            pil.load()
-        except Exception as error:  # Pillow's decoders raise almost any error for broken data
             frames = getattr(pil, "n_frames", 1) if pil.format in ("TIFF", "GIF") else 1
             packed = pil.tile[0][3] if pil.format == "PPM" and pil.tile else None
+            pil.load()
+        except Exception as error:  # Pillow's decoders raise almost any error for broken data
             raise DataError(f"{label} is corrupt or truncated: {error}") from None
-        return pil.copy()
         if frames > 1:
             raise DataError(f"{label} has {frames} pictures in one file; save each one as a file of its own")
         if isinstance(packed, tuple):
@@ -355,3 +356,4 @@ def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Imag
         if pil.format == "GIF":  # programs number the colours of a GIF as they like, so the colours are its values
             rgb = pil.convert("RGB")
             return rgb if np.ptp(np.array(rgb), axis=-1).any() else rgb.getchannel(0)
+        return pil.copy()
