@@ -10,8 +10,8 @@
 #   report the clean accuracy as robust; with 1e-6 under the root, same predictions, PGD and APGD report 0.
 # Source: torch.sign (public issues pytorch/pytorch #41245 and #187295, open, which do not speak of attacks); the step of
 #   torchattacks/attacks/pgd.py, foolbox/attacks/gradient_descent_base.py, pyautoattack/autopgd_base.py.
-# What follows: perfect robustness that is a NaN. Check torch.isfinite(gradient) and that the attack moved every image; a
-#   black-box attack (Square) shows it as well.
+# What follows: perfect robustness that is a NaN. Check torch.isfinite(gradient), and that FGSM from the clean image
+#   moved every image (after a random start a move proves nothing).
 set -euo pipefail
 export OMP_NUM_THREADS=1
 work=$(mktemp -d)
