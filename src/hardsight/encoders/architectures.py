@@ -118,6 +118,7 @@ def _tv_plan(name: str, options: dict[str, Any], size: int | None) -> Plan:
 
     def encode(net: nn.Module, layers: tuple[int, ...] | None, **known: Any) -> Encoder:
         called = known.pop("name")
+        known = tv_models.reference(name, None, size, options.get("stem", "imagenet"), **known)
         return tv_models.encode(net, name, layers or (-1,), size or native, **known).with_card(name=called)
 
     with torch.device("meta"):

@@ -24,7 +24,8 @@ class Card:
 
     dim: D of `pooled`. dense_dim: channels of `dense` (0: no dense features). stride: pixels per cell of the dense grid.
     size: the input side in pixels it was trained for. resize: the side to which it resizes images inside the graph, or None.
-    classes: of its own classifier, 0 without one. sha256: of its weights, names and values.
+    classes: of its own classifier, 0 without one. sha256: of its weights, names and values. preprocess: the spec of how its
+    authors prepare pictures for evaluation, before pixels come here (data/preprocess), or "" if that is not known.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Card:
     licence: str = "unknown"
     sha256: str = ""
     note: str = ""
+    preprocess: str = ""
 
 
 class Features(NamedTuple):

@@ -16,6 +16,7 @@ from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, need_side, positions, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Card, Encoder
 from hardsight.encoders.clips import ClipEncoder, as_encoder, need_frames
+from hardsight.encoders.prepared import USUAL, of_processor
 from hardsight.specs.catalog import register
 
 
@@ -58,8 +59,8 @@ def hf_clips(
     body = HfClips(model, name)
     if mean is None or std is None:
         note += "" if processor else "; no processor: ImageNet's mean and std"
-        mean = mean or tuple(processor.get("image_mean", IMAGENET_MEAN))
-        std = std or tuple(processor.get("image_std", IMAGENET_STD))
+        known = of_processor({**USUAL, **processor}, f"hf_clips:{name}") if processor else None
+        mean, std = mean or (known.mean if known else IMAGENET_MEAN), std or (known.std if known else IMAGENET_STD)
     config: Any = model.config
     card = Card(
         name=name.rstrip("/").rsplit("/", 1)[-1],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, finish, need_side, positions, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Encoder
+from hardsight.encoders.prepared import OVERRIDES, USUAL, Prepared, of_processor
 from hardsight.specs.catalog import register
 
 Pool = Literal["auto", "cls", "mean", "pooler"]
@@ -28,6 +29,7 @@ TOWERS = {
     "siglip_vision_model": "SiglipVisionModel",
 }
 """Vision-language models, of which only the vision encoder is used: model type -> class of that encoder."""
+WITHOUT = Prepared("", IMAGENET_MEAN, IMAGENET_STD, note="no image processor: ImageNet's mean and std")
 RANDOM_POOLER = "its pooler has no weights and is not used"
 
 
@@ -49,23 +51,25 @@ def hf(
     pooled: `cls` token after the final norm, `mean` of the patches, `pooler` output; `auto` is the pooler for CLIP, SigLIP
     and convolutional networks, else the class token, else the mean. size: recorded on the card; position embeddings are
     interpolated at run time. resize: inside the attacked graph. layers: transformer blocks or stages, from 0, joined as
-    `dense` after the final norm. mean, std: None is the image processor's, or ImageNet's without one (noted on the card).
+    `dense` after the final norm. mean, std: of pixels in [0, 1]; None is what the image processor makes of them, rescaling
+    and normalizing or neither, or ImageNet's without one (noted on the card).
     Raises `MissingDependency`, `WeightsError` (missing or incomplete), `SpecError` (not a vision encoder).
     """
     model, processor, note = _load(name, pretrained, seed)
     if pooled == "pooler" and RANDOM_POOLER in note:
         raise WeightsError(f"hf:{name} has no weights for its pooler; use pooled='cls' or pooled='mean'")
     body = HfBody(model, name, pooled)
-    if mean is None or std is None:
-        note += "" if processor else "; no image processor: ImageNet's mean and std"
-        mean = mean or tuple(processor.get("image_mean", IMAGENET_MEAN))
-        std = std or tuple(processor.get("image_std", IMAGENET_STD))
+    overruled = {"do_normalize": False} if mean and std else {}
+    known = of_processor({**processor, **overruled}, f"hf:{name}", body.fixed or size) if processor else WITHOUT
+    body.bgr = known.bgr
+    note += f"; {known.note}" if known.note and (processor or mean is None or std is None) else ""
     side = body.fixed or size or body.native
     dry = body.fixed or (4 * body.multiple if body.multiple > 1 else 64)
     arch = type(model).__name__
     source = f"hf:{name}" + ("" if pretrained else "(pretrained=False)")
     note = note.removeprefix("; ")
-    return finish(body, name, arch, source, layers, side, dry, mean=mean, std=std, resize=resize, note=note)
+    more = {"mean": mean or known.mean, "std": std or known.std, "preprocess": known.preprocess}
+    return finish(body, name, arch, source, layers, side, dry, resize=resize, note=note, **more)
 
 
 class HfBody(nn.Module):
@@ -76,6 +80,7 @@ class HfBody(nn.Module):
         config: Any = model.config
         self.model: Any = model
         self.name, self.pooled = name, pooled
+        self.bgr = False
         patch, native = (getattr(config, key, None) for key in ("patch_size", "image_size"))
         self.patch = int(patch[0] if isinstance(patch, list | tuple) else patch or 0)
         self.native = int(native[0] if isinstance(native, list | tuple) else native or 224)
@@ -101,6 +106,7 @@ class HfBody(nn.Module):
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         if self.fixed:
             need_side(pixels, self.fixed, self.name)
+        pixels = pixels.flip(1) if self.bgr else pixels
         extra: dict[str, Any] = dict(self.extra)
         if self.masked:  # nothing is masked, and patches stay in their order
             count = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
@@ -193,10 +199,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _processor(where: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the repository's image processor; empty if it has none."""
+    """The fields of the repository's image processor, with its class's defaults; empty if it has none."""
+    from transformers import AutoImageProcessor
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        return ImageProcessingMixin.get_image_processor_dict(where, **options)[0]
+        written = ImageProcessingMixin.get_image_processor_dict(where, **options)[0]
     except (OSError, ValueError):
         return {}
+    try:
+        with _quiet():
+            processor: Any = AutoImageProcessor.from_pretrained(where, backend="pil", **options)
+    except (OSError, ValueError):  # of a class that the library doesn't have
+        return {**USUAL, **written, OVERRIDES: ("all",)}
+    overridden = tuple(key for key in ("resize", "center_crop") if key in vars(type(processor)))
+    return {**written, **processor.to_dict(), OVERRIDES: overridden}

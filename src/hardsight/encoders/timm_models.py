@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, closest, downloading, finish, need_side, need_sides, positions, seeded
 from hardsight.encoders.base import BodyOutput, Encoder
+from hardsight.encoders.prepared import of_timm
 from hardsight.specs.catalog import register
 
 USUAL = 224
@@ -105,6 +106,7 @@ def encode(
     known.setdefault("licence", cfg.get("license") or "unknown")
     known.setdefault("labels", tuple(cfg.get("label_names") or ()))
     mean, std = mean or tuple(cfg["mean"]), std or tuple(cfg["std"])
+    known.setdefault("preprocess", of_timm(cfg, size or fixed or None).preprocess)
     try:
         return finish(body, name, name, layers=layers, size=side, dry=dry, mean=mean, std=std, classes=body.classes, **known)
     except (RuntimeError, AssertionError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.adapt import Staged, classes_of, closest, downloading, finish, positions, seeded
 from hardsight.encoders.base import BodyOutput, Encoder
+from hardsight.encoders.prepared import Prepared, of_torchvision
 from hardsight.encoders.resnets import Padding, Stem, reform
 from hardsight.specs.catalog import register
 
@@ -31,8 +32,8 @@ def tv(
     layers: tuple[int, ...] = (-1,),
     seed: int = 0,
     stem: Literal["imagenet", "cifar", "cifar_pad2", "cifar_bare"] = "imagenet",
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> Encoder:
     """A classification model of torchvision.
 
@@ -40,15 +41,32 @@ def tv(
     the card; any side is accepted, position embeddings are interpolated. resize: inside the attacked graph. layers: a
     ResNet's are the stem and four stages, a transformer's its blocks, otherwise the last map of each scale. stem: of a
     ResNet with random weights; `cifar` is 3x3, stride 1 and no pool, `cifar_pad2` has solo-learn's padding of 2,
-    `cifar_bare` no ReLU.
+    `cifar_bare` no ReLU. mean, std: None is what the weights were trained with; random ones take those of the model's first
+    weights.
     Raises `SpecError` for an unknown name or a network of another structure, `WeightsError` if weights cannot be loaded.
     """
     if weights is not None and stem != "imagenet":
         raise SpecError(f"tv:{name}: torchvision's weights are for the stem 'imagenet', so '{stem}' needs weights=None")
     model, native = create(name, weights, seed, stem=stem)
+    known = reference(name, weights, size, stem, mean=mean, std=std)
     source = f"tv:{name}" + (f"(weights='{weights}')" if weights else "(weights=None)")
     note = weights or f"random weights, seed {seed}" + (f", stem '{stem}'" if stem != "imagenet" else "")
-    return encode(model, name, layers, size or native, source=source, note=note, resize=resize, mean=mean, std=std)
+    return encode(model, name, layers, size or native, source=source, note=note, resize=resize, **known)
+
+
+def reference(name: str, weights: str | None, size: int | None, stem: str = "imagenet", **given: Any) -> dict[str, Any]:
+    """mean, std and preprocess of the model's weights, its first ones for None, under what is `given` and not None.
+
+    A stem for small images has no pictures of ImageNet's preparation.
+    """
+    from torchvision import models
+
+    options: Any = models.get_model_weights(name)
+    known: dict[str, Any] = {}
+    if len(options):
+        found: Prepared = of_torchvision((options[weights] if weights else next(iter(options))).transforms(), size)
+        known = {"mean": found.mean, "std": found.std, "preprocess": found.preprocess if stem == "imagenet" else ""}
+    return known | {key: value for key, value in given.items() if value is not None}
 
 
 def create(
