@@ -18,8 +18,8 @@ from hardsight.encoders.adapt import need_sides, seeded
 from hardsight.encoders.architectures import Plan, plan_of
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.layouts import PROJECTING
-from hardsight.encoders.naming import Weights, fitted, weights_of
-from hardsight.encoders.weights_file import read_weights, tensors_in
+from hardsight.encoders.naming import Weights, fitted, strays, weights_of
+from hardsight.encoders.weights_file import State, read_weights, tensors_in
 from hardsight.specs.catalog import register
 
 
@@ -70,6 +70,7 @@ def file(
     net.load_state_dict(weights.state, strict=False)
     head = [name for name in plan.classifier if name in net.state_dict()]
     classified = bool(head) and all(name in weights.state for name in head)
+    _need_normalization(weights, stored, place, mean, std)
     known = {**weights.own, **{name: value for name, value in (("mean", mean), ("std", std)) if value is not None}}
     notes = (f"weights of {place.name}", weights.note, _normalization(weights, mean, std))
     known |= {"source": f"file:{path}(arch='{arch}')", "name": place.stem, "note": "; ".join(part for part in notes if part)}
@@ -84,6 +85,22 @@ def _without_projection(weights: Weights, plan: Plan) -> Weights:
         return weights
     kept = {name: value for name, value in weights.state.items() if name not in heads}
     return replace(weights, state=kept, left={**weights.left, heads[0].split(".")[0]: len(heads)})
+
+
+def _need_normalization(
+    weights: Weights, stored: State, place: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> None:
+    """`WeightsError` for a normalization in the file that can't be used as it is, unless mean and std are given."""
+    if mean and std:
+        return
+    known = {**weights.own, **({"mean": mean} if mean else {}), **({"std": std} if std else {})}
+    hint = "give mean= and std= of pixels in [0, 1]"
+    if unknown := strays(stored):
+        raise WeightsError(f"{place} has '{unknown[0]}', which looks like a normalization of no known name; {hint}")
+    if len(weights.own) == 1 and len(known) == 1:
+        raise WeightsError(f"{place} normalizes by its own {next(iter(known))} only; {hint}")
+    if max(map(abs, weights.own.get("mean", (0.0,)))) > 2:
+        raise WeightsError(f"{place} normalizes by the mean {weights.own['mean']}, not of pixels in [0, 1]; {hint}")
 
 
 def _normalization(weights: Weights, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:

@@ -15,7 +15,7 @@ Role = Literal["student", "teacher"]
 # fmt: off
 WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "_orig_mod", "net", "network", "params", "weights",
-    "classy_state_dict", "base_model",
+    "classy_state_dict", "base_model", "attacker",
 )
 """Prefixes of an encoder's keys without meaning: wrappers of checkpoints, DataParallel, DDP and `torch.compile`."""
 
@@ -119,9 +119,10 @@ RECOMPUTED = re.compile(
 )
 """Buffers that a network computes itself, so that a file may have them or not."""
 
-NORMALIZERS = {"normalize.mean": "mean", "normalize.std": "std"}
-"""Buffers [3] or [1, 3, 1, 1] of a network's own normalization, inside it (ACL, DynACL, DeACL) or in a module before it
-(RobustBench/robustbench architectures/utils_architectures.py)."""
+NORMALIZER = re.compile(r"(?:normali[sz]\w*|preprocess\w*|0)\.(?:new_)?(mean|std|mu|sigma)")
+"""Buffers [3], [3, 1, 1] or [1, 3, 1, 1] of a network's own normalization, inside it (ACL, DynACL, DeACL), in a module before
+it (RobustBench/robustbench architectures/utils_architectures.py; 0 is the first of an unnamed sequence) or beside it
+(`normalizer.new_mean` and a copy under `attacker.normalize`: MadryLab/robustness attacker.py, tools/helpers.py)."""
 
 NORMS = {"normal": "0", "adv": "1", "adv_ce": "2"}
 """Dual batch norm: the index in `bn_list` of each norm. VITA-Group/Adversarial-Contrastive-Learning, PKU-ML/DYNACL:

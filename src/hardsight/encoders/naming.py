@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import WeightsError
 from hardsight.encoders import layouts
-from hardsight.encoders.layouts import NAMES, NORMALIZERS, NORMS, PAIRS, RECOMPUTED, ROLES, WRAPPERS
+from hardsight.encoders.layouts import NAMES, NORMALIZER, NORMS, PAIRS, RECOMPUTED, ROLES, WRAPPERS
 from hardsight.encoders.weights_file import State
 
 Network = Literal["evaluated", "student", "teacher"]
@@ -162,7 +162,7 @@ def _named(
     """The weights under the prefix, with one of several batch norms, without the normalization's buffers, renamed."""
     state = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     state, left, norm_taken = _one_norm(state, norm)
-    state = {key: value for key, value in state.items() if key not in NORMALIZERS}
+    state = {key: value for key, value in state.items() if not _normalizes(key, value)}
     taken, naming, needs = state, "", None
     best = _fits(state, wanted)
     if len(state) >= len(wanted) / 3:
@@ -179,13 +179,28 @@ def _own(stored: State, prefix: str) -> dict[str, tuple[float, ...]]:
     """The normalization stored in the network or in a module before it; the innermost one, if there are several."""
     words = prefix.split(".")[:-1]
     for count in range(len(words), -1, -1):
-        found = {name: stored.get(".".join([*words[:count], key])) for key, name in NORMALIZERS.items()}
+        before = "".join(f"{word}." for word in words[:count])
         own = {
-            name: tuple(round(float(v), 6) for v in value.flatten()) for name, value in found.items() if value is not None
+            kind: tuple(float(str(v)) for v in value.flatten().float().numpy())  # 0.485 as it is written in float32
+            for key, value in stored.items()
+            if key.startswith(before) and (kind := _normalizes(key.removeprefix(before), value))
         }
         if own:
             return own
     return {}
+
+
+def strays(stored: State) -> list[str]:
+    """Keys with three values that look like a normalization, but of no known name."""
+    parts = {key: key.split(".") for key, value in stored.items() if value.numel() == 3}
+    known = {key for key, words in parts.items() if _normalizes(".".join(words[-2:]), stored[key])}
+    return [key for key, words in parts.items() if re.fullmatch(r"(new_)?(mean|std|mu|sigma)", words[-1]) and key not in known]
+
+
+def _normalizes(key: str, value: Tensor) -> str:
+    """Whether a key is of a normalization, of 3 values: "mean", "std" or ""."""
+    match = NORMALIZER.fullmatch(key) if value.numel() == 3 else None
+    return {"mu": "mean", "sigma": "std"}.get(match[1], match[1]) if match else ""
 
 
 def _renamed(state: State, rules: Sequence[tuple[str, str]], wanted: Mapping[str, torch.Size]) -> State:
@@ -287,7 +302,7 @@ def _others(stored: State, chosen: str, wanted: Mapping[str, torch.Size]) -> dic
         place = next((i for i, part in enumerate(parts) if part not in WORDS or HEADS.fullmatch(part)), len(parts) - 1)
         before, rest = parts[:place], ".".join(parts[place:])
         other = next((word for word in before if word in ROLES), None)
-        if rest in NORMALIZERS:
+        if _normalizes(rest, stored[key]):
             continue
         if HEADS.fullmatch(parts[place]):
             counted[parts[place]] += 1
