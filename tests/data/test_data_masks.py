@@ -116,6 +116,17 @@ def test_ids_of_few_bits_are_read_as_stored(bits, colours, tmp_path):
         assert np.array_equal(open_image(data)[..., 0], stored * (255 // (2**bits - 1)))
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("white", [0, 1])
+def test_ids_of_tiff_are_read_as_stored(bits, white):
+    """Pillow also inverts the values where 0 is white: the ids 0 and 1 of 4 bits were read as 255 and 238."""
+    stored = np.arange(2 ** min(bits, 4), dtype=np.uint8)[None].repeat(3, 0)
+    data = sets.tiff(stored, bits, white)
+    assert np.array_equal(open_mask(data), stored)
+    grey = stored.astype(int) * (255 // (2**bits - 1))
+    assert np.array_equal(open_image(data)[..., 0], grey if white else 255 - grey)
+
+
 def test_a_set_with_masks_of_four_bits(tmp_path):
     stored = np.arange(12, dtype=np.uint8)[None].repeat(3, 0)
     sets.save(tmp_path / "test" / "a.png", sets.picture(0, 3, 12))

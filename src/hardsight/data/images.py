@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,8 @@ MAX_PIXELS = 2**26
 """A larger image is rejected before it is decoded: some small files decode to many gigabytes."""
 STORED = 2**16 - 1
 """The largest depth value that a file can store."""
-MAXIMUM = "maximum"
-"""The key of a PGM's largest value in Pillow's `info`, where Pillow has spread the values."""
+MAXIMUM, INVERTED = "maximum", "inverted"
+"""Keys of Pillow's `info`: the largest value in the file, if Pillow has spread the values; there, if it has inverted them."""
 SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 Size = int | tuple[int, int] | Preprocess | None
 
@@ -181,26 +182,31 @@ def open_mask(source: Path | bytes, name: str = "", three: bool = False) -> np.n
         return rgb[..., 0]
     if pil.mode not in ("L", "P", "1"):
         raise DataError(f"{label} has colour mode {pil.mode}; a mask must be a PNG with one 8-bit channel of class ids")
-    return _as_stored(pil).astype(np.uint8) // _scale(source)
+    return _as_stored(pil).astype(np.uint8)
 
 
 def _as_stored(pil: Image.Image) -> np.ndarray:
-    """The values in the file: Pillow spreads those of a PGM with another maximum over 0 to 255 or 65535."""
-    values = np.array(pil)
+    """The values in the file, where Pillow spread them over 0 to 255 or 65535, or inverted them."""
+    values, full = np.array(pil), 65535 if pil.mode in SIXTEEN else 1 if pil.mode == "1" else 255
+    if INVERTED in pil.info:
+        values = full - values.astype(np.int64)
     if (most := pil.info.get(MAXIMUM)) is None:
         return values
-    return np.rint(values.astype(np.float64) * most / (65535 if pil.mode in SIXTEEN else 255))
+    return np.rint(values.astype(np.float64) * most / full)
 
 
-def _scale(source: Path | bytes) -> int:
-    """The factor by which Pillow multiplies the pixels of this PNG: it spreads grey of 2 or 4 bits over 0 to 255."""
-    if isinstance(source, bytes):
-        head = source[:26]
-    else:
-        with source.open("rb") as file:
-            head = file.read(26)
-    bits, colours = (head[24], head[25]) if head.startswith(b"\x89PNG") else (8, 0)
-    return 255 // (2**bits - 1) if colours == 0 and bits in (2, 4) else 1
+def _packing(pil: Any) -> dict[str, int]:
+    """What Pillow does to the values of an opened file, as entries of its `info`, from the name of its raw mode.
+
+    Grey of 2 or 4 bits and PGM with another maximum are spread over the range; TIFF with white as 0 is inverted.
+    """
+    packed = pil.tile[0][3] if pil.tile else ""
+    raw, *more = packed if isinstance(packed, tuple) else (packed,)
+    if pil.format == "PPM":
+        return {MAXIMUM: more[0]} if more else {}
+    if pil.format not in ("PNG", "TIFF") or not (found := re.fullmatch(r"[1L](?:;([24]))?;?(I?)R?", raw)):
+        return {}
+    return ({MAXIMUM: 2 ** int(found[1]) - 1} if found[1] else {}) | ({INVERTED: 1} if found[2] else {})
 
 
 def open_depth(source: Path | bytes, name: str = "") -> np.ndarray:
@@ -345,14 +351,13 @@ def _decoded(source: Path | bytes, label: str, formats: tuple[str, ...]) -> Imag
     with _opened(source, label, formats) as pil:
         try:
             frames = getattr(pil, "n_frames", 1) if pil.format in ("TIFF", "GIF") else 1
-            packed = pil.tile[0][3] if pil.format == "PPM" and pil.tile else None
+            packing = _packing(pil)
             pil.load()
         except Exception as error:  # Pillow's decoders raise almost any error for broken data
             raise DataError(f"{label} is corrupt or truncated: {error}") from None
         if frames > 1:
             raise DataError(f"{label} has {frames} pictures in one file; save each one as a file of its own")
-        if isinstance(packed, tuple):
-            pil.info[MAXIMUM] = packed[1]
+        pil.info |= packing
         if pil.format == "GIF":  # programs number the colours of a GIF as they like, so the colours are its values
             rgb = pil.convert("RGB")
             return rgb if np.ptp(np.array(rgb), axis=-1).any() else rgb.getchannel(0)
