@@ -63,6 +63,16 @@ def test_the_command_line_says_it_in_one_line(pets, monkeypatch, capsys):
     assert capsys.readouterr().err.count(f"hardsight: {pets}: {SAID}\n") == 1
 
 
+def test_images_that_labels_csv_does_not_list(pets):
+    sets.text(pets / "labels.csv", "file,class_index", "cat/0.png,0", "dog/1.png,1")
+    with pytest.warns(PassedOver) as seen:
+        assert len(open_data(f"folder:{pets}").split("test")) == 2
+    assert [str(one.message) for one in seen] == [
+        f"{pets}: {SAID}",
+        f"{pets}, whose labels.csv lists the images: passed over 2 files: 2 .png (cat/1.png, dog/0.png)",
+    ]
+
+
 def test_an_archive_says_it_also_from_its_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HARDSIGHT_CACHE", str(tmp_path / "cache"))
     with tarfile.open(tmp_path / "pets.tar", "w") as archive:

@@ -163,6 +163,9 @@ def _from_folder(root: str, size: Size, test: float) -> Data:
     place = folder_at(root, EXPECTED)
     if (place / "labels.csv").is_file():
         layout = read_labels(place / "labels.csv")
+        listed = {name for items in layout.splits.values() for name, _ in items}
+        others = [name for name in image_names(place, r"labels\.csv") if name not in listed]
+        passed_over(f"{place}, whose labels.csv lists the images", others)
     else:
         names = image_names(place)
         if not names:
