@@ -60,7 +60,13 @@ def test_timms_crop_modes(mode, sides, pictures):
 
     from hardsight.encoders.prepared import of_timm
 
-    cfg = {"input_size": (3, *sides), "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": mode, "mean": (0.5, 0.4, 0.3)}
+    cfg = {
+        "input_size": (3, *sides),
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": mode,
+        "mean": (0.5, 0.4, 0.3),
+    }
     found = build(of_timm(cfg).preprocess, "Preprocess")
     given = {key: value for key, value in cfg.items() if key != "input_size"}
     transform = create_transform(input_size=cfg["input_size"], **given, normalize=False)
@@ -120,7 +126,9 @@ def test_transformers_models_get_the_pictures_of_their_processor(name, pictures)
         np.testing.assert_allclose((mine / 255 - np.array(found.mean)) / np.array(found.std), pixels, atol=2e-5)
 
 
-@pytest.mark.parametrize(("kind", "most"), [("ViTImageProcessor", 1), ("BitImageProcessor", 2), ("DINOv3ViTImageProcessor", 1)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [("ViTImageProcessor", 1), ("BitImageProcessor", 2), ("DINOv3ViTImageProcessor", 1)]
+)
 def test_transformers_on_tensors_rounds_otherwise(kind, most, pictures):
     """The largest difference of the docstring, of 255: processors on torch tensors, transformers' default, are not Pillow."""
     import transformers
@@ -145,7 +153,12 @@ def test_an_encoder_built_for_another_size_gets_pictures_of_it():
 
 
 def test_a_preprocessing_that_cannot_be_is_refused():
-    for wrong in ("evaluation(0)", "evaluation(224, 20000)", "evaluation(8, mode=squash)", "evaluation(8, fill=[0, 0, 300])"):
+    for wrong in (
+        "evaluation(0)",
+        "evaluation(224, 20000)",
+        "evaluation(8, mode=squash)",
+        "evaluation(8, fill=[0, 0, 300])",
+    ):
         with pytest.raises(DataError, match="evaluation"):
             build(wrong, "Preprocess")
     with pytest.raises(SpecError, match="interpolation"):

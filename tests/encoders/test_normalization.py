@@ -63,7 +63,9 @@ def test_transformers_features_are_those_behind_its_own_processor(vit, said):
     encoder = load_encoder(f"hf:{folder}")
     pictures = (255 * X).round().to(torch.uint8)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    right = model(**processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt")).last_hidden_state[:, 0]
+    right = model(**processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt")).last_hidden_state[
+        :, 0
+    ]
     torch.testing.assert_close(encoder(pictures / 255).pooled, right, atol=2e-4, rtol=1e-4)
 
 

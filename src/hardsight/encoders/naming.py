@@ -194,7 +194,9 @@ def strays(stored: State) -> list[str]:
     """Keys with three values that look like a normalization, but of no known name."""
     parts = {key: key.split(".") for key, value in stored.items() if value.numel() == 3}
     known = {key for key, words in parts.items() if _normalizes(".".join(words[-2:]), stored[key])}
-    return [key for key, words in parts.items() if re.fullmatch(r"(new_)?(mean|std|mu|sigma)", words[-1]) and key not in known]
+    return [
+        key for key, words in parts.items() if re.fullmatch(r"(new_)?(mean|std|mu|sigma)", words[-1]) and key not in known
+    ]
 
 
 def _normalizes(key: str, value: Tensor) -> str:

@@ -16,17 +16,19 @@ from torch import Tensor
 
 from hardsight.attacks.attack import Lab, misfit, on, prepared
 from hardsight.core import seeds, tree
-from hardsight.core.errors import DataError, StoreError
+from hardsight.core.errors import DataError, MissingDependency, StoreError, WeightsError
 from hardsight.core.machine import device_name, pick_device, revision, versions
 from hardsight.core.progress import Bar, Watch
 from hardsight.data.feed import choose, load, pixels
 from hardsight.encoders.adapt import seeded
 from hardsight.encoders.base import Encoder
 from hardsight.measure.audit import audit
-from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, stamp
+from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.checks.base import Case
 from hardsight.measure.evaluate import evaluate
+from hardsight.measure.pictures import prepared_by
 from hardsight.measure.plan import Plan
+from hardsight.measure.stamps import fixes_weights, stamp
 from hardsight.measure.systems import Systems
 from hardsight.metrics import counts_in, of
 from hardsight.metrics.worst import counts_for, members_of
@@ -68,9 +70,11 @@ class Bench:
         to_measure = [one for one in self.plan.resolved if one.cell.id in missing]
         for line in self.plan.notes:
             self.watch.note(line)
-        for one in reversed(to_measure):  # check all before anything is written, so that a wrong spec is reported at once
+        for one in reversed(self.plan.resolved):  # all before anything is written, so that a wrong spec is reported at once
             self.systems.forget_others(one.cell)
-            self.systems.check(one)
+            if one.cell.id in missing:
+                self.systems.check(one)
+            self._check_weights(one, one.cell.id in missing)
         if to_measure:
             self.store.create()
         with self._alone(), self.watch, self.watch.bar("measuring", sum(one.passes for one in to_measure)) as bar:
@@ -86,6 +90,30 @@ class Bench:
                     bar.say(f"{_short(cell.encoder)} · {cell.task} · audit")
                     self._audit(one)
         return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def _check_weights(self, one: Resolved, missing: bool) -> None:
+        """`StoreError` if the store's numbers of a cell are of other weights than those that its encoders have now."""
+        if self.store.cell(one.cell.id) is None:
+            return
+        try:
+            self.store.same_weights(one.cell.id, self._weights(one.cell))
+        except (WeightsError, MissingDependency) as error:
+            if missing:
+                raise
+            self._note(f"{one.cell.encoder}: the store's numbers are given without a look at its weights: {error}")
+
+    def _weights(self, cell: Cell) -> dict[str, str]:
+        """By encoder, also those that a transfer attack is from: the SHA-256 of weights that no stamp tells."""
+        surrogates = [show(minimal(complete(source, "Encoder"))) for source in sources(cell.attack)]
+        stamps = [cell.stamp.partition(":")[0], *cell.beside.split(",")]
+        pairs = zip([cell.encoder, *surrogates], stamps, strict=False)
+        return {spec: self.systems.encoder(spec).card.sha256 for spec, known in pairs if not fixes_weights(spec, known)}
+
+    def _note(self, message: str) -> None:
+        """Says it once."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self.watch.note(message)
 
     def _measure(self, one: Resolved, bar: Bar) -> None:
         cell, threat, target = one.cell, one.threat, one.task.target
@@ -180,7 +208,11 @@ class Bench:
             raise DataError(
                 f"none of the {cell.count} images of {cell.data} could be read" + (f": {skipped[0]}" if skipped else "")
             )
-        counts = counts_in(rows)
+        if not len(rows["id"]):
+            raise DataError(
+                f"{one.attack_name} attacks none of the {cell.count} images of {cell.data}: the label of all is its target"
+            )
+        counts, left_out = counts_in(rows), stored.left_out
         summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
         if members_of(rows):  # a suite: the worst case over the whole set, and with `_by_image` that of each image
             summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
@@ -190,6 +222,7 @@ class Bench:
                 "seconds": round(seconds, 3),
                 "device": device_name(self.device),
                 "images": len(rows["id"]),
+                "left_out": left_out,
                 "queries": float(rows["queries"].mean()),
                 "summary": summary,
                 "skipped": skipped,
@@ -206,11 +239,10 @@ class Bench:
         self.watch.note(
             f"{what['encoder_name']} · {task.name} on {what['data_name']} · {what['attack_name']} {cell.eps_text}".rstrip()
             + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
+            + f", without {left_out} images whose label is the attack's target" * bool(left_out)
         )
         for message in [*skipped, *self.systems.skipped(cell)]:
-            if message not in self._noted:
-                self._noted.add(message)
-                self.watch.note(f"left out: {message}")
+            self._note(f"left out: {message}")
 
     def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
         return {
@@ -219,9 +251,11 @@ class Bench:
             "encoder_name": encoder.card.name,
             "task_name": one.task.name,
             "data_name": one.data.card.name,
+            "preprocess": prepared_by(one.cell.data),
             "attack_name": one.attack_name,
             "norm": one.threat.norm,
             "eps": float(one.threat.eps),
+            "weights": self._weights(one.cell),
             "encoder_card": _plain(asdict(encoder.card)),
             "data_card": _plain(asdict(one.data.card)),
         }

@@ -10,8 +10,10 @@ from typing import Any
 
 from hardsight.attacks.attack import Attack, Single, refusal
 from hardsight.core.errors import SpecError
-from hardsight.data import Data, open_data
-from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources, stamp
+from hardsight.data import Data
+from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
+from hardsight.measure.pictures import Pictures
+from hardsight.measure.stamps import stamp
 from hardsight.specs.catalog import build, complete, minimal
 from hardsight.specs.recipe import Recipe
 from hardsight.specs.syntax import read, show
@@ -62,18 +64,20 @@ def plan(recipe: Recipe) -> Plan:
     """Opens the data and lists the cells: clean once, each attack at each eps, each task on the data that has its target."""
     recipe.check()
     cached: Build = functools.cache(build)
-    data = {show(minimal(read(text))): open_data(text) for text in recipe.data}
+    pictures, data = Pictures(recipe.preprocess), {}
     encoders = {show(minimal(complete(text, "Encoder"))): stamp(text, "Encoder") for text in recipe.encoders}
     probe, found, left_out, notes = show(minimal(recipe.probe)), [], [], []
-    for data_text, opened in data.items():
-        data_stamp = stamp(data_text, "Data")
-        split = opened.measured_on(recipe.split)
-        if split != (recipe.split or "test"):
-            notes.append(f"{opened.card.name} is measured on its '{split}' part: it has no test part with targets")
-        count = min(recipe.count, len(opened.split(split)))
+    for written in dict.fromkeys(show(minimal(read(text))) for text in recipe.data):
+        data_stamp = stamp(written, "Data")
         for encoder, encoder_stamp in encoders.items():
             for task_text in recipe.tasks:
                 task: Task = cached(task_text, "Task")
+                data_text, opened = pictures.of(written, encoder, task.target)
+                data[data_text] = opened
+                split = opened.measured_on(recipe.split)
+                if split != (recipe.split or "test"):
+                    notes.append(f"{opened.card.name} is measured on its '{split}' part: it has no test part with targets")
+                count = min(recipe.count, len(opened.split(split)))
                 if task.target not in opened.card.targets:
                     left_out.append(f"{task.name} on {opened.card.name}: the data has no {task.target}")
                     continue
@@ -116,6 +120,7 @@ def plan(recipe: Recipe) -> Plan:
     if all(one.cell.column == "clean" for one in found) and (left_out or not found) and set(recipe.attacks) != {"clean"}:
         raise SpecError("nothing to measure: " + "; ".join(dict.fromkeys(left_out)))
     found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # drop duplicates, keep the first
+    notes = dict.fromkeys([*notes, *pictures.notes()])
     return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit, tuple(notes))
 
 

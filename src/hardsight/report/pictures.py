@@ -103,6 +103,11 @@ def galleries(table: Table) -> list[Gallery]:
     return found
 
 
+def _preprocess(record: Record) -> str:
+    """How the record's images were prepared; of one id, there is a picture each."""
+    return str(record.cell.what.get("preprocess") or "")
+
+
 def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict) -> Gallery:
     columns = [c for c in table.shown if c.attack not in (CLEAN, WORST) and any((place, c) in shown for place in places)]
     first: Record = next(iter(shown.values()))[0]
@@ -112,14 +117,17 @@ def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict)
         [plain(name) for name in card.get("mask_classes" if kind == "segment" else "classes") or ()],
         _far(card, [loaded for _, loaded in shown.values()]) if kind == "depth" else 0.0,
     )
-    images: dict[str, dict[str, np.ndarray]] = {}
-    for _, loaded in shown.values():
+    images: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for record, loaded in shown.values():
         for at, name in enumerate(loaded["id"]):
-            images.setdefault(str(name), {"image": loaded["image"][at], "target": loaded["target"][at]})
+            key = str(name), _preprocess(record)
+            images.setdefault(key, {"image": loaded["image"][at], "target": loaded["target"][at]})
     colours, scenes = palette(table), []
-    for name, clean in images.items():
+    for (name, preprocess), clean in images.items():
         lines = []
         for place in places:
+            if any(_preprocess(record) != preprocess for (row, _), (record, _) in shown.items() if row == place):
+                continue
             parts = tuple(_part(shown.get((place, column)), name, painter, column) for column in columns)
             before = next(
                 (_answer(shown[place, c], name, painter) for c in table.shown if c.attack == CLEAN and (place, c) in shown),
@@ -129,7 +137,8 @@ def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict)
                 title = table.rows[place].title
                 lines.append(Line(place, title, colours[title] % COLOURS, colours[title], before, parts))
         truth = painter.paint(clean["target"], image=clean["image"])
-        scenes.append(Scene(plain(name), _photo(clean["image"]), truth, tuple(lines)))
+        title = f"{name} ({preprocess})" if len({one for _, one in images}) > 1 else name
+        scenes.append(Scene(plain(title), _photo(clean["image"]), truth, tuple(lines)))
     known = sorted(painter.seen - {IGNORE})
     legend = [(_hex(class_colour(one)), _class(one, painter.classes)) for one in known[:LEGEND]]
     legend += [("", f"and {len(known) - LEGEND} more")] if len(known) > LEGEND else []

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from hardsight.report.nearest import nearest
 from hardsight.report.nearest import rows as smallest
+from hardsight.report.prepared import sentence
 from hardsight.report.results import CLEAN, MEAN, NATURAL, WORST, Column, Number, Row, Table, grid, plain
 
 __all__ = [
@@ -124,13 +125,15 @@ def caption(table: Table, places: Sequence[int] | None = None) -> str:
     means = {len(number.over) for row in rows for c in table.shown if c.attack == MEAN and (number := row.numbers.get(c))}
     parts += [f"mean over {_span(means)} corruptions"] if means else []
     parts += resolutions(table, places)
+    left_out = {n for one in table.records if one.row in places and (n := (one.cell.done or {}).get("left_out"))}
+    parts += [f"without {_span(left_out)} images whose label is the attack's target"] if left_out else []
     if any(number.partial for number in numbers):
         parts.append("* partial: the cell is not finished")
     return " · ".join(parts)
 
 
 def resolutions(table: Table, places: Sequence[int]) -> list[str]:
-    """Notes where images were resized before the attack, or are resized inside the attacked encoder.
+    """Notes where images were resized or prepared before the attack, or are resized inside the attacked encoder.
 
     eps bounds the attacked pixels, so it is a stricter limit for an encoder that upsamples them internally.
     """
@@ -144,7 +147,8 @@ def resolutions(table: Table, places: Sequence[int]) -> list[str]:
             notes.setdefault(f"images were resized from {own[0]}x{own[1]} to {high}x{wide} before the attack", {})
         if high and (side := card.get("resize")) and side != min(high, wide):
             notes.setdefault(f"eps at {high}x{wide}, which", {})[f"{plain(card.get('name'))} resizes to {side}"] = None
-    return [" ".join([text, ", ".join(names)]).strip() for text, names in notes.items()]
+    cells = ((table.rows[one.row].title, one.cell.what.get("preprocess", "")) for one in table.records if one.row in places)
+    return [" ".join([text, ", ".join(names)]).strip() for text, names in notes.items()] + [*map(plain, sentence(cells))]
 
 
 def attacks_of(table: Table, places: list[int]) -> str:

@@ -28,8 +28,9 @@ class Recipe:
     attacks: "task" is each task's own. norm: the threat's name, or a threat that wraps one: masked(linf, [0, 0, 0.5, 1]).
     threat: complete threats, with their radii, in place of norm and eps. count: images per cell. chunk: images attacked at
     once; random numbers are drawn per chunk, so it is part of the result. split: "" is test, or val where the labels of
-    test are not published. gallery: images stored for visual inspection. audit: images used by the audit's
-    checks, for each encoder and task (0: no audit).
+    test are not published. preprocess: of images of unlike sizes; "auto" is each encoder's own (measure/pictures), "data" what
+    the data's spec says, or one spec for all, such as evaluation(224, 256). gallery: images stored for visual inspection.
+    audit: images used by the audit's checks, for each encoder and task (0: no audit).
     """
 
     name: str = "custom"
@@ -43,6 +44,7 @@ class Recipe:
     threat: tuple[str, ...] = ()
     probe: str = "probe"
     split: str = ""
+    preprocess: str = "auto"
     count: int = 1000
     chunk: int = 50
     seed: int = 0
@@ -70,7 +72,7 @@ class Recipe:
         for group in GROUPS:
             if not getattr(self, group):
                 raise SpecError(f"no {group} to measure with; name at least one in the recipe or by its option")
-        for name in ("norm", "probe", "split", "title"):
+        for name in ("norm", "probe", "split", "preprocess", "title"):
             if not isinstance(getattr(self, name), str):
                 raise SpecError(f"{name} is {getattr(self, name)!r}; it must be text")
         if not self.encoders:
@@ -83,6 +85,8 @@ class Recipe:
                 if not (kind == "Attack" and text == "task"):
                     complete(text, kind)
         complete(self.probe, "Probe")
+        if self.preprocess not in ("auto", "data"):
+            complete(self.preprocess, "Preprocess")
         find(read(self.norm).name, "Threat")
         for spec, _ in self.threats():
             complete(spec, "Threat")

@@ -1,0 +1,80 @@
+"""Images of unlike sizes are prepared as each encoder's authors evaluate it; the cells, the run and the report say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardsight.core.errors import DataError, SpecError
+from hardsight.measure.bench import Bench
+from hardsight.measure.plan import plan
+from hardsight.report import table as tables
+from hardsight.report.page import html
+from hardsight.report.pictures import galleries
+from hardsight.report.results import grid
+from hardsight.specs.recipe import Recipe
+from hardsight.store.cells import Store
+
+TIMM, TV = "timm:resnet18(pretrained=False, size=48)", "tv:resnet18(weights=None, size=32)"
+OF_TIMM, OF_TV = "evaluation(48, resize=50, interpolation='bicubic')", "evaluation(32, resize=36)"
+
+
+@pytest.fixture(scope="module")
+def unlike(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("unlike"), np.random.default_rng(0)
+    for part, name in ((part, name) for part in ("train", "test") for name in "ab"):
+        (root / part / name).mkdir(parents=True)
+        for place in range(4):
+            pixels = rng.integers(0, 255, (40 + 7 * place, 90 - 5 * place, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / part / name / f"{place}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def recipe(unlike):
+    given = {"tasks": ("classify",), "attacks": ("clean", "fgsm"), "probe": "probe(epochs=1)", "count": 4, "audit": 0}
+    return Recipe(encoders=(TIMM, TV), data=(f"folder('{unlike}')",), **given)
+
+
+def test_each_encoder_gets_its_own_pictures_and_the_cells_say_which(recipe):
+    planned = plan(recipe)
+    assert [cell.data.partition("size=")[2][:-1] for cell in planned.cells] == [OF_TIMM, OF_TIMM, OF_TV, OF_TV]
+    assert [one.images.sample(0).image.shape[-1] for one in planned.resolved] == [48, 48, 32, 32]
+    assert len(planned.notes) == 1 and OF_TIMM in planned.notes[0] and OF_TV in planned.notes[0]
+    dense = plan(replace(recipe, tasks=("classify", "segment")))
+    assert len(dense.cells) == 4 and any("segment" in text for text in dense.left_out)
+
+
+def test_a_preprocessing_can_be_set_for_all_encoders_or_left_to_the_data(recipe, unlike):
+    same = plan(recipe.with_set("preprocess=evaluation(40, 44)"))
+    assert {cell.data.partition("size=")[2][:-1] for cell in same.cells} == {"evaluation(40, resize=44)"}
+    with pytest.raises(DataError, match="one size"):
+        plan(recipe.with_set("preprocess=data"))
+    sized = plan(replace(recipe, data=(f"folder('{unlike}', size=24)",)))
+    assert {cell.data for cell in sized.cells} == {f"folder('{unlike}', size=24)"} and not sized.notes
+    with pytest.raises(SpecError, match="preprocess"):
+        plan(replace(recipe, data=("made",), preprocess="evaluation(40, 44)"))
+    with pytest.raises(SpecError, match="evaluatio"):
+        recipe.with_set("preprocess=evaluatio(40)").check()
+
+
+def test_an_encoder_without_a_preprocessing_is_refused_before_anything_is_trained(recipe):
+    with pytest.raises(SpecError, match=r"doesn't say how its authors prepare pictures: give --set preprocess="):
+        plan(replace(recipe, encoders=("tiny",)))
+
+
+def test_the_report_says_that_pictures_are_unlike_and_shows_each(recipe, tmp_path):
+    table = grid(Bench(plan(recipe), Store(tmp_path / "store"), "cpu").run())
+    assert [(row.task, row.data) for row in table.rows] == [("classify", table.rows[0].data)] * 2
+    assert f"encoders saw unlike pictures of the same images: {OF_TV} for " in tables.caption(table)
+    (gallery,) = galleries(table)
+    assert len(gallery.scenes) == 8 and all(len(scene.lines) == 1 for scene in gallery.scenes)
+    assert "encoders saw unlike pictures" in html(table)
+
+
+def test_one_encoder_has_one_preprocessing_in_the_caption(recipe, tmp_path):
+    table = grid(Bench(plan(replace(recipe, encoders=(TV,), attacks=("clean",))), Store(tmp_path / "store"), "cpu").run())
+    assert f"images prepared by {OF_TV}" in tables.caption(table)
