@@ -16,6 +16,9 @@ from hardsight.core.errors import DataError
 IGNORE = 255
 """The mask value of a pixel without a class: losses, metrics and attacks ignore it."""
 
+OWN = "a folder in"
+"""How the card's `source` starts if a reader of a published set was given another set in its layout."""
+
 
 @dataclass(frozen=True)
 class DataCard:

@@ -1,4 +1,4 @@
-"""COCO's layout: annotations/instances_<split><year>.json, and one folder per split with the images it names.
+"""COCO's format: annotations/instances_<split><year>.json, or files of other names, and folders with the images they name.
 
 Category ids have gaps (COCO uses 80 of 1 to 90); sorted by id they become 0, 1, 2, ... A box is [x, y, width, height] from
 the top left corner. An annotation file is read when its split is first used: that of COCO's train2017 has 450 MB.
@@ -16,19 +16,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hardsight.core.errors import DataError, DataWarning
-from hardsight.data.base import Data, DataCard
+from hardsight.data.base import OWN, Data, DataCard
 from hardsight.data.boxes import StatedSizes, boxed
+from hardsight.data.drawn import drawn
 from hardsight.data.get import Published
-from hardsight.data.images import Size, check_size, contents, first_few, fit, folder_at, open_image, shared_size
+from hardsight.data.images import Size, check_size, first_few, fit, folder_at, open_image, shared_size
 from hardsight.data.lazy import Lazy
 from hardsight.data.lists import inside
+from hardsight.data.sets.coco_files import EXPECTED, annotation_files, image_folder
 from hardsight.data.splits import Files
 from hardsight.specs.catalog import register
 
-NAMED = re.compile(r"instances_(train|val|test)(\d*)\.json")
+BACKGROUND = ("background", "bg")
 OUTLINE = re.compile(rb'"segmentation":\s*\[[^"{}]*\]\s*,\s*(?=")')
 """Segmentation outlines: boxes don't need them, and removing this 3/4 of the file first makes parsing over twice as fast."""
-EXPECTED = "annotations/instances_train2017.json or instances_val2017.json, with train2017/ or val2017/"
+OWN_NAMES = re.compile(r"(COCO_\w+_)?\d{12}\.jpg")
+"""The names of COCO's own images."""
 PUBLISHED = {
     "coco": Published(
         "https://cocodataset.org",
@@ -63,40 +66,49 @@ def coco(
     images: str | None = None,
     year: int | None = None,
     crowd: bool = False,
+    annotations: str | None = None,
+    test: float = 0.2,
+    seed: int = 0,
 ) -> Data:
-    """COCO, or another set in its layout: boxes of its categories, from annotations/instances_*.json.
+    """COCO, or another set in its format: boxes of its categories, from annotations/instances_*.json, or any JSON file.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop; required, because COCO's images differ in size.
     images: the image folder relative to root, if it is not one of the usual ones. year: needed if there are several. crowd:
-    whether crowd boxes are kept. Images without a box are kept. Source: Lin et al., 2014. differs: COCO's own metric ignores
+    whether crowd boxes are kept. annotations: one file, relative to root, instead of those whose names say their part. test,
+    seed: the share of images that is drawn for testing, if one file is for all images. Images without a box are kept; a
+    category 0 or background that no box has is no class. Source: Lin et al., 2014. differs: COCO's own metric ignores
     detections in crowds; here crowds are removed from the ground truth. Raises `DataError`.
     """
     check_size(size)
     place = folder_at(root, EXPECTED)
-    files = _files(place, year)
+    files = annotation_files(place, year, annotations)
     index = functools.cache(lambda name: read_index(files[name], crowd))
     smallest = min(files, key=lambda name: files[name].stat().st_size)
+    if any(_is_background(*one) for one in index(smallest).categories.items()):
+        index = _without_background({name: index(name) for name in files}).__getitem__
     categories, stated = index(smallest).categories, StatedSizes()
 
     def paths(name: str) -> list[Path]:
-        folder = _folder(place, name, files[name], images, index(name).names)
+        folder = image_folder(place, name, files[name], images, index(name).names[0])
         return [folder / file for file in index(name).names]
 
-    def split(name: str) -> Files:
+    def split(name: str, rows: list[int] | None = None) -> Files:
         if index(name).categories != categories:
             raise DataError(
                 f"{files[name]} and {files[smallest]} have different categories; they must be the same in all splits"
             )
-        return _split(files[name], index(name), paths(name), size, stated)
+        return _split(files[name], index(name), paths(name), size, stated, rows)
 
-    whole = len(categories) == 80
+    published = len(categories) == 80 and OWN_NAMES.fullmatch(index(smallest).names[0]) is not None
     card = DataCard(
-        name="COCO" if whole else place.resolve().name,
+        name="COCO" if published else place.resolve().name,
         targets=("boxes",),
         size=shared_size(size, lambda: [path for name in files for path in paths(name)]),
         classes=tuple(categories[number] for number in sorted(categories)),
-        source="Lin et al., 2014" if whole else "a folder in COCO's layout",
+        source="Lin et al., 2014" if published else f"{OWN} COCO's layout",
     )
+    if "" in files:
+        return Data(card, {name: split("", rows) for name, rows in drawn(len(index("").names), test, seed).items()})
     return Data(card, {name: Lazy(functools.partial(split, name)) for name in files})
 
 
@@ -143,32 +155,20 @@ def read_index(path: Path, crowd: bool = False) -> Index:
     return Index(categories, names, sizes, table[:, 2:].astype(np.float32), table[:, 1].astype(np.int64), starts)
 
 
-def _files(place: Path, year: int | None) -> dict[str, Path]:
-    """The file of each split; raises `DataError` if there is none, or if a split has several years and none is chosen."""
-    found: dict[str, Path] = {}
-    folder = place / "annotations"
-    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        if (named := NAMED.fullmatch(path.name)) and (year is None or named[2] == str(year)):
-            if named[1] in found:
-                raise DataError(f"{folder} has both {found[named[1]].name} and {path.name}; give year=")
-            found[named[1]] = path
-    if not found:
-        raise DataError(
-            f"{place} contains no COCO{f' of {year}' if year else ''}; expected {EXPECTED}, found {contents(place)}"
-        )
-    return {name: found[name] for name in ("train", "val", "test") if name in found}
+def _is_background(key: int, name: str) -> bool:
+    return key == 0 or name.strip("_").lower() in BACKGROUND
 
 
-def _folder(place: Path, split: str, file: Path, images: str | None, names: list[str]) -> Path:
-    """The image folder of a split: the first of the usual ones that contains its first image."""
-    if images is not None:
-        return place / images
-    named: Any = NAMED.fullmatch(file.name)
-    usual = [f"{split}{named[2]}", f"images/{split}{named[2]}", f"images/{split}", split, "images", "."]
-    for folder in usual:
-        if (place / folder / names[0]).is_file():
-            return place / folder
-    raise DataError(f"{place} has no {names[0]} in {', '.join(dict.fromkeys(usual))}; give images='folder'")
+def _without_background(indices: dict[str, Index]) -> dict[str, Index]:
+    """The indices without the categories that are no class: background or the id 0, if no box of any part has it."""
+    found = {key for index in indices.values() for key, name in index.categories.items() if _is_background(key, name)}
+    used = {sorted(index.categories)[label] for index in indices.values() for label in np.unique(index.labels)}
+    without = {}
+    for part, index in indices.items():
+        kept = {key: name for key, name in index.categories.items() if key not in found - used}
+        place = np.array([sorted(kept).index(key) if key in kept else -1 for key in sorted(index.categories)], np.int64)
+        without[part] = index._replace(categories=kept, labels=place[index.labels])
+    return without
 
 
 def _names(names: list[str], file: Path) -> list[str]:
@@ -190,13 +190,17 @@ def _side(stated: Any) -> int:
         return 0
 
 
-def _split(file: Path, index: Index, paths: list[Path], size: Size, stated: StatedSizes) -> Files:
+def _split(file: Path, index: Index, paths: list[Path], size: Size, stated: StatedSizes, rows: list[int] | None) -> Files:
+    """The images at these rows of the index; None: all of them."""
+    rows = list(range(len(paths))) if rows is None else rows
+
     def read(place: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, where = open_image(paths[place]), f"{file}: {index.names[place]}"
-        mine = slice(index.starts[place], index.starts[place + 1])
+        row = rows[place]
+        image, where = open_image(paths[row]), f"{file}: {index.names[row]}"
+        mine = slice(index.starts[row], index.starts[row + 1])
         corners = index.boxes[mine].copy()
         corners[:, 2:] += corners[:, :2]
-        stated(index.sizes[place], corners, image, where)
+        stated(index.sizes[row], corners, image, where)
         return fit(image, size), boxed(corners, index.labels[mine], image.shape, size, where)
 
-    return Files(index.names, read)
+    return Files([index.names[row] for row in rows], read)
