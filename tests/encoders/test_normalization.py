@@ -13,6 +13,8 @@ from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders import load_encoder
 from hardsight.encoders.prepared import of_processor, of_torchvision
 from hardsight.encoders.resnets import reform
+from hardsight.encoders.zoo import known
+from hardsight.specs.catalog import complete
 
 X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
@@ -143,3 +145,29 @@ def test_a_prefix_does_not_hide_a_normalization_of_unknown_name(net, tmp_path):
     torch.save({**sequence(net), "normalize.mean": torch.tensor([123.7, 116.3, 103.5])}, tmp_path / "w.pt")
     with pytest.raises(WeightsError, match="pixels in"):
         load_encoder(f"file('{tmp_path}/w.pt', {OPTIONS})")
+
+
+HUBCONF = """
+import timm
+def own():
+    return timm.create_model("tf_efficientnet_lite0", pretrained=False)
+def plain():
+    from torchvision.models import resnet18
+    return resnet18()
+"""
+
+
+def test_torch_hub_takes_what_a_model_of_timm_says_and_notes_where_nothing_does(tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUBCONF)
+    card = load_encoder(f"hub:{tmp_path}:own").card
+    assert card.mean == (0.5,) * 3 and card.preprocess == "evaluation(224, resize=256, interpolation='bicubic')"
+    card = load_encoder(f"hub:{tmp_path}:plain").card
+    assert "ImageNet's mean and std" in card.note and card.preprocess == ""
+    assert load_encoder(f"hub('{tmp_path}:plain', mean={list(MEAN)}, std={list(STD)})").card.note == ""
+
+
+def test_the_zoo_prepares_pictures_as_the_publishers_code_evaluates():
+    listed = {row["name"]: row["preprocess"] for row in known() if "preprocess" in row}
+    assert listed["dino_vits16"] == "evaluation(224, 256, 'bicubic')" and listed["mocov3_vits16"] == "evaluation(224, 256)"
+    for text in listed.values():
+        complete(text, "Preprocess")

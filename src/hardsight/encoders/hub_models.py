@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.encoders.adapt import classes_of, downloading, finish, positions, seeded
-from hardsight.encoders.base import BodyOutput, Encoder
+from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, BodyOutput, Encoder
+from hardsight.encoders.prepared import Prepared, of_timm
 from hardsight.encoders.timm_models import TimmBody
 from hardsight.encoders.tv_models import body_of
 from hardsight.specs.catalog import register
@@ -33,14 +34,15 @@ def hub(
     resize: int | None = None,
     layers: tuple[int, ...] = (-1,),
     seed: int = 0,
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> Encoder:
     """A model of a torch.hub repository, whose `hubconf.py` is RUN, with all rights of this process.
 
     entry: `ORG/REPO:NAME` or `ORG/REPO:BRANCH:NAME` on GitHub, or `/FOLDER:NAME` for a local clone. trust: must be True for
     a remote repository. options: arguments of the entry (`{'pretrained': False}`). size: recorded on the card. seed: of
-    weights that the entry leaves random. mean, std: ImageNet's by default, as torch.hub doesn't provide a model's own.
+    weights that the entry leaves random. mean, std: None is what a model of timm says, else ImageNet's, noted on the card:
+    torch.hub doesn't provide a model's own.
     Supported: models with `get_intermediate_layers` (DINO, DINOv2), `forward_intermediates` (timm) or torchvision's parts.
     Raises `SpecError` (not trusted, no such entry, an unsupported model), `WeightsError` (it could not be loaded).
     """
@@ -55,7 +57,10 @@ def hub(
     body: Any = _adapted(model.eval(), name)
     dry = 4 * body.multiple if body.multiple > 1 else size
     classes = getattr(body, "classes", 0) or classes_of(getattr(body, "head", None))
-    known = {"mean": mean, "std": std, "resize": resize, "classes": classes}
+    cfg = getattr(model, "pretrained_cfg", None)
+    said = of_timm(cfg) if cfg else Prepared("", IMAGENET_MEAN, IMAGENET_STD, note="ImageNet's mean and std")
+    known = {"mean": mean or said.mean, "std": std or said.std, "resize": resize, "classes": classes}
+    known |= {"preprocess": said.preprocess, "note": said.note if mean is None or std is None else ""}
     return finish(body, name, type(model).__name__, f"hub:{entry}", layers, size, dry, **known)
 
 

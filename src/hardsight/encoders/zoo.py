@@ -48,7 +48,9 @@ def zoo(name: str, size: int | None = None, resize: int | None = None, layers: t
     card = encoder.card
     licence = entry.get("licence", card.licence)
     note = "; ".join(text for text in (entry.get("note", ""), card.note) if text)
-    encoder.card = replace(card, name=name, source=entry.get("spec", f"zoo:{name}"), licence=licence, note=note)
+    preprocess = card.preprocess if size else entry.get("preprocess", card.preprocess)
+    known = {"name": name, "source": entry.get("spec", f"zoo:{name}"), "licence": licence, "note": note}
+    encoder.card = replace(card, preprocess=preprocess, **known)
     return encoder
 
 
