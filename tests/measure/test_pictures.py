@@ -67,7 +67,9 @@ def test_an_encoder_without_a_preprocessing_is_refused_before_anything_is_traine
 
 
 def test_the_report_says_that_pictures_are_unlike_and_shows_each(recipe, tmp_path):
-    table = grid(Bench(plan(recipe), Store(tmp_path / "store"), "cpu").run())
+    planned = plan(recipe)
+    table = grid(Bench(planned, Store(tmp_path / "store"), "cpu").run())
+    assert [bool(data.splits["test"]._kept) for data in planned.data.values()] == [False, True]
     assert [(row.task, row.data) for row in table.rows] == [("classify", table.rows[0].data)] * 2
     assert f"encoders saw unlike pictures of the same images: {OF_TV} for " in tables.caption(table)
     (gallery,) = galleries(table)

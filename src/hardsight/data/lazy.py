@@ -42,6 +42,11 @@ class Lazy:
     def sample(self, place: int) -> Sample:
         return self.images.sample(place)
 
+    def forget(self) -> None:
+        """Frees the images that the split has cached, if it was built."""
+        if forget := getattr(self._made, "forget", None):
+            forget()
+
     def __getattr__(self, name: str) -> Any:
         """Other attributes of the split, such as `batch`."""
         if name.startswith("_"):

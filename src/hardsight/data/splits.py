@@ -50,6 +50,10 @@ class Files:
         """Reads one image as it is stored, before it is fitted, and its targets; None if the two are the same."""
         return None if self.size is None else self._read
 
+    def forget(self) -> None:
+        """Frees the images cached in memory; they are read again when they are needed."""
+        self._kept, self._room = {}, self.memory
+
     def _fresh(self, place: int) -> tuple[Tensor, dict[str, Tensor]]:
         pixels, extra = self._read(place)
         pixels = fit(pixels, self.size)
