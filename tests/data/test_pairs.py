@@ -12,7 +12,7 @@ from PIL import Image
 from hardsight.core.errors import DataError
 from hardsight.data import open_data
 from hardsight.data.base import Data
-from hardsight.measure.cells import stamp
+from hardsight.measure.stamps import stamp
 from tests.fixtures import data_sets as sets
 
 CLASSES = "classes=['background', 'road', 'car']"

@@ -6,17 +6,12 @@ Everything that plans, measures or audits takes the resolved cell; no other code
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from hardsight.attacks.attack import Attack, misfit, on
 from hardsight.attacks.threats.base import Threat
 from hardsight.core.errors import SpecError
 from hardsight.data import Data, Images
-from hardsight.data.globs import common_folder
-from hardsight.encoders.runs import exported
-from hardsight.encoders.zoo import known
 from hardsight.probes.linear import Probe
 from hardsight.specs.catalog import complete, find, fingerprint, minimal
 from hardsight.specs.recipe import Precision
@@ -32,7 +27,7 @@ MEASURE = 2
 class Cell:
     """One number to measure, by the specs that define it, written in minimal form.
 
-    stamp: hashes of the files behind encoder and data. beside: stamps of the surrogate encoders of a transfer attack.
+    stamp: hashes of the files behind encoder and data (`stamps`). beside: stamps of the surrogate encoders of a transfer attack.
     joined: how many images, too few for an attack that relates images to each other, are joined to the chunk before.
     """
 
@@ -132,38 +127,3 @@ def attack_name(spec: str, attack: Attack) -> str:
 def sources(attack: str) -> list[str]:
     """The surrogate encoders that a transfer attack's spec names."""
     return [str(call.get("source")) for call in calls_in(complete(attack)) if call.name == "transfer"]
-
-
-def stamp(spec: str, kind: str) -> str:
-    """A hash of the files on this disk that a spec refers to: other files under the same name make another cell.
-
-    Of a checkpoint or a run's encoder: its bytes; of a zoo encoder: the listed hash; of a data folder: the names and sizes
-    of its files. Empty if the spec refers to no file.
-    """
-    inner = [one for _, value in complete(spec, kind).arguments for one in calls_in(value)]
-    if any(find(one.name).kind == kind for one in inner):  # an encoder that wraps another: the hash of the inner one
-        found = [stamp(show(one), kind) for one in inner if find(one.name).kind == kind]
-        return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if any(found) else ""
-    call = complete(spec, kind)
-    if call.name == "zoo":
-        entry = next((one for one in known() if one["name"] == call["name"]), {})
-        if "spec" not in entry:
-            return entry.get("sha256", "")[:16]
-        call = complete(entry["spec"], kind)
-    if call.name == "run":
-        place: object = str(exported(call["folder"], call["best"], call["epoch"]))
-    elif call.name == "pairs":
-        place = str(common_folder([call[name] for name in ("images", "masks", "depths") if call[name] is not None]))
-    else:
-        place = call.get("path") if call.name == "file" else call.get("name" if call.name == "hfdata" else "root")
-    if not isinstance(place, str):
-        return ""
-    path, digest = Path(os.path.expandvars(os.path.expanduser(place))), hashlib.sha256()
-    if path.is_file() and kind == "Encoder":
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    for one in files:
-        if one.is_file():
-            digest.update(f"{one.relative_to(path).as_posix()}\0{one.stat().st_size}\n".encode())
-    return digest.hexdigest()[:16]

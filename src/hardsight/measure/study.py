@@ -22,7 +22,8 @@ from hardsight.core.errors import SpecError, StoreError, nearest
 from hardsight.core.machine import pick_device
 from hardsight.core.progress import Watch
 from hardsight.measure.bench import Bench
-from hardsight.measure.plan import plan, stamp
+from hardsight.measure.plan import plan
+from hardsight.measure.stamps import stamp
 from hardsight.metrics.intervals import mean_over_runs
 from hardsight.report.results import grid
 from hardsight.report.table import shown

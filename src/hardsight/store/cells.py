@@ -12,7 +12,7 @@ The process can be killed at any time: every existing file is complete, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,18 +105,26 @@ class Store:
         record = path / "cell.json"
         if record.exists():
             before = read_json(record)
-            old, new = (w.get("encoder_card", {}).get("sha256") for w in (before, what))
-            if old and new and old != new:
-                raise StoreError(
-                    f"the weights behind {what.get('encoder')} are not those with which {path} was measured; "
-                    "give another --store, or delete that folder"
-                )
+            card = what.get("encoder_card", {}).get("sha256")
+            self.same_weights(cell_id, {**({str(what.get("encoder")): card} if card else {}), **what.get("weights", {})})
             if before != what:
                 write_json(record, what)
         else:
             self.create()
             write_json(record, what)
         return StoredCell(path, what)
+
+    def same_weights(self, cell_id: str, weights: Mapping[str, str]) -> None:
+        """`StoreError` if the cell was measured with other weights: SHA-256 by the spec of the encoder, or of a surrogate."""
+        path = self.path / "cells" / cell_id
+        what = read_json(path / "cell.json")
+        before = {what.get("encoder"): what.get("encoder_card", {}).get("sha256"), **what.get("weights", {})}
+        for spec, found in weights.items():
+            if (before.get(spec) or found) != found:
+                raise StoreError(
+                    f"the weights behind {spec} are not those with which {path} was measured; "
+                    "give another --store, or delete that folder"
+                )
 
     def cell(self, cell_id: str) -> StoredCell | None:
         path = self.path / "cells" / cell_id
