@@ -216,7 +216,9 @@ def test_coco_that_does_not_hold_together(tmp_path):
     with pytest.raises(DataError, match="instances_val2017.json is truncated or not JSON"):
         open_data(spec)
     (tmp_path / "annotations" / "instances_val2014.json").write_text("{}")
-    with pytest.raises(DataError, match=r"both annotations/instances_val2014.json and annotations/instances_val2017.json; give year="):
+    with pytest.raises(
+        DataError, match=r"both annotations/instances_val2014.json and annotations/instances_val2017.json; give year="
+    ):
         open_data(spec)
     path.unlink()
     assert len(open_data(ask("coco", tmp_path, size=16, year=2017)).split("train")) == 3
