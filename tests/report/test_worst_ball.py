@@ -111,6 +111,17 @@ def test_an_image_counts_where_it_was_measured(tmp_path: Path) -> None:
     assert [(one.n, one.value) for one in rising] == [(6, 0.5)]  # lost: the second, the third and the fourth image
 
 
+def test_an_image_that_an_attack_leaves_out_stays_clean(tmp_path: Path) -> None:
+    """A targeted attack counts 4 of 6 images, as two have the target's label; the worst case is over all 6."""
+    store = Store(tmp_path)
+    for column, right in (("clean", [1, 1, 1, 0, 1, 0]), ("pgd", [1, 1, 0, 0, 1, 0]), ("towards", [0, 1, 1, 0])):
+        values = np.array(right, dtype=bool)
+        add(store, "a", "classify", column, 8 * (column != "clean"), 1.0 - values, gallery=False, counts=hits(values))
+    clean, (worst,) = worst_of(store)
+    assert (clean.n, worst.n) == (6, 6)
+    assert (clean.value, worst.value) == (pytest.approx(4 / 6), pytest.approx(2 / 6))
+
+
 def test_another_norm_is_another_ball(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for column, norm, right in (("clean", "", [1, 1]), ("apgd", "Linf", [0, 1]), ("apgd", "L2", [1, 0])):
@@ -129,6 +140,7 @@ def test_lists_of_other_lengths_are_compared(tmp_path: Path) -> None:
         for key in [key for key in found if images == 12 and "truth" in key]:
             more = [(0, 0), (0, 50), (0, 0)][: found[key].ndim]
             found[key] = np.pad(found[key], more, constant_values=-1 if "labels" in key else 0)
-        add(store, "a", "detect", column, 8 * (column != "clean"), rng.random(images), gallery=False, counts=found)
+        eps, errors = 8 * (column != "clean"), rng.random(images)
+        add(store, "a", "detect", column, eps, errors, finished=images == 12, gallery=False, counts=found)
     clean, (worst,) = worst_of(store)
     assert (clean.n, worst.n) == (12, 6)

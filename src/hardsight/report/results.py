@@ -211,7 +211,12 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
 
     clean, weaker = next((counts[column] for column in counts if column.attack == CLEAN), None), {}
     for column, members, complete in _levels([column for column, _ in ordered]):
-        pool, found = [part for member in members for part in (counts[member], *parts[member])], {}
+        pool, found = [], {}
+        for (
+            member
+        ) in members:  # an image that a finished cell leaves out is not attacked by it: it stays as it is when clean
+            calm = None if numbers[member].partial else clean
+            pool += [part if calm is None else extended(part, calm) for part in (counts[member], *parts[member])]
         for key in metric.labels:
             before = weaker.get((column.norm, key), clean)
             if chosen := worst(metric, pool, key, before):
@@ -229,21 +234,8 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
             names[column] = TITLES[MEAN]
             if all(member in relative for member in members):
                 relative[column] = float(np.mean([relative[member] for member in members]))
-    encoder, task, data = place
-    row = Row(
-        encoder,
-        task,
-        data,
-        variant,
-        metric.headline,
-        metric.label,
-        metric.unit,
-        metric.better,
-        numbers,
-        names,
-        relative,
-        _areas(numbers),
-    )
+    facts = (metric.headline, metric.label, metric.unit, metric.better)
+    row = Row(*place, variant, *facts, numbers, names, relative, _areas(numbers))
     return row, [(cell, column) for column, (cell, _) in ordered]
 
 
