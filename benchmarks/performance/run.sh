@@ -29,6 +29,11 @@ what="all --rounds 5 --threads 1 --clock cpu"
 [ -s "$found" ] || { uv run python benchmarks/performance/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
 printf '\n## Training\n\n```sh\nuv run --group parity python benchmarks/performance/training.py %s\n```\n\n' "$what" >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
+found=runs/performance/pictures.md
+what="pictures --rounds 5 --workers 2"
+[ -s "$found" ] || { uv run python benchmarks/performance/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
+printf '\n## Training on pictures of unlike sizes\n\n```sh\nuv run python benchmarks/performance/training.py %s\n```\n\n' "$what" >>"$page.new"
+sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 while read -r name more; do
   tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')
   found=runs/autoattack-$tag.md

@@ -1,6 +1,6 @@
 """The cost of training relative to its bare passes: clean, adversarial and free steps, total coding rate, image loading.
 
-    HARDSIGHT_DATA=... python benchmarks/performance/training.py steps|coding|feed|all [--rounds 5] [--clock cpu]
+    HARDSIGHT_DATA=... python benchmarks/performance/training.py steps|coding|feed|pictures|all [--rounds 5] [--clock cpu]
 
 Every table is one run in one process. All variants run in turn, round after round; a figure is the median over rounds of the
 variant's seconds divided by its floor's in the same round. A pass is the forward and backward pass of two precomputed views
@@ -23,15 +23,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from hardsight.core import seeds
 from hardsight.core.machine import device_name
 from hardsight.core.progress import Watch
 from hardsight.core.when import When
 from hardsight.data import open_data
+from hardsight.data.views import Views, views
 from hardsight.losses.objective import still
 from hardsight.training.criteria.coding import coding_rate
+from hardsight.training.engine.decoding import Decoder, pictures
 from hardsight.training.engine.feed import Kept, Part, batches, order
 from hardsight.training.engine.loop import begin
 from hardsight.training.engine.parallel import Group
@@ -55,9 +61,10 @@ Runs = dict[str, tuple[Callable[[], Any], str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("steps", "coding", "feed", "all"))
+    parser.add_argument("what", choices=("steps", "coding", "feed", "pictures", "all"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode pictures of unlike sizes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of this process only, for a busy machine"
@@ -75,6 +82,8 @@ def main() -> None:
         )
     if args.what in ("feed", "all"):
         feed(device)
+    if args.what == "pictures":
+        unlike(device, args.rounds, args.workers)
 
 
 def steps(encoder: str, side: int, batch: int, device: torch.device) -> Runs:
@@ -186,6 +195,61 @@ def feed(device: torch.device) -> None:
             pace = count / (time.perf_counter() - started)
             print(f"| {title}, {epoch + 1} | {pace:,.0f} |", flush=True)
     print()
+
+
+def unlike(device: torch.device, rounds: int, workers: int) -> None:
+    """Images per second of one epoch of 512 JPEG pictures of unlike sizes, cropped at random to 224x224 and flipped.
+
+    The pictures are those of `imagenet_samples`, enlarged to sizes that are usual in ImageNet. Both loaders run in turn with
+    as many worker processes, and deliver float32 batches of 64 in [0, 1]. CPU seconds are those of all processes.
+    """
+    root = Path(tempfile.mkdtemp())
+    shapes = ((500, 375), (375, 500), (500, 333), (640, 480), (500, 400), (332, 500))
+    sources = sorted((Path(os.environ["HARDSIGHT_DATA"]) / "imagenet_samples" / "images").glob("*.jpg"))
+    for place in range(512):
+        path = root / "train" / "ab"[place % 2] / f"{place}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(sources[place % len(sources)]) as image:
+            image.convert("RGB").resize(shapes[place % len(shapes)], Image.Resampling.BICUBIC).save(path, quality=96)
+    size = sum(path.stat().st_size for path in root.rglob("*.jpg")) / 512
+    crop, batch = transforms.RandomResizedCrop(224, (0.2, 1.0)), 64
+    theirs = ImageFolder(
+        str(root / "train"), transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    )
+    part = Part(open_data(f"folder({str(root)!r}, size=224)").split("train"), range(512))
+    decoder = Decoder(part, (224, 224), 0)
+
+    def torchvision(view: Views, epoch: int) -> int:
+        loader = DataLoader(theirs, batch, shuffle=True, num_workers=workers, drop_last=True)
+        return sum(len(x.to(device)) for x, _ in loader)
+
+    def hardsight(view: Views, epoch: int) -> int:
+        plan = enumerate(order(len(part), batch, 0, epoch))
+        return sum(len(view(samples.x, at())[0]) for samples in pictures(decoder, plan, device, workers))
+
+    plain = views(1, scale=(0.2, 1.0), jitter=0.0, grey=0.0, exact=True)
+    runs = {
+        "torchvision's DataLoader": (torchvision, plain),
+        "hardsight, the same transforms": (hardsight, plain),
+        "hardsight, with colour jitter": (hardsight, views(1, scale=(0.2, 1.0), jitter=0.4, hue=0.1)),
+        "hardsight, two views": (hardsight, views(2, scale=(0.2, 1.0), jitter=0.0, grey=0.0, exact=True)),
+    }
+    paces: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for epoch in range(rounds + 1):
+        for name, (run, view) in runs.items():
+            started, spent = time.perf_counter(), sum(os.times()[:4])
+            count = run(view, epoch)
+            if epoch:
+                paces[name].append((count / (time.perf_counter() - started), 1000 * (sum(os.times()[:4]) - spent) / count))
+    print(f"**Images per second from 512 JPEG pictures of unlike sizes ({size / 1000:.0f} KB each), {workers} workers**\n")
+    print("| | images/s | CPU ms an image | CPU relative to torchvision | min–max |\n|:--|--:|--:|--:|--:|")
+    first = paces["torchvision's DataLoader"]
+    for name, found in paces.items():
+        pace, cost = (statistics.median(values) for values in zip(*found, strict=True))
+        ratios = [mine / its for (_, mine), (_, its) in zip(found, first, strict=True)]
+        spread = f"{statistics.median(ratios):.2f} | {min(ratios):.2f}–{max(ratios):.2f}" if found is not first else "1 | "
+        print(f"| {name} | {pace:,.0f} | {cost:.2f} | {spread} |")
+    print(flush=True)
 
 
 def at() -> When:

@@ -53,12 +53,13 @@ def step_by_step(x: Tensor, colours: Colours) -> Tensor:
     """The same in torchvision's way: each image has its own order of steps, each step is clamped, hue is rotated in HSV."""
     steps = (brightened, contrasted, saturated, turned)
     idle = (1.0, 1.0, 1.0, 0.0)
-    x = x.clone()
+    given = x
     for place in range(len(steps)):
         for step, change, factor in zip(range(len(steps)), steps, colours, strict=False):
             which = ((colours.order[:, place] == step) & (factor != idle[step])).nonzero()[:, 0]
             if len(which):
                 there = which.to(x.device)
+                x = x.clone() if x is given else x
                 x.index_copy_(0, there, change(x.index_select(0, there), factor[which]))
     return drained(x, colours.drained)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hardsight.core.errors import SpecError
 from hardsight.core.when import When
+from hardsight.data.views.pictures import Batched
 from hardsight.data.views.view import Kind, Same, Shifted, View, Views
 from hardsight.specs.catalog import register
 from hardsight.specs.schedules import Schedule, stairs
@@ -24,7 +25,7 @@ class Drawn:
     def count(self) -> int:
         return len(self.kinds)
 
-    def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
+    def __call__(self, x: Batched, when: When) -> tuple[Tensor, ...]:
         alike = ((kind, len(list(run))) for kind, run in itertools.groupby(self.kinds))
         return tuple(view for kind, count in alike for view in kind.several(x, count, when))
 
@@ -43,7 +44,7 @@ class Both:
     def count(self) -> int:
         return self.one.count + self.other.count
 
-    def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
+    def __call__(self, x: Batched, when: When) -> tuple[Tensor, ...]:
         return (*self.one(x, when), *self.other(x, when))
 
     def at(self, strength: float) -> Both:
@@ -61,7 +62,7 @@ class Fading:
     def count(self) -> int:
         return self.views.count
 
-    def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
+    def __call__(self, x: Batched, when: When) -> tuple[Tensor, ...]:
         strength = self.strength(when)
         if not 0 <= strength <= 1:
             raise SpecError(f"fading: the strength of views is {strength} at step {when.step}; it must be between 0 and 1")

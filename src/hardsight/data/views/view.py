@@ -12,6 +12,7 @@ from hardsight.core.errors import SpecError
 from hardsight.core.when import When
 from hardsight.data.views.colour import Colours, at_once, blurred, solarised, step_by_step
 from hardsight.data.views.geometry import Crop, any_crop, cut, mirrored, pixel_crop, shifted
+from hardsight.data.views.pictures import Batched, Cropping, Pictures, whole
 
 
 class Views(Protocol):
@@ -20,15 +21,18 @@ class Views(Protocol):
     @property
     def count(self) -> int: ...
 
-    def __call__(self, x: Tensor, when: When) -> tuple[Tensor, ...]:
-        """`count` views of images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1]; the views may differ in size."""
+    def __call__(self, x: Batched, when: When) -> tuple[Tensor, ...]:
+        """`count` views of images x [B, 3, H, W], or clips [B, 3, T, H, W], in [0, 1]; the views may differ in size.
+
+        Of `Pictures`, of unlike sizes, crops are drawn from each picture as it is stored.
+        """
         ...
 
 
 class Kind(Protocol):
     """How views of one kind are drawn."""
 
-    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+    def several(self, x: Batched, count: int, when: When) -> tuple[Tensor, ...]:
         """`count` views of this kind of the images or clips x, drawn one after the other."""
         ...
 
@@ -37,14 +41,20 @@ class Kind(Protocol):
         ...
 
 
-class Draw(NamedTuple):
-    """All random parameters of one view of B images, each [B], on the CPU."""
+class Changes(NamedTuple):
+    """The random parameters of one view of B images that are not its crop, each [B], on the CPU."""
 
-    crop: Crop
     colours: Colours
     blurs: Tensor
     sigma: Tensor
     solarises: Tensor
+
+
+class Draw(NamedTuple):
+    """All random parameters of one view of B images."""
+
+    crop: Crop
+    changes: Changes
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,12 @@ class View:
         """
         return self.several(x, 1, when)[0]
 
-    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+    def several(self, x: Batched, count: int, when: When) -> tuple[Tensor, ...]:
         """Draws the parameters one view after the other, but computes all views as one batch, which is faster on a GPU."""
+        if isinstance(x, Pictures):
+            side = (self.size, self.size) if self.size else x.size
+            crops = x.crops(Cropping(side, self.scale, self.ratio, self.flip, self.exact), count)
+            return self._changed(crops, _joined([self._changes(len(x), when) for _ in range(count)])).chunk(count)
         height, width = x.shape[-2:]
         draws = [self.draw(len(x), height, width, when) for _ in range(count)]
         return self.render(x, draws).chunk(count)
@@ -125,24 +139,22 @@ class View:
         else:
             crop = any_crop(count, self.scale, self.ratio, width / height, when)
         crop = mirrored(crop, when) if self.flip else crop
-        colours = self._colours(count, when)
-        none = torch.zeros(count, dtype=torch.bool)
-        blurs = when.uniform(count) < self.blur if self.blur else none
-        sigma = when.uniform(count, *self.sigma) if self.blur else torch.ones(count)
-        solarises = when.uniform(count) < self.solarise if self.solarise else none
-        return Draw(crop, colours, blurs, sigma, solarises)
+        return Draw(crop, self._changes(count, when))
 
     def render(self, x: Tensor, draws: list[Draw]) -> Tensor:
         """The views of x [B, ...] with the drawn parameters, concatenated: [len(draws) B, ...]."""
-        crop, colours, blurs, sigma, solarises = _joined(draws)
+        crop, changes = _joined(draws)
         size = (self.size or x.shape[-2], self.size or x.shape[-1])
-        shape = (len(blurs), *x.shape[1:-2], *size)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.flatten(1, -3).repeat(len(draws), 1, 1, 1)
-            x = cut(x, crop, size, fenced=self.exact).view(len(x), 3, -1)
-            x = (step_by_step if self.exact else at_once)(x, colours).view(shape)
-            x = blurred(x.flatten(1, -3), blurs, sigma, self.taps).view(shape)
-            return solarised(x, solarises, self.threshold)
+            crops = cut(x.flatten(1, -3).repeat(len(draws), 1, 1, 1), crop, size, fenced=self.exact)
+        return self._changed(crops.view(-1, *x.shape[1:-2], *size), changes)
+
+    def _changed(self, x: Tensor, changes: Changes) -> Tensor:
+        """Crops x [B, ...] with colours changed, blurred and solarised."""
+        with torch.autocast(x.device.type, enabled=False):
+            y = (step_by_step if self.exact else at_once)(x.reshape(len(x), 3, -1), changes.colours).view(x.shape)
+            y = blurred(y.flatten(1, -3), changes.blurs, changes.sigma, self.taps).view(x.shape)
+            return solarised(y, changes.solarises, self.threshold)
 
     def at(self, strength: float) -> View:
         """All probabilities and changes multiplied by `strength`, and crops moved towards the full image accordingly."""
@@ -154,6 +166,14 @@ class View:
             jitter=tuple(one * strength for one in self.jitters),
             **{name: getattr(self, name) * strength for name in ("hue", "grey", "prob", "blur", "solarise")},
         )
+
+    def _changes(self, count: int, when: When) -> Changes:
+        colours = self._colours(count, when)
+        none = torch.zeros(count, dtype=torch.bool)
+        blurs = when.uniform(count) < self.blur if self.blur else none
+        sigma = when.uniform(count, *self.sigma) if self.blur else torch.ones(count)
+        solarises = when.uniform(count) < self.solarise if self.solarise else none
+        return Changes(colours, blurs, sigma, solarises)
 
     def _colours(self, count: int, when: When) -> Colours:
         bright, contrast, saturation = (when.uniform(count, max(0.0, 1 - change), 1 + change) for change in self.jitters)
@@ -174,7 +194,8 @@ class Shifted:
     padding: int
     flip: bool
 
-    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
+    def several(self, x: Batched, count: int, when: When) -> tuple[Tensor, ...]:
+        x = whole(x)
         flat = x.flatten(1, -3)
         return tuple(shifted(flat, self.padding, self.flip, when).view(x.shape) for _ in range(count))
 
@@ -186,8 +207,8 @@ class Shifted:
 class Same:
     """The unchanged image."""
 
-    def several(self, x: Tensor, count: int, when: When) -> tuple[Tensor, ...]:
-        return (x,) * count
+    def several(self, x: Batched, count: int, when: When) -> tuple[Tensor, ...]:
+        return (whole(x),) * count
 
     def at(self, strength: float) -> Same:
         return self

@@ -19,7 +19,6 @@ from hardsight.core import seeds
 from hardsight.core.errors import SpecError, StoreError
 from hardsight.core.progress import Bar, Watch
 from hardsight.core.when import When
-from hardsight.data import open_data
 from hardsight.data.base import DataCard
 from hardsight.data.feed import choose
 from hardsight.encoders import load_encoder
@@ -29,6 +28,7 @@ from hardsight.specs.catalog import build
 from hardsight.specs.schedules import Schedule
 from hardsight.store.files import write_json
 from hardsight.training.engine import logs, parallel, state
+from hardsight.training.engine.decoding import Decoder, is_unlike, open_training, pictures, workers_for
 from hardsight.training.engine.export import write_encoder
 from hardsight.training.engine.feed import Kept, Part, batches, order
 from hardsight.training.engine.guard import BACK_OFFS, COLLAPSED, NotFinite, device_memory, norm_of
@@ -67,7 +67,10 @@ def train(
 
 @dataclass
 class Run:
-    """The state of an active run; `training` is the part that a checkpoint stores. rate: a factor on the lr."""
+    """The state of an active run; `training` is the part that a checkpoint stores. rate: a factor on the lr.
+
+    decoder: of pictures of unlike sizes; None where all images have one size.
+    """
 
     training: Training
     forward: Forward
@@ -80,6 +83,7 @@ class Run:
     watch: Watch
     weights: list[nn.Parameter]
     lrs: list[float]
+    decoder: Decoder | None = None
     logs: list[logs.Log] = field(default_factory=list)
     saved: float = 0.0
 
@@ -138,10 +142,14 @@ class Run:
         """The epoch's batches from the first one that is not done, each as a list of its parts."""
         recipe, group = self.recipe, self.training.group
         size = recipe.batch // recipe.accumulate
-        plan = order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:]
-        shares = (group.share(b[start : start + size]) for b in plan for start in range(0, len(b), size))
+        plan = enumerate(order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:], epoch * self.per_epoch + first)
+        shares = ((n, group.share(b[start : start + size])) for n, b in plan for start in range(0, len(b), size))
         parts: list[Samples] = []
-        for samples in batches(self.trained, shares, group.device):
+        if self.decoder is None:
+            found = batches(self.trained, (places for _, places in shares), group.device)
+        else:
+            found = pictures(self.decoder, shares, group.device, workers_for(recipe.workers, group.world))
+        for samples in found:
             parts.append(samples)
             if len(parts) == recipe.accumulate:
                 yield parts
@@ -283,15 +291,15 @@ class Run:
     def close(self) -> None:
         for log in self.logs:
             log.close()
-        for kept in filter(None, (self.trained, self.held)):
-            kept.close()
+        for part in filter(None, (self.trained, self.held, self.decoder)):
+            part.close()
 
 
 def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> Run:
     """The run at its start, or where its last checkpoint left it."""
     need_same(folder, recipe)
     encoder = load_encoder(recipe.encoder, device=group.device).requires_grad_(True)
-    data = open_data(recipe.data)
+    data, note = open_training(recipe.data, encoder.card)
     split = data.split("train")
     watching: Watching | None = build(recipe.watch, "Watching") if recipe.watch else None
     places = choose(split, recipe.images)
@@ -322,11 +330,14 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     resumed = state.load(training, folder)
     held = Kept(Part(split, places[:apart])) if apart else None
     rate: Schedule = build(recipe.schedule, "Schedule")
-    run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs)
+    decoder = Decoder(trained.part, data.card.size, recipe.seed) if is_unlike(trained.part) else None
+    run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs, decoder)
     run.saved = time.perf_counter()
     if group.leads:
         write_json(folder / "recipe.json", to_dict(recipe))
         run.logs = logs.open_logs(folder, recipe, training.batches * learner.replays)
+    if note:
+        run._note(f"{recipe.name}: {note}")
     if not resumed:
         run._save()
     elif group.leads:

@@ -23,7 +23,7 @@ KINDS = {
     "encoder": "Encoder", "method": "Method", "data": "Data", "optimizer": "Optimizer", "schedule": "Schedule",
     "watch": "Watching",
 }  # fmt: skip
-FREE = ("title", "threads", "save", "keep", "every", "log")
+FREE = ("title", "threads", "workers", "save", "keep", "every", "log")
 """Fields that may differ when a run is resumed."""
 MOVED = {
     "lr": "optimizer = 'adamw(lr=...)'",
@@ -45,7 +45,7 @@ class TrainingRecipe:
     "" for none. snapshots: the encoder is exported every this many epochs, 0 for never. save: minutes between checkpoints
     within an epoch, 0 for none; keep: how many checkpoints are kept. every: steps between log lines within an epoch, 0 for
     none. log: loggers in addition to the JSONL file; "auto" is TensorBoard where it is installed. threads: of the CPU, 0 for
-    torch's default.
+    torch's default. workers: processes that decode pictures of unlike sizes, None for one a core and at most 8; 0 for none.
     """
 
     name: str
@@ -73,6 +73,7 @@ class TrainingRecipe:
     every: int = 50
     log: tuple[str, ...] = ("auto",)
     threads: int = 0
+    workers: int | None = None
     title: str = ""
 
     def check(self, where: str = "") -> TrainingRecipe:
@@ -87,7 +88,7 @@ class TrainingRecipe:
                 complete(value, kind)
         for key, kind, least in LEAST:
             value = getattr(self, key)
-            if key == "images" and value is None:
+            if key in ("images", "workers") and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, kind | int) or not value >= least:
                 what = "whole number" if kind is int else "number"
@@ -132,7 +133,7 @@ class TrainingRecipe:
 
 LEAST = (
     ("epochs", int, 1), ("batch", int, 1), ("accumulate", int, 1), ("images", int, 1), ("clip", float, 0), ("ema", float, 0),
-    ("seed", int, 0), ("snapshots", int, 0), ("save", float, 0), ("keep", int, 1), ("every", int, 0), ("threads", int, 0),
+    ("seed", int, 0), ("snapshots", int, 0), ("save", float, 0), ("keep", int, 1), ("every", int, 0), ("threads", int, 0), ("workers", int, 0),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hardsight.attacks.search.pgd import pgd
 from hardsight.attacks.threats.linf import linf
 from hardsight.core.when import When
 from hardsight.data.base import DataCard
-from hardsight.data.views import Views, views
+from hardsight.data.views import Views, views, whole
 from hardsight.data.views.plans import fading
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.norms import Norms, norm_as
@@ -50,7 +50,7 @@ class AIRLearner(WrappedLearner):
             hard = self._embed(moved)
         with norm_as(self.norms, "clean"):
             calm = self._embed(views)
-            (original,) = self._embed((samples.x,))
+            (original,) = self._embed((whole(samples.x),))
         share = self.share(when)
         style = [self._alike(z, original) for z in calm]
         attack = [self._alike(z, original) * self._alike(z, clean) for z, clean in zip(hard, calm, strict=True)]

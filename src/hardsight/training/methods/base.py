@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hardsight.core.when import When
 from hardsight.data.base import DataCard, Images
-from hardsight.data.views import Views
+from hardsight.data.views import Batched, Views
 from hardsight.encoders.base import Encoder
 
 Drawn = tuple[Tensor, ...]
@@ -22,9 +22,12 @@ Drawn = tuple[Tensor, ...]
 
 
 class Samples(NamedTuple):
-    """A batch: images x [B, 3, H, W], or clips, in [0, 1]; targets by name; places [B]: indices in the training split."""
+    """A batch: images x [B, 3, H, W], or clips, in [0, 1]; targets by name; places [B]: indices in the training split.
 
-    x: Tensor
+    x is `Pictures` where the images differ in size: views are then all that can be read of them.
+    """
+
+    x: Batched
     target: dict[str, Any]
     places: Tensor
 
