@@ -234,8 +234,10 @@ def _row(place: tuple[str, ...], variant: str, pairs: list) -> tuple[Row, list[t
             names[column] = TITLES[MEAN]
             if all(member in relative for member in members):
                 relative[column] = float(np.mean([relative[member] for member in members]))
-    facts = (metric.headline, metric.label, metric.unit, metric.better)
-    row = Row(*place, variant, *facts, numbers, names, relative, _areas(numbers))
+    encoder, task, data = place
+    key, label, unit, better = metric.headline, metric.label, metric.unit, metric.better
+    areas = _areas(numbers)
+    row = Row(encoder, task, data, variant, key, label, unit, better, numbers, names, relative, areas)
     return row, [(cell, column) for column, (cell, _) in ordered]
 
 
