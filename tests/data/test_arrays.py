@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,23 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         open_data(call("npz", tmp_path / "objects.npz"))
     with pytest.raises(DataError, match="has the label 2, but classes= has 2 names"):
         written(tmp_path, "npz", {"images": grey(0, 3, 4, 4), "labels": np.arange(3)}, classes=["a", "b"])
+
+
+def test_processes_that_are_forked_read_the_same(tmp_path: Path) -> None:
+    data = written(tmp_path, "hdf5", {"images": grey(0, 24, 16, 16), "labels": np.arange(24)}, test=0.0)
+    reader = Reader(data)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map(reader, range(24), chunksize=1)
+    assert np.array_equal(np.stack(found), whole(data, "train")[0])
+
+
+class Reader:
+    """Set before the fork, so that the children get the data without pickling it."""
+
+    data: Data
+
+    def __init__(self, data: Data) -> None:
+        Reader.data = data
+
+    def __call__(self, place: int) -> np.ndarray:
+        return Reader.data.split("train").sample(place).image.numpy()

@@ -9,6 +9,7 @@ Images are uint8: [N, H, W], or [N, H, W, C] or [N, C, H, W] with one or three c
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -42,6 +43,26 @@ class Part(NamedTuple):
     name: str
     images: Any
     labels: np.ndarray | None
+
+
+class Stored:
+    """An HDF5 data set, opened anew in each process: two processes must not read through one handle."""
+
+    def __init__(self, hdf: Any, path: Path, name: str) -> None:
+        self._open, self._found, self._process = lambda: hdf.File(path, "r")[name], None, 0
+        self.shape, self.dtype, self.ndim = self._array.shape, self._array.dtype, self._array.ndim
+
+    @property
+    def _array(self) -> Any:
+        if self._found is None or self._process != os.getpid():
+            self._found, self._process = self._open(), os.getpid()
+        return self._found
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        return self._array[place]
 
 
 @register
@@ -81,10 +102,11 @@ def hdf5(
     classes: names of the labels 0, 1, ...; numbers by default. test, seed: the share of images that is drawn for testing, if
     the file has no parts. Raises `DataError`, `MissingDependency` (h5py).
     """
-    hdf, path, arrays = need("h5py", "hdf5"), _file(root), {}
+    hdf, path, names = need("h5py", "hdf5"), _file(root), []
     try:
-        file = hdf.File(path, "r")
-        file.visititems(lambda name, one: arrays.update({name: one}) if isinstance(one, hdf.Dataset) else None)
+        with hdf.File(path, "r") as file:
+            file.visititems(lambda name, one: names.append(name) if isinstance(one, hdf.Dataset) else None)
+        arrays = {name: Stored(hdf, path, name) for name in names}
     except OSError as error:
         raise DataError(f"{path} is truncated or not HDF5: {error}") from None
     return _data(path, arrays, size, classes, test, seed)
