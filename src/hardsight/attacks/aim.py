@@ -23,8 +23,8 @@ class Aim:
 
     passes: number of forward passes needed. label: whether y is needed. pair: whether the target is a pair (current,
     wanted), as targeted losses expect. clean: whether the target is the model's own output or embedding of the clean images.
-    reach: whether the attack succeeds only when it reaches the wanted target, not as soon as it leaves the true one; the
-    search then keeps the point closest to that target. shift: how many positions later the image is whose embedding is the
+    wanted: makes the wanted target of labels y, if the attack succeeds only when it reaches that, not as soon as it leaves
+    the true one; the search then keeps the point closest to that target. shift: how many positions later the image is whose embedding is the
     target, so that images are attacked in batches that it does not divide; 0: no other image matters.
     """
 
@@ -33,7 +33,7 @@ class Aim:
     label: bool = True
     pair: bool = False
     clean: bool = False
-    reach: bool = False
+    wanted: Callable[[Tensor], Tensor] | None = None
     shift: int = 0
 
     def __call__(self, read: Read, x: Tensor, y: Any) -> Any:
@@ -102,10 +102,13 @@ def towards(wanted: int) -> Aim:
 
 
 def given(wanted: Any) -> Aim:
-    """Towards a target given in Python: a class, labels [B] or a map [H, W] or [B, H, W]; succeeds if the output is that."""
+    """Towards a target given in Python: a class, labels [B] or a map [H, W] or [B, H, W]; succeeds if the output is that.
 
-    def make(read: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        other = torch.as_tensor(wanted, device=y.device, dtype=y.dtype).expand_as(y)
-        return y, torch.where(y == IGNORE, IGNORE, other) if y.dim() > 1 and not y.is_floating_point() else other
+    An image whose label already is the target is not attacked, and counts in no figure.
+    """
 
-    return Aim(make, pair=True, reach=True)
+    def other(y: Tensor) -> Tensor:
+        found = torch.as_tensor(wanted, device=y.device, dtype=y.dtype).expand_as(y)
+        return torch.where(y == IGNORE, IGNORE, found) if y.dim() > 1 and not y.is_floating_point() else found
+
+    return Aim(lambda read, x, y: (y, other(y)), passes=1, pair=True, wanted=other)

@@ -19,6 +19,7 @@ from hardsight.attacks.inputs import checked, shaped, target_of
 from hardsight.attacks.search.base import Best, Search
 from hardsight.attacks.search.compose import in_each
 from hardsight.attacks.search.minimal import unsigned
+from hardsight.attacks.targets import arrived, judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
 from hardsight.core.errors import SpecError
@@ -206,7 +207,7 @@ class Single:
         target = self.aim(read, x, y)
         if self.where != "output" or not self.aim.label or (getattr(loss, "own_target", False) and not self.by_error):
             return against(read, loss, None, target, y)
-        if self.aim.reach:
+        if self.aim.wanted is not None:
             return against(read, loss, lambda output, wanted: 1 - system.task.error(output, wanted), target, target[1])
         return against(read, loss, system.task.error, target, y)
 
@@ -224,7 +225,8 @@ class Single:
         if not self.fits(system.task):
             raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
         with still(system.encoder, system.head):
-            return in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
+            found = in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
+            return found if self.aim.wanted is None else arrived(found, self, system, x, y)
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,7 @@ class Cascade:
     ) -> AttackResult:
         x, y = checked(x, y, system.task)
         with still(system.encoder, system.head):
-            best, members = Best(x), []
+            best, members, (counted, left_out) = Best(x), [], judged(self, y)
             places = torch.arange(len(x), device=x.device)
             for place, member in enumerate(self.members):
                 if best.error is not None:
@@ -300,8 +302,8 @@ class Cascade:
                         break
                     members.append((f"{place} {_label(member)}", best.x_adv))
                     continue
-                part = tree.take(y, places)
-                found = member(system, x[places], part, threat, rng)
+                part = tree.take(counted, places)
+                found = member(system, x[places], tree.take(y, places), threat, rng)
                 with torch.no_grad():
                     output = system.output(found.x_adv)
                     evaluated = found._replace(
@@ -312,7 +314,7 @@ class Cascade:
                     points = best.x_adv.clone()
                     points[places] = found.x_adv.to(points.dtype)
                     members.append((f"{place} {_label(member)}", points))
-        return best.result()._replace(members=tuple(members))
+        return best.result()._replace(members=tuple(members), left_out=left_out)
 
 
 def name_of(thing: Any) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from hardsight.attacks.attack import Attack, Lab, name_of, prepared
 from hardsight.attacks.inputs import checked
 from hardsight.attacks.search.base import Best
+from hardsight.attacks.targets import judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core.errors import SpecError
 from hardsight.losses.objective import AttackResult, Reading, still
@@ -51,8 +52,10 @@ class Transfer:
         with still(system.encoder, system.head), torch.no_grad():
             best = Best(x)
             output = system.output(found.x_adv)
-            best.see(found.x_adv, Reading(system.task.loss(output, y), system.task.error(output, y)))
-        return best.result()._replace(queries=found.queries + 1, flat=found.flat, halted=found.halted)
+            counted, left_out = judged(self.attack, y)
+            best.see(found.x_adv, Reading(system.task.loss(output, counted), system.task.error(output, counted)))
+        queries = found.queries + 1
+        return best.result()._replace(queries=queries, flat=found.flat, halted=found.halted, left_out=left_out)
 
 
 @register

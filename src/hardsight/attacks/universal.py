@@ -16,6 +16,7 @@ from hardsight.attacks.aim import Aim, label
 from hardsight.attacks.attack import Attack, Lab, Single
 from hardsight.attacks.search.base import Best
 from hardsight.attacks.search.compose import stay
+from hardsight.attacks.targets import arrived
 from hardsight.attacks.threats.base import Threat
 from hardsight.core.errors import SpecError
 from hardsight.data.feed import check_pixels
@@ -87,7 +88,8 @@ class Fixed:
             x_adv = threat.project(x + self.delta.to(x.device), x)
             best = Best(x_adv)
             best.see(x_adv, self.single.objective(system, x, y)(x_adv))
-        return best.result()
+            found = best.result()
+            return found if self.single.aim.wanted is None else arrived(found, self.single, system, x, y)
 
 
 def learns(attack: Any) -> bool:

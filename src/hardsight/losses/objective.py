@@ -76,7 +76,9 @@ class AttackResult(NamedTuple):
     one (for a search for minimal perturbations: the closest adversarial point, at any distance); queries [B]: number of
     forward passes of each image; flat [B]: at how many of them the gradient was zero; halted [B]: whether a loss or gradient
     was not finite, which stops the search of that image. members: what each attack of a suite found, by name, if the worst
-    case over a data set is computed from them.
+    case over a data set is computed from them. Of one attack with a target class: reached [B] in [0, 1], the share of the
+    output that is the target; left_out [B]: images unchanged because their label already is the target, which no figure
+    should count. error is the task's for every attack.
     """
 
     x_adv: Tensor
@@ -87,6 +89,8 @@ class AttackResult(NamedTuple):
     flat: Tensor
     halted: Tensor
     members: tuple[tuple[str, Tensor], ...] = ()
+    reached: Tensor | None = None
+    left_out: Tensor | None = None
 
 
 def against(

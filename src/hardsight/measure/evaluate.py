@@ -12,6 +12,7 @@ from torch import Tensor
 from hardsight.attacks.attack import Attack, on, seeks_nearest
 from hardsight.attacks.bf16 import in_bf16
 from hardsight.attacks.inputs import checked, shaped
+from hardsight.attacks.targets import goal, judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
 from hardsight.losses.objective import AttackResult, still
@@ -40,19 +41,21 @@ def evaluate(
 
     Returns the rows ("id", "error", "size", "queries", "flat", "halted", "counts.<key>", each [B, ...]; for a suite also
     "members.<name>.<key>", each member's counts; for minimal-perturbation attacks "nearest", the size of the minimal
-    perturbation found, infinite if none) and the example data of the first `gallery` images. The search may run in bf16, but
+    perturbation found, infinite if none; for attacks with a target class "reached", the share of the output that is the target,
+    and "left_out": where the label already is the target, which no figure should count) and the example data of the first `gallery` images. The search may run in bf16, but
     not a minimal-perturbation attack: its points are on the decision boundary, whose sides bf16 cannot distinguish. x_adv is
     always projected and evaluated again in float32, and only that counts. Raises `RuntimeError` if a perturbation is larger
     than its threat allows, which would be a bug in hardsight.
     """
     x, y = checked(x, y, system.task)
-    minimal = seeks_nearest(on(attack, system.task.target), threat, system.task)
+    part = on(attack, system.task.target)
+    minimal, (counted, left_out), wanted = seeks_nearest(part, threat, system.task), judged(part, y), goal(part)
     precision = "float32" if minimal else precision
     with in_bf16(system, x) if precision == "bf16" else nullcontext():
         found = attack(system, x, y, threat, rng)
     x_adv, output = _forward(found, system, threat, x, y)
     if precision == "bf16" and found.error is not None:
-        doubtful = ((found.error >= 1) & (system.task.error(output, y) < 1 - SLACK)).nonzero().flatten()
+        doubtful = ((found.error >= 1) & (system.task.error(output, counted) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
             del x_adv, output
             found = _attack_again(found, doubtful, system, attack, threat, x, y, rng)
@@ -65,18 +68,22 @@ def evaluate(
     with torch.no_grad(), still(system.encoder, system.head):
         rows: Rows = {
             "id": np.array(ids),
-            "error": as_array(system.task.error(output, y)),
+            "error": as_array(system.task.error(output, counted)),
             "size": as_array(size),
             "queries": as_array(found.queries),
             "flat": as_array(found.flat),
             "halted": as_array(found.halted),
         }
-        rows |= {f"counts.{key}": as_array(value) for key, value in system.task.counts(output, y).items()}
+        rows |= {f"counts.{key}": as_array(value) for key, value in system.task.counts(output, counted).items()}
+        if left_out is not None:
+            rows["left_out"] = as_array(left_out)
+        if wanted is not None:
+            rows["reached"] = as_array(1 - system.task.error(output, wanted(y)))
         if minimal:
-            success = system.task.error(system.output(found.x_best_loss), y) >= 1
+            success = system.task.error(system.output(found.x_best_loss), counted) >= 1
             rows["nearest"] = as_array(torch.where(success, threat.size(found.x_best_loss - x), torch.inf))
         for name, points in found.members:
-            counts = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), y)
+            counts = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), counted)
             rows |= {f"members.{name}.{key}": as_array(value) for key, value in counts.items()}
         shown = _gallery(system, output, x[:gallery], x_adv[:gallery], tree.take(y, torch.arange(min(gallery, len(x)))), ids)
     return rows, shown if gallery else None

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 import hardsight
-from hardsight.attacks.attack import Attack, Single, misfit
+from hardsight.attacks.attack import Attack, Single, misfit, on
+from hardsight.attacks.targets import judged
 from hardsight.attacks.threats.base import Threat, per_image
-from hardsight.core import seeds
+from hardsight.core import seeds, tree
 from hardsight.core.errors import DataError
 from hardsight.data.images import list_images, open_image
 from hardsight.losses.objective import still
@@ -30,6 +31,8 @@ from hardsight.tasks.base import System
 LEVELS = 255
 HELD = 256
 """Maximal number of images in memory that wait for others of the same size to fill a batch."""
+NAMED = 5
+"""Number of images that are named where some are left out."""
 
 
 def to_bytes(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
@@ -72,7 +75,8 @@ def attack_folder(
 ) -> dict[str, Any]:
     """Attacks every image under `source`; writes PNGs of the same names and `attack.json` to `target`.
 
-    Images keep their own size. An attack that needs labels takes the system's predictions on the clean images as labels.
+    Images keep their own size. An attack that needs labels takes the system's predictions on the clean images as labels;
+    images for which that already is the attack's target are left out, and `skipped` says how many they are.
     Returns the content of attack.json: one record per image, with the size of the perturbation and the relative distance by
     which the embedding moved, both before and after rounding. Raises `DataError` if `target` is inside `source`.
     """
@@ -86,6 +90,7 @@ def attack_folder(
     groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)
     records: list[dict[str, Any]] = []
     skipped: list[str] = []
+    there: list[Path] = []  # images for which the prediction already is the target
     done = 0
 
     relates = bool(misfit(attack, system.task.target, 1))
@@ -98,7 +103,15 @@ def attack_folder(
             return
         x = torch.stack([image for _, image in group]).to(device).float() / LEVELS
         rng = seeds.generator("attack", seed, *[path.relative_to(source).as_posix() for path, _ in group])
-        records.extend(_attack_batch(system, attack, threat, x, rng, [path for path, _ in group], source, target, names))
+        group_paths = [path for path, _ in group]
+        label = _predicted(system, attack, x)
+        _, same = judged(on(attack, system.task.target), label)
+        if same is not None:
+            there.extend(path for path, one in zip(group_paths, same.tolist(), strict=True) if one)
+            group_paths = [path for path, one in zip(group_paths, same.tolist(), strict=True) if not one]
+            x, label = x[~same], tree.take(label, ~same)
+        if group_paths:
+            records.extend(_attack_batch(system, attack, threat, x, label, rng, group_paths, source, target, names))
         done += len(group)
         if tick:
             tick(done, len(paths))
@@ -120,6 +133,9 @@ def attack_folder(
                 groups[tuple(full[0][1].shape)] = full[batch:]
     for group in groups.values():
         flush(group)
+    if there:
+        shown = ", ".join(path.relative_to(source).as_posix() for path in there[:NAMED]) + ", ..." * (len(there) > NAMED)
+        skipped.append(f"{len(there)} of {len(paths)} images, whose prediction already is the attack's target: {shown}")
     report = {
         "encoder": system.encoder.card.name,
         "encoder_sha256": system.encoder.card.sha256,
@@ -142,14 +158,13 @@ def _attack_batch(
     attack: Attack,
     threat: Threat,
     x: Tensor,
+    label: Any,
     rng: torch.Generator,
     paths: list[Path],
     source: Path,
     target: Path,
     names: dict[Path, Path],
 ) -> list[dict[str, Any]]:
-    with torch.no_grad(), still(system.encoder, system.head):
-        label = None if label_free(attack) else system.task.answer(system.output(x))
     found = threat.project(attack(system, x, label, threat, rng).x_adv, x)
     saved = to_bytes(found, x, threat)
     read_back = saved.float() / LEVELS
@@ -175,6 +190,12 @@ def _attack_batch(
             record |= {"answer_changed": float(changed[0][place]), "answer_changed_saved": float(changed[1][place])}
         records.append(record)
     return records
+
+
+def _predicted(system: System, attack: Attack, x: Tensor) -> Any:
+    """The system's predictions on clean images, which serve as labels; None if the attack needs none."""
+    with torch.no_grad(), still(system.encoder, system.head):
+        return None if label_free(attack) else system.task.answer(system.output(x))
 
 
 def _names(paths: list[Path], source: Path) -> dict[Path, Path]:

@@ -53,8 +53,20 @@ class StoredCell:
     def rows(self) -> Rows:
         """All stored rows in order: "id", "error", "size", "queries" and "counts.<key>", images first.
 
+        Without those of images whose label is what a targeted attack wants; `left_out` is their number.
+
         Columns that some chunks lack, for example if a newer version resumed the cell of an older one, are left out.
         """
+        rows = self._all()
+        out = rows.pop("left_out", None)
+        return rows if out is None else {name: value[~out] for name, value in rows.items()}
+
+    @property
+    def left_out(self) -> int:
+        """The number of images that are in no figure, since their label already is what the attack wants."""
+        return int(self._all().get("left_out", np.zeros(0)).sum())
+
+    def _all(self) -> Rows:
         chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
         shared = [name for name in chunks[0] if all(name in chunk for chunk in chunks)] if chunks else []
         return {name: np.concatenate(padded([chunk[name] for chunk in chunks])) for name in shared}
