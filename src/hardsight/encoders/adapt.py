@@ -116,6 +116,8 @@ def finish(
     resize = known.pop("resize", None)
     need_sides(name, size, resize)
     positions(layers, int(body.depth), name)
+    if without_draws(body):
+        known["note"] = "; ".join(one for one in (known.get("note", ""), "dropout off") if one)
     count = sum(parameter.numel() for parameter in body.parameters())
     card = Card(name, arch, source, dim=0, dense_dim=0, stride=0, size=size, parameters=count, **known)  # type: ignore[arg-type]
     encoder = Encoder(body, card, layers).eval()
@@ -128,6 +130,21 @@ def finish(
     return encoder.with_card(
         dim=features.pooled.shape[1], dense_dim=0 if dense is None else dense.shape[1], stride=stride, resize=resize
     )
+
+
+def without_draws(network: nn.Module) -> bool:
+    """Turns off dropout and stochastic depth of every library, modules and arguments; True if there was any.
+
+    In train mode, each of a student, its teacher and an attack on it would otherwise be another random network.
+    """
+    found = False
+    for part in network.modules():
+        drops = isinstance(part, nn.modules.dropout._DropoutNd) or "StochasticDepth" in type(part).__name__
+        for key, value in list(vars(part).items()):
+            if isinstance(value, float) and value > 0 and ((drops and key == "p") or "drop" in key):
+                setattr(part, key, 0.0)
+                found = True
+    return found
 
 
 def _spacing(body: Any, side: int, found: Tensor) -> Spacing:
