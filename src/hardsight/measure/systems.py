@@ -71,8 +71,9 @@ class Systems:
         self._encoders = {key: value for key, value in self._encoders.items() if key == cell.encoder}
         self._banks = {key: value for key, value in self._banks.items() if key[:2] == here}
         self._systems = {key: value for key, value in self._systems.items() if (key[0], key[2]) == here}
-        for other in (images for text, data in self.plan.data.items() if text != cell.data for images in data.splits.values()):
-            if forget := getattr(other, "forget", None):  # each encoder's pictures would else stay in memory
+        others = [data for text, data in self.plan.data.items() if text != cell.data]
+        for images in (images for data in others for images in data.splits.values()):
+            if forget := getattr(images, "forget", None):  # each encoder's pictures would else stay in memory
                 forget()
 
     def _build(self, one: Resolved) -> System:
