@@ -187,3 +187,32 @@ def test_other_files_make_another_cell(tmp_path: Path) -> None:
     before = stamp(made, "Data")
     write(tmp_path / "m" / "0.png", np.zeros((20, 30), np.uint8))
     assert before and stamp(made, "Data") != before
+
+
+def test_real_masks_are_those_of_their_own_reader(real_data: Path) -> None:
+    from hardsight.data.sets.camvid import CLASSES as NAMES
+
+    root = real_data / "camvid"
+    root = root / "CamVid" if (root / "CamVid").is_dir() else root
+    theirs = open_data(f"camvid(root={str(root)!r}, size=(90, 120))")
+    ours = open_data(
+        spec(root, "{split}/*.png", masks="{split}annot/*.png", more=f"classes={list(NAMES)}, ignore=11, size=(90, 120)")
+    )
+    assert ours.card.mask_classes == theirs.card.mask_classes and list(ours.splits) == list(theirs.splits)
+    for name, images in ours.splits.items():
+        assert len(images) == len(theirs.split(name))
+        for place in (0, len(images) - 1):
+            one, other = images.sample(place), theirs.split(name).sample(place)
+            assert one.id == other.id and bool((one.image == other.image).all())
+            assert bool((one.target["mask"] == other.target["mask"]).all())
+
+
+def test_real_depths_are_those_of_their_own_reader(real_data: Path) -> None:
+    root = real_data / "depth_7scenes"
+    theirs = open_data(f"rgbd(root={str(root)!r})")
+    ours = open_data(spec(root, "{split}/rgb_*.jpg", depths="{split}/depth_*.png", more="unit=0.001"))
+    for name, images in ours.splits.items():
+        assert len(images) == len(theirs.split(name))
+        one, other = images.sample(1), theirs.split(name).sample(1)
+        assert one.id == other.id and bool((one.image == other.image).all())
+        assert bool((one.target["depth"] == other.target["depth"]).all())
