@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hardsight.attacks.search.pgd import pgd
 from hardsight.attacks.threats.linf import linf
 from hardsight.core.errors import SpecError
+from hardsight.core.progress import Watch
 from hardsight.core.when import When
+from hardsight.encoders import load_encoder
 from hardsight.losses.objective import AttackResult, Objective, Reading, against
 from hardsight.measure.evaluate import evaluate
+from hardsight.probes.linear import fit_probe
 from hardsight.specs.catalog import build
+from hardsight.training.engine.loop import train
+from hardsight.training.engine.recipe import TrainingRecipe
 from hardsight.training.methods.robust.adversary import Adversary
 from tests.conftest import toy_encoder, toy_images, toy_system, toy_target
+from tests.fixtures.training import images_in
 from tests.laws.test_searches import EXTRA, SEARCHES
 
-COUNT = 6
+COUNT, TINY = 6, "tiny"
 MODES = [torch.inference_mode, torch.no_grad, lambda: torch.set_grad_enabled(False)]
 Mode = Callable[[], AbstractContextManager]
 ATTACKS = {
@@ -104,6 +112,22 @@ def test_an_adversary_of_training_finds_the_same_with_gradients_off(mode: Mode) 
     right = found()
     with mode():
         assert torch.equal(found(), right)
+
+
+def test_heads_and_adversarially_trained_encoders_are_the_same_with_gradients_off(tmp_path: Path) -> None:
+    """Training ended in torch's "element 0 of tensors does not require grad" there."""
+    data, cpu = images_in(tmp_path / "images"), torch.device("cpu")
+    recipe = TrainingRecipe("small", TINY, "replace(supervised, adversary(pgd(2)))", data, epochs=1, batch=18, watch="")
+    heads, runs = [], []
+    for place, mode in enumerate([torch.enable_grad, torch.inference_mode, torch.no_grad]):
+        with mode():
+            heads.append(fit_probe(load_encoder(TINY), "classify", data, "probe(images=16, epochs=1, batch=8)").head)
+            path = train(recipe, tmp_path / str(place), cpu, Watch(quiet=True))
+            assert path is not None
+            runs.append(load_file(path))
+    for head, run in zip(heads[1:], runs[1:], strict=True):
+        assert torch.equal(head.linear.weight, heads[0].linear.weight)
+        assert all(torch.equal(value, runs[0][key]) for key, value in run.items())
 
 
 def test_weights_and_modes_made_under_inference_mode_are_as_before_afterwards() -> None:

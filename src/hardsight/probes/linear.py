@@ -59,6 +59,7 @@ def probe(
     return Probe(epochs, lr, weight_decay, batch, images)
 
 
+@torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
 def fit_probe(
     encoder: Encoder,
     task: Task | str | Call,

@@ -41,6 +41,7 @@ from hardsight.training.methods.base import Samples
 from hardsight.training.methods.joint import follow
 
 
+@torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
 def train(
     recipe: TrainingRecipe, folder: Path, device: torch.device, watch: Watch, minutes: float | None = None
 ) -> Path | None:
