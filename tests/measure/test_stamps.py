@@ -162,6 +162,19 @@ def test_every_folder_that_a_spec_names(tmp_path: Path, monkeypatch: pytest.Monk
     assert stamp(f"hub('{tmp_path}/repo:net')", "Encoder")
 
 
+def test_files_of_an_attack_are_in_the_cell_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(encoders=("tiny",), tasks=("classify",), data=("made(size=16)",), attacks=("pgd(1)",))
+    (before,) = plan(recipe).cells
+    monkeypatch.setattr("hardsight.measure.plan.stamp", lambda spec, kind: "ab" if kind == "Attack" else stamp(spec, kind))
+    (after,) = plan(recipe).cells
+    assert (before.beside, after.beside) == ("", "ab")
+    assert before.id != after.id
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "x.py").write_text("")
+    assert stamp("hf:some/name", "Encoder") == stamp("transfer(pgd(1), source='hf:some/name')", "Attack") == ""
+
+
 def other_weights(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """From now on the encoder `name` loads with other weights, as after an update of its library."""
 

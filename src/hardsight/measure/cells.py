@@ -27,7 +27,8 @@ MEASURE = 2
 class Cell:
     """One number to measure, by the specs that define it, written in minimal form.
 
-    stamp: hashes of the files behind encoder and data (`stamps`). beside: stamps of the surrogate encoders of a transfer attack.
+    stamp: hashes of the files behind encoder and data (`stamps`). beside: stamps of the surrogate encoders of a transfer
+    attack, and of files that task, attack, threat or probe name.
     joined: how many images, too few for an attack that relates images to each other, are joined to the chunk before.
     """
 

@@ -88,6 +88,8 @@ def plan(recipe: Recipe) -> Plan:
                     except SpecError as error:
                         left_out.append(f"{attack_name(attack, built)} on {task.name}: {error}")
                         continue
+                    parts = {"Task": task_text, "Attack": attack, "Threat": threat, "Probe": probe}
+                    files = [stamp(text, part) for part, text in parts.items()]
                     cell = Cell(
                         encoder=encoder,
                         task=show(minimal(task_text)),
@@ -101,7 +103,7 @@ def plan(recipe: Recipe) -> Plan:
                         seed=recipe.seed,
                         precision=recipe.precision,
                         stamp=f"{encoder_stamp}:{data_stamp}",
-                        beside=",".join(stamp(source, "Encoder") for source in sources(attack)),
+                        beside=",".join([*(stamp(source, "Encoder") for source in sources(attack)), *filter(None, files)]),
                         column=column,
                         eps_text=eps_text,
                         joined=joined,

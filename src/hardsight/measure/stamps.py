@@ -28,8 +28,8 @@ WHOLE, TOTAL, SMALL = 2**26, 2**29, 2**20
 """A file of at most `WHOLE` bytes is read whole; if such files have more than `TOTAL` bytes together, one of at most `SMALL`."""
 EDGE, SAMPLES, SAMPLE = 2**11, 64, 2**16
 """Bytes read at both ends of a compressed file; number and length of the samples of another file that is too large."""
-PATHS = ("root", "path", "folder", "images", "masks", "depths")
-"""Arguments that name files or folders; so does any text with a slash, and the `name` of these:"""
+PATHS, SEPARATORS = ("root", "path", "folder", "images", "masks", "depths"), "/\\~$"
+"""Arguments that name files or folders; so does any text with one of these letters, and the `name` of:"""
 BY_NAME = ("hf", "hf_clips", "hfdata")
 WEIGHTS = (".json", ".safetensors")
 """What transformers reads of a model's folder."""
@@ -38,7 +38,7 @@ BY_FILE, WITHIN, DRAWN = ("file", "run", "zoo", "hf", "hf_clips"), ("clips", "cr
 
 
 def stamp(spec: str, kind: str) -> str:
-    """A hash of the files on this disk that a spec of that kind ("Encoder", "Data") refers to; empty if there are none.
+    """A hash of the files on this disk that a spec of that kind ("Encoder", "Data", ...) refers to; empty if there are none.
 
     Of a checkpoint, a run's encoder or a model's folder: every byte; of a zoo encoder: the listed hash; of data: all files
     below the folders that its arguments name, as this module says, without hidden ones. A wrapper's is that of what is
@@ -69,10 +69,10 @@ def _places(call: Call, kind: str) -> Iterator[Path]:
         return
     for key, value in call.arguments:
         for text in _texts(value, kind):
-            if key in PATHS or (key == "name" and call.name in BY_NAME) or any(mark in text for mark in "/\\~$"):
+            if key in PATHS or (key == "name" and call.name in BY_NAME) or any(mark in text for mark in SEPARATORS):
                 for part in (text, text.rpartition(":")[0]):  # torch.hub: FOLDER:ENTRY
                     path = Path(os.path.expandvars(os.path.expanduser(part)))
-                    if part and path.exists():
+                    if part and path.exists() and (part == text or any(mark in part for mark in SEPARATORS)):
                         yield path
                         break
                 else:
