@@ -376,3 +376,11 @@ def test_an_empty_store_makes_a_page_that_says_so(tmp_path):
 def test_report_does_not_import_torch():
     code = "import sys, hardsight.report; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_that_is_always_wrong_has_a_page(tmp_path):
+    """mIoU and mAP of 0 have an interval from 0 to 0, and a chart that ends there has no scale."""
+    store = Store(tmp_path / "store")
+    for column, eps in (("clean", 0), ("task", 8)):
+        add(store, "wrong", "segment", column, eps, error=np.ones(N))
+    assert "wrong" in report.write(store, tmp_path)["html"].read_text()

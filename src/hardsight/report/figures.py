@@ -65,7 +65,9 @@ def nice(top: float, steps: int = 5) -> list[float]:
 
 def _top(rows: list[Row], columns: list[Column]) -> float:
     values = [v for row in rows for c in columns if c in row.numbers for v in (row.numbers[c].value, row.numbers[c].high)]
-    return max((value for value in values if np.isfinite(value)), default=1.0)
+    return (
+        max((value for value in values if np.isfinite(value)), default=0.0) or 1.0
+    )  # a detector that finds nothing has 0 all over
 
 
 def marker(place: int, x: float, y: float, size: float = 4.0) -> Markup:
