@@ -16,7 +16,7 @@ from hardsight.attacks.aim import given
 from hardsight.attacks.attack import Single
 from hardsight.attacks.targets import judged
 from hardsight.attacks.universal import Fixed
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, ShapeError, SpecError
 from hardsight.measure.bench import Bench
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.plan import plan
@@ -103,6 +103,17 @@ def test_a_label_of_255_is_a_class_and_not_an_unlabelled_image() -> None:
     left_out = judged(Single(build("pgd", "Search"), build("ce_to", "Loss"), aim=given(255)), y)[1]
     assert left_out is not None
     assert left_out.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_a_class_that_the_model_does_not_know_is_refused(task: str) -> None:
+    system, x = toy_system(build(task, "Task")), toy_images(2)
+    with pytest.raises(ShapeError, match="the model distinguishes [56] classes, but a target is class 7"):
+        build(TO_2.replace("towards(2)", "towards(7)"), "Attack")(system, x, system.output(x).argmax(1), BALL)
+    with pytest.raises(SpecError, match="numbered from 0"):
+        build("towards(-1)", "Aim")
+    with pytest.raises(SpecError, match="needs labels"):
+        build(TO_2, "Attack")(system, x, None, BALL)
 
 
 def test_pixels_that_have_the_target_count_as_unlabelled_ones() -> None:

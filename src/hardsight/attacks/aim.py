@@ -98,6 +98,8 @@ def rival(k: int = 1) -> Aim:
 @register
 def towards(wanted: int) -> Aim:
     """Towards one class, for all images or for every pixel that has a class; succeeds when the output is that class."""
+    if wanted < 0:
+        raise SpecError(f"towards: the class is {wanted}, but classes are numbered from 0")
     return given(wanted)
 
 

@@ -202,7 +202,8 @@ class Single:
         measured = getattr(system.task, "measured", None)
         y = target_of(y, x, system.task)
         y = y if y is None or measured is None else measured(y)
-        read = self.reading(system, y)
+        wanted = self.aim.wanted if isinstance(y, Tensor) else None
+        read = self.reading(system, torch.maximum(y, wanted(y)) if wanted else y)  # both must be classes of the model
         loss = self.loss or _named(lambda output, target, progress: system.task.loss(output, target), system.task.name)
         target = self.aim(read, x, y)
         if self.where != "output" or not self.aim.label or (getattr(loss, "own_target", False) and not self.by_error):
