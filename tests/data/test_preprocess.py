@@ -146,6 +146,45 @@ def test_transformers_on_tensors_rounds_otherwise(kind, most, pictures):
     assert max(apart) <= most + 0.01, apart
 
 
+OTHERS = {"DeepseekOcr2", "GraniteDocling", "Idefics", "LayoutLMv2", "LayoutLMv3", "SuperPoint", "VideoMAE"}
+"""Processors of documents, key points and clips, which `hf` doesn't read, that cut or normalize in their own way."""
+
+
+@pytest.mark.slow
+def test_every_processor_of_transformers_is_followed_or_left_out_by_name():
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES as known
+
+    from hardsight.encoders.prepared import OVERRIDES, of_processor
+
+    rng, equal, refused = np.random.default_rng(0), set(), []
+    pictures = [rng.integers(0, 256, (*shape, 3)).astype(np.uint8) for shape in ((97, 131), (301, 227))]
+    settings = (
+        {},
+        {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]},
+        {"do_normalize": False},
+    )
+    for name in sorted({found["pil"] for found in known.values() if str(found.get("pil")).endswith("Pil")}):
+        kind = getattr(transformers, name)
+        for given in settings if name.removesuffix("ImageProcessorPil") not in OTHERS else ():
+            processor = kind(**given)
+            overridden = tuple(key for key in ("resize", "center_crop") if key in vars(kind))
+            try:
+                found = of_processor({**processor.to_dict(), OVERRIDES: overridden}, name)
+            except SpecError as error:
+                refused.append((name, str(error)))
+                continue
+            assert found.preprocess or found.note, name
+            for picture in pictures if found.preprocess else ():
+                right = np.asarray(processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"])[0]
+                mine = (build(found.preprocess, "Preprocess")(picture) / 255 - np.array(found.mean)) / np.array(found.std)
+                mine = mine[..., ::-1] if found.bgr else mine
+                np.testing.assert_allclose(mine, right.transpose(1, 2, 0), atol=2e-5, err_msg=f"{name} {given}")
+                equal.add(name)
+    assert len(equal) > 20, equal
+    assert all(name in error for name, error in refused)
+
+
 def test_an_encoder_built_for_another_size_gets_pictures_of_it():
     assert load_encoder("timm:resnet18(pretrained=False, size=96)").card.preprocess.startswith("evaluation(96, resize=101")
     assert load_encoder("tv:resnet18(weights=None, size=96)").card.preprocess == "evaluation(96, resize=109)"

@@ -31,6 +31,8 @@ OWN = ("ConvNextImageProcessor", "PoolFormerImageProcessor", "LevitImageProcesso
 """Processors with a `resize` of their own that is known here; the first three resize to more than their `size` says."""
 
 
+UNNORMALIZED = ("MobileViTImageProcessor", "GLPNImageProcessor")
+"""Processors that never normalize, whatever `do_normalize` says (transformers 5.23)."""
 USUAL = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 """What a stored processor means where it doesn't say it."""
 
@@ -91,8 +93,10 @@ def of_processor(fields: Mapping[str, Any], name: str, size: int | None = None) 
     """
     if strange := [key for key, value in fields.items() if key.startswith("do_") and value and key not in KNOWN]:
         raise SpecError(f"{name}: its image processor says {strange[0]}, which is not known here; use timm's model")
-    mean, std = _pixels(fields, name)
-    picture, note = _picture(fields, size)
+    kind = str(fields.get("image_processor_type", "")).removesuffix("Pil").removesuffix("Fast")
+    kind = kind.replace("FeatureExtractor", "ImageProcessor")
+    mean, std = _pixels({**fields, "do_normalize": False} if kind in UNNORMALIZED else fields, name)
+    picture, note = _picture(fields, kind, size)
     return Prepared(picture, mean, std, bool(fields.get("do_flip_channel_order")), note)
 
 
@@ -122,10 +126,8 @@ def _three(value: Any, key: str, name: str) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _picture(fields: Mapping[str, Any], size: int | None) -> tuple[str, str]:
+def _picture(fields: Mapping[str, Any], kind: str, size: int | None) -> tuple[str, str]:
     """The spec of the pictures, and a note where there is none."""
-    kind = str(fields.get("image_processor_type", "")).removesuffix("Pil").removesuffix("Fast")
-    kind = kind.replace("FeatureExtractor", "ImageProcessor")
     asked, cut = (_sides(fields.get(key)) for key in ("size", "crop_size"))
     how = {"interpolation": RESAMPLE[fields["resample"]]} if fields.get("resample") in range(6) else {}
     crop = bool(fields.get("do_center_crop"))
