@@ -15,9 +15,10 @@ Role = Literal["student", "teacher"]
 # fmt: off
 WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "module", "_orig_mod", "net", "network", "params", "weights",
-    "classy_state_dict", "base_model", "attacker",
+    "classy_state_dict", "base_model", "attacker", "_fsdp_wrapped_module", "_forward_module",
 )
-"""Prefixes of an encoder's keys without meaning: wrappers of checkpoints, DataParallel, DDP and `torch.compile`."""
+"""Prefixes of an encoder's keys without meaning: wrappers of checkpoints, DataParallel, DDP, FSDP, Lightning's strategies
+and `torch.compile`."""
 
 NAMES = (
     "backbone", "encoder", "trunk", "_feature_blocks", "visual", "vision_model", "vision_encoder", "image_encoder", "vit",
@@ -30,6 +31,13 @@ SKIPPED = re.compile(
     r"|callbacks|loops|meta|message_hub|(dino|ibot)_loss|epoch|iter|step|loss|(best_)?acc\w*)"
 )
 """Parts of a checkpoint that are not weights of a network; they are skipped."""
+
+INNER = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What `torch.compile`, FSDP and activation checkpointing of single blocks add within a network's own names."""
+
+COUNTERS = re.compile(r"n_averaged|(num_)?updates|steps?|initted|decay")
+"""Single numbers among the weights of an averaged copy: torch.optim.swa_utils' n_averaged, mmengine's steps, ema-pytorch's
+initted and step, num_updates of several EMAs."""
 # fmt: on
 
 
@@ -67,22 +75,31 @@ PAIRS = (
     Pair("backbone", "target_net", "student", "open-mmlab/mmselfsup models/algorithms/byol.py"),
     Pair("backbone", "encoder_k", "student", "open-mmlab/mmselfsup models/algorithms/moco.py"),
     Pair("backbone", "momentum_encoder", "student", "open-mmlab/mmselfsup models/algorithms/mocov3.py"),
+    Pair("online_model", "ema_model", "teacher", "lucidrains/ema-pytorch ema_pytorch.py"),
+    Pair(
+        "current_model_state",
+        "",
+        "teacher",
+        "pytorch_lightning callbacks/weight_averaging.py; mmengine hooks/ema_hook.py, after `weights_file`",
+    ),
     Pair("", "model_ema", "teacher", "timm models/_helpers.py, load_state_dict(use_ema=True)"),
     Pair("", "state_dict_ema", "teacher", "timm models/_helpers.py, load_state_dict(use_ema=True)"),
     Pair("", "ema_state_dict", "teacher", "unverified"),
     Pair("", "ema", "teacher", "unverified"),
+    *(Pair("", name, "teacher", "unverified") for name in ("ema_model", "model_ema_state_dict", "averaged_model")),
+    *(Pair("", name, "teacher", "torch.optim.swa_utils' examples") for name in ("swa_model", "swa_state_dict")),
     Pair("", "gram_teacher", "student", "facebookresearch/dinov3 train/ssl_meta_arch.py"),
 )
 """The first pair of which a checkpoint has both networks applies. Self-distillation methods evaluate the teacher, momentum
 contrast and BYOL the network trained by gradients."""
 
 ROLES: dict[str, Role] = {
-    **{pair.teacher: "teacher" for pair in PAIRS if pair.teacher != "backbone"},
+    **{pair.teacher: "teacher" for pair in PAIRS if pair.teacher not in ("", "backbone")},
     **{pair.student: "student" for pair in PAIRS if pair.student not in ("", "backbone", "encoder")},
 }
 """The role of a single network in a checkpoint, by its prefix."""
 
-PROJECTING = ROLES.keys() - {pair.teacher for pair in PAIRS if not pair.student}
+PROJECTING = ROLES.keys() - {"online_model", "current_model_state"} - {pair.teacher for pair in PAIRS if not pair.student}
 """Prefixes of networks that were trained on projections: their last layer is a projection, not a classifier."""
 
 HEADS: tuple[tuple[str, str], ...] = (

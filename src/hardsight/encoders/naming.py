@@ -161,6 +161,7 @@ def _named(
 ) -> Weights:
     """The weights under the prefix, with one of several batch norms, without the normalization's buffers, renamed."""
     state = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+    state = {layouts.INNER.sub("", key): value for key, value in state.items()}
     state, left, norm_taken = _one_norm(state, norm)
     state = {key: value for key, value in state.items() if not _normalizes(key, value)}
     taken, naming, needs = state, "", None

@@ -143,7 +143,9 @@ class Run:
         """The epoch's batches from the first one that is not done, each as a list of its parts."""
         recipe, group = self.recipe, self.training.group
         size = recipe.batch // recipe.accumulate
-        plan = enumerate(order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:], epoch * self.per_epoch + first)
+        plan = enumerate(
+            order(len(self.trained.part), recipe.batch, recipe.seed, epoch)[first:], epoch * self.per_epoch + first
+        )
         shares = ((n, group.share(b[start : start + size])) for n, b in plan for start in range(0, len(b), size))
         parts: list[Samples] = []
         if self.decoder is None:
