@@ -19,6 +19,7 @@ from hardsight.encoders.architectures import Plan, plan_of
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.layouts import PROJECTING
 from hardsight.encoders.naming import Weights, fitted, strays, weights_of
+from hardsight.encoders.unseen import heads_of, options_of
 from hardsight.encoders.weights_file import State, read_weights, tensors_in
 from hardsight.specs.catalog import register
 
@@ -43,7 +44,8 @@ def file(
     path: `~` and `$NAME` are expanded. arch: a name of timm (`vit_small_patch16_224`), `tv:NAME` of torchvision, or of this
     package (resnet20 .. resnet110, resnet4b, tiny). prefix: of the wanted keys in the file; by default the one that fits
     best. key: the part of the file to search (`state_dict`, `a.b`). options: passed to `timm.create_model`
-    (`{'pad_type': 'same'}`), or a torchvision ResNet's `stem` and `padding`. size, resize, layers: as for `timm`. mean, std:
+    (`{'pad_type': 'same'}`), or a torchvision ResNet's `stem` and `padding`; those that no shape shows are set for published
+    networks, such as the 12 heads of MoCo v3's ViT-S (`unseen`). size, resize, layers: as for `timm`. mean, std:
     default: those in the file, else the architecture's. network: which of two in one file; "evaluated" is the one that its
     authors evaluate: the teacher of DINO, DINOv2, iBOT and the JEPAs, the trained network of MoCo and BYOL. norm: which of
     several batch norms (ACL, AdvCL, DynACL); None is "adv", which their authors evaluate. Raises `WeightsError` (no file,
@@ -58,6 +60,10 @@ def file(
     with seeded(0):
         net = plan.make(None)
         weights = _without_projection(weights_of(stored, net, place, prefix, network, norm, plan.classifier), plan)
+        asked, unseen = options_of(arch, weights.state, given)
+        if unseen:
+            plan = plan_of(arch, asked, size)
+            net = plan.make(None)
         classes = plan.rows(weights.state)
         if classes != plan.rows(net.state_dict()):
             net = plan.make(classes or 0)  # the file's number of classes, so that no weight stays random
@@ -72,7 +78,8 @@ def file(
     classified = bool(head) and all(name in weights.state for name in head)
     _need_normalization(weights, stored, place, mean, std)
     known = {**weights.own, **{name: value for name, value in (("mean", mean), ("std", std)) if value is not None}}
-    notes = (f"weights of {place.name}", weights.note, _normalization(weights, mean, std))
+    unseen = unseen or ("" if "num_heads" in given else heads_of(net))
+    notes = (f"weights of {place.name}", weights.note, unseen, _normalization(weights, mean, std))
     known |= {"source": f"file:{path}(arch='{arch}')", "name": place.stem, "note": "; ".join(part for part in notes if part)}
     encoder = plan.encode(net, layers, resize=resize, **known)
     return encoder if classified else encoder.with_card(classes=0)

@@ -31,6 +31,7 @@ def timm(
     layers: tuple[int, ...] = (-1,),
     seed: int = 0,
     pooled: Literal["auto", "cls", "mean"] = "auto",
+    positions: Literal["size", "offset"] | None = None,
 ) -> Encoder:
     """A model of timm.
 
@@ -40,6 +41,8 @@ def timm(
     stem, or the first stage if timm lists no stem). Layers of transformers are after the final norm, as in DINOv2's
     evaluation. seed: of random weights. pooled: the input of the model's own head (auto), or a transformer's class token or
     mean of patches after the last norm (timm's DINOv3 pools by the mean, its authors by the class token).
+    positions: how embeddings are interpolated to other sizes: to the number of cells, as timm does, or by a scale factor
+    with an offset of 0.1, as the authors of DINOv2 do (without registers); what is given is on the card.
     Raises `SpecError` for an unknown name, layer or impossible size, `WeightsError` if weights cannot be loaded.
     """
     _known(name, pretrained)
@@ -47,10 +50,18 @@ def timm(
     with seeded(seed):
         if pretrained:
             with downloading(f"timm:{name}", "pretrained=False for random weights", HUGGING_FACE):
-                model, fixed = create(name, size, pretrained=True)
+                model, fixed = create(name, None if positions == "offset" else size, pretrained=True)
         else:
-            model, fixed = create(name, size)
-    note = "" if pretrained else f"random weights, seed {seed}"
+            model, fixed = create(name, None if positions == "offset" else size)
+    if positions == "offset":
+        from hardsight.encoders.timm_positions import by_offset
+
+        model = by_offset(model, name)
+    notes = (
+        "" if pretrained else f"random weights, seed {seed}",
+        f"positions interpolated by {positions}" if positions else "",
+    )
+    note = "; ".join(one for one in notes if one)
     source = f"timm:{name}" + ("" if pretrained else "(pretrained=False)")
     return encode(model, name, fixed, size, layers, pooled=pooled, source=source, note=note, resize=resize)
 

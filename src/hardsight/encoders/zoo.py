@@ -11,7 +11,7 @@ import hashlib
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hardsight.core.errors import SpecError, WeightsError, nearest
 from hardsight.specs.catalog import build, complete, register
@@ -24,12 +24,18 @@ HERE = Path(__file__).parent
 
 
 @register
-def zoo(name: str, size: int | None = None, resize: int | None = None, layers: tuple[int, ...] | None = None) -> Encoder:
+def zoo(
+    name: str,
+    size: int | None = None,
+    resize: int | None = None,
+    layers: tuple[int, ...] | None = None,
+    positions: Literal["size", "offset"] | None = None,
+) -> Encoder:
     """An encoder of the zoo; `hardsight list encoders` shows the names.
 
-    size, resize, layers: override the entry's own, with the meaning they have for its source; with `resize=224` an attack
-    perturbs the image at its original size, and the encoder enlarges it. Raises `SpecError` for an unknown name or an
-    argument that the entry's source doesn't have, `WeightsError` if its weights are missing or not the listed ones.
+    size, resize, layers, positions: override the entry's own, with the meaning they have for its source; with `resize=224`
+    an attack perturbs the image at its original size, and the encoder enlarges it. Raises `SpecError` for an unknown name
+    or an argument that the entry's source doesn't have, `WeightsError` if its weights are missing or not the listed ones.
     """
     entry = _entry(name)
     if "file" in entry:
@@ -37,7 +43,7 @@ def zoo(name: str, size: int | None = None, resize: int | None = None, layers: t
     else:
         call = read(entry["spec"])
     call = complete(call, "Encoder")
-    for key, value in (("size", size), ("resize", resize), ("layers", layers)):
+    for key, value in (("size", size), ("resize", resize), ("layers", layers), ("positions", positions)):
         if value is not None:
             call = override(call, key, value)
     try:
