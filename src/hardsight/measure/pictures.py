@@ -41,8 +41,8 @@ class Pictures:
                 return data, self._open(data)
             if not (preprocess := self._own(encoder)):
                 raise SpecError(
-                    f"{trouble}; {encoder} doesn't say how its authors prepare pictures: give --set "
-                    "preprocess='evaluation(224, 256)'"
+                    f"the images of {data} differ in size, and {encoder} doesn't say how its authors prepare pictures: give "
+                    "--set preprocess='evaluation(224, 256)', or the data's size="
                 )
         else:
             trouble, preprocess = None, show(minimal(self.how))
