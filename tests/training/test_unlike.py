@@ -151,6 +151,18 @@ def test_every_plan_of_views_is_the_same_ahead_and_on_demand_in_any_number_of_pr
         assert torch.equal(found[0][0][0][1], part.sample(4).image / 255)
 
 
+def test_two_processes_cut_what_one_cuts(root: Path) -> None:
+    """Each has its share of a batch; a crop does not depend on which other pictures are cut with it."""
+    data, _ = open_training(f"imagenet({str(root)!r})", sized(24))
+    decoder = Decoder(Part(data.split("train"), range(12)), (24, 24), 0)
+    how = Cropping((24, 24), (0.2, 1.0), (0.75, 4 / 3), True, True)
+    shares = ([0, 5, 2, 7], [0, 5], [2, 7])
+    whole, one, two = (next(pictures(decoder, [(9, share)], CPU, 0)).x.crops(how, 2) for share in shares)
+    assert torch.equal(whole, torch.cat([half for pair in zip(one.chunk(2), two.chunk(2), strict=True) for half in pair]))
+    other = next(pictures(decoder, [(8, shares[0])], CPU, 0)).x.crops(how, 2)
+    assert not torch.equal(other, whole) and not torch.equal(*whole.chunk(2))
+
+
 def test_a_picture_that_cannot_be_read_stops_the_run_when_it_is_due_and_is_named(root: Path) -> None:
     data, _ = open_training(f"imagenet({str(root)!r})", sized(24))
     part = Part(data.split("train"), range(12))

@@ -32,6 +32,7 @@ from hardsight.data.images import (
     open_image,
     open_mask,
     passed_over,
+    sides,
     size_mismatch,
     size_of,
 )
@@ -181,8 +182,8 @@ def rows(shards: Shards, part: str, image: str, wanted: dict[str, str | None], c
 
 def row_size(size: Size, shards: Shards, image: str) -> tuple[int, int]:
     """The size (h, w) of the images in all rows: the requested size, or else that of the first rows, which must be one."""
-    if size is not None:
-        return (size, size) if isinstance(size, int) else size
+    if asked := sides(size):
+        return asked
     if len(shards) == 0:
         raise DataError(f"{shards.paths[0]} has no rows")
     names = [f"{shards.paths[0]}, row {place}" for place in range(min(FIRST, len(shards)))]

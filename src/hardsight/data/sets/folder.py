@@ -58,8 +58,8 @@ def folder(root: str, size: int | tuple[int, int] | Preprocess | None = None, te
     """Images in folders, one folder per class, with or without train/, val/, test/; also labels.csv, and .tar.xz archives.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop, or a preprocessing, evaluation(224, 256). Where
-    images differ in size, a benchmark prepares them as each encoder's authors do, and all else needs a size.
-    test: the share of each class for the test split, if the folders define no splits. labels.csv has the columns file,
+    images differ in size, a benchmark prepares them as each encoder's authors do, training draws crops from them as they
+    are stored, and all else needs a size. test: the share of each class for the test split, if the folders define no splits. labels.csv has the columns file,
     class_index and optionally name and split. Ids are paths relative to root. Raises `DataError`.
     """
     check_size(size)

@@ -50,8 +50,8 @@ def imagenet(root: str, size: int | tuple[int, int] | Preprocess | None = None) 
     """ImageNet-1k, 1,000 classes: class folders, a flat val/ with its labels, or the layouts of Kaggle and Hugging Face.
 
     size: (h, w), or an int: resize the shorter side to it, then centre crop, or a preprocessing, evaluation(224, 256). The
-    images differ in size: a benchmark prepares them as each encoder's authors do, and all else needs a size.
-    Splits train and val, if they exist; each is listed when it is first used. Class names are timm's. Source: Russakovsky
+    images differ in size: a benchmark prepares them as each encoder's authors do, training draws crops from them as they
+    are stored, and all else needs a size. Splits train and val, if they exist; each is listed when it is first used. Class names are timm's. Source: Russakovsky
     et al., 2015. Raises `DataError`, `MissingDependency` (pyarrow, or scipy to read the devkit).
     """
     check_size(size)
