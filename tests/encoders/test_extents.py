@@ -80,7 +80,7 @@ def lies_where_it_reads(encoder: Encoder, wanted: list[int]) -> None:
 
 
 def test_a_residual_network_reads_half_a_stride_before_the_centre_of_its_cells() -> None:
-    """Convolutions of odd width with equal padding are centred on a cell's first pixel; `encoders.extents` says why it stays."""
+    """Convolutions of odd width with equal padding are centred on a cell's first pixel; `encoders.extents` says why."""
     encoder = tiny(layers=(-1,))
     placed, read = columns(encoder(torch.zeros(1, 3, 64, WIDTH))), reading(encoder, 64, WIDTH, STEP)
     assert [placed[cell] - read[cell] for cell in range(1, 9)] == pytest.approx([7.5] * 8, abs=1)

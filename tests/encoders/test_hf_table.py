@@ -1,7 +1,7 @@
 """Every vision architecture that the installed transformers knows: read rightly, or refused by its name.
 
-Rightly is: pooled and dense features are the library's own, every layer is a map, the columns and rows that are changed in the
-image change the cells that lie there, and nothing is drawn at random, in train mode either.
+Rightly is: pooled and dense features are the library's own, every layer is a map, the columns and rows that are changed in
+the image change the cells that lie there, and nothing is drawn at random, in train mode either.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ transformers = pytest.importorskip("transformers")
 __all__ = ["one_thread"]
 SLOW = {"textnet", "hgnet_v2", "mobilevit", "mobilevitv2", "mobilenet_v2", "efficientnet"}
 WIDE = {"mobilenet_v1", "mobilenet_v2", "efficientnet", "mobilevit", "swiftformer"}
-"""Deep ones of small cells, whose last cells see most of the image: they are held to a whole stride instead of three quarters."""
+"""Deep ones of small cells, whose last cells see most of the image: they are held to a whole stride, not three quarters."""
 GLOBAL = {"mobilevitv2": (0,), "hgnet_v2": (0,), "levit": ()}
-"""Those whose last cells follow no place of the image with random weights, by attention everywhere (MobileViTv2, LeViT) or
-too many convolutions: their first layers are held to it, but LeViT's, which subsamples by attention from the first one on."""
+"""Those whose last cells follow no place of the image with random weights, by attention everywhere (MobileViTv2, LeViT)
+or too many convolutions: their first layers are held to it, but LeViT's, which subsamples by attention from the first on."""
 
 
 def encoder_of(kind: str, folder: Path) -> Encoder:

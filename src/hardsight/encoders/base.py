@@ -148,8 +148,10 @@ class Encoder(nn.Module):
         return self
 
     def _fit(self, x: Tensor) -> tuple[Tensor, tuple[float, float]]:
-        """x resized to the card's side, or padded (right, bottom) to a multiple of `multiple`; and the image's pixels in each
-        direction per pixel of the result."""
+        """x resized to the card's side, or padded (right, bottom) to a multiple of `multiple`.
+
+        Also the image's pixels, in each direction, per pixel of the result.
+        """
         height, width = x.shape[-2:]
         if self.card.resize:
             scale = self.card.resize / min(height, width)

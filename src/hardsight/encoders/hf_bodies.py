@@ -25,8 +25,8 @@ Pool = Literal["auto", "cls", "mean", "pooler"]
 class Family(NamedTuple):
     """Answers of a family.
 
-    norm: the final norm, a module's name, under which tokens of inner layers are returned too; "" without one. back: field of
-    its config with the number of tokens after the patches. free: whether it takes any size without being told to. pool: what
+    norm: the final norm, a module's name, under which tokens of inner layers are returned too; "" without one. back: the
+    config's field with the number of tokens after the patches. free: whether it takes any size without being told to. pool: what
     pooled="auto" is, for tokens. maps: whether its layers are maps, of one stage each; states: the field that holds them.
     last: channels come last in them. stages: how many of them there are: the config's field, whose length it is. multiple:
     of sides in pixels, 0 for a network that takes the config's size only.

@@ -51,9 +51,9 @@ def hf(
     and convolutional networks, else the class token, else the mean. size: recorded on the card; position embeddings are
     interpolated at run time. resize: inside the attacked graph. layers: transformer blocks or stages, from 0, joined as
     `dense`; a transformer's blocks after the final norm, of stages only the last one, as the library gives it. Nothing is
-    drawn at random in train mode (noted on the card). mean, std: of pixels in [0, 1]; None is what the image processor makes of them, rescaling
-    and normalizing or neither, or ImageNet's without one (noted on the card).
-    Raises `MissingDependency`, `WeightsError` (missing or incomplete), `SpecError` (none of the architectures that are read).
+    drawn at random in train mode (noted on the card). mean, std: of pixels in [0, 1]; None is what the image processor makes
+    of them, rescaling and normalizing or neither, or ImageNet's without one (noted on the card).
+    Raises `MissingDependency`, `WeightsError` (missing or incomplete), `SpecError` (no architecture that is read).
     """
     model, processor, note = _load(name, pretrained, seed)
     if pooled == "pooler" and RANDOM_POOLER in note:

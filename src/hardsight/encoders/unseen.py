@@ -26,9 +26,9 @@ class Published(NamedTuple):
 
 
 def moco_positions(state: Mapping[str, Any]) -> bool:
-    """Whether the position embeddings are MoCo v3's: fixed sines and cosines of the row, then of the column; 0 for the class.
+    """Whether the position embeddings are MoCo v3's: fixed sines and cosines of the row, then of the column.
 
-    MAE's are those of the column first.
+    The class token's are 0. MAE's are those of the column first.
     """
     found = state.get("pos_embed")
     if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[2] % 4:
@@ -44,8 +44,10 @@ def moco_positions(state: Mapping[str, Any]) -> bool:
 
 
 PUBLISHED = (
-    Published("MoCo v3's ViT-S", r"vit_small_patch\d+_\d+.*", moco_positions, {"num_heads": 12}, "facebookresearch/moco-v3 vits.py"),
-)  # fmt: skip
+    Published(
+        "MoCo v3's ViT-S", r"vit_small_patch\d+_\d+.*", moco_positions, {"num_heads": 12}, "facebookresearch/moco-v3 vits.py"
+    ),
+)
 
 
 def options_of(arch: str, state: Mapping[str, Any], given: dict[str, object]) -> tuple[dict[str, object], str]:
