@@ -119,7 +119,7 @@ class Bench:
         cell, threat, target = one.cell, one.threat, one.task.target
         system = self.systems.system(one)
         stored = self.store.open(cell.id, self._what(one, system.encoder))
-        with seeded(seeds.seed_of(cell.id, "lab")):
+        with seeded(seeds.seed_of(cell.draws, "lab")):
             attack = on(prepared(one.attack, self._lab(one, system)), target)
         places, started, skipped = choose(one.images, cell.count), time.monotonic(), []
         for place, span in cell.chunks:
@@ -132,10 +132,10 @@ class Bench:
                     stored.write_chunk(place, {})
                     bar.advance(len(span) * attack.passes)
                     continue
-                rng = seeds.generator(cell.id, place)
+                rng = seeds.generator(cell.draws, place)
                 x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
                 keep = self.gallery if place == 0 else 0
-                with seeded(seeds.seed_of(cell.id, place, "model")):  # an encoder may draw random numbers too: random crops
+                with seeded(seeds.seed_of(cell.draws, place, "model")):  # an encoder may draw random numbers too: random crops
                     rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
                     write_arrays(stored.path / "gallery.npz", seen)
@@ -155,7 +155,7 @@ class Bench:
         case = Case(system, attack, one.threat, x, y, cell.seed)
         ids = [batch.ids[place] for place in case.kept.tolist()]
         case = replace(case, others=self._found_elsewhere(cell, ids))
-        with seeded(seeds.seed_of(cell.id, "audit")):
+        with seeded(seeds.seed_of(cell.draws, "audit")):
             found = {"attack": attack_name(spec, attack), **audit(case)}
         write_arrays(stored.path / "audit.npz", {"id": np.array(ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
         write_json(stored.path / "audit.json", found)
@@ -187,7 +187,7 @@ class Bench:
         def train(count: int, batch: int, epoch: int) -> Iterator[tuple[Tensor, Any]]:
             images = one.data.split("train")
             places = choose(images, count)
-            order = torch.randperm(len(places), generator=seeds.generator(cell.id, "epoch", epoch)).tolist()
+            order = torch.randperm(len(places), generator=seeds.generator(cell.draws, "epoch", epoch)).tolist()
             joined = left_over(one.attack, one.task.target, len(places), batch)
             for _, span in chunks(len(places), batch, joined):
                 part = load(images, [places[order[at]] for at in span], self.on_error, [])
@@ -199,7 +199,7 @@ class Bench:
             other_cell = replace(cell, encoder=encoder, stamp=f"{stamp(encoder, 'Encoder')}:{rest}")
             return self.systems.system(replace(one, cell=other_cell))
 
-        return Lab(system, one.threat, train, other, seeds.generator(cell.id, "lab"))
+        return Lab(system, one.threat, train, other, seeds.generator(cell.draws, "lab"))
 
     def _finish(self, one: Resolved, stored: StoredCell, seconds: float, skipped: list[str]) -> None:
         cell, task = one.cell, one.task

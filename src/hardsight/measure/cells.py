@@ -19,8 +19,10 @@ from hardsight.specs.syntax import calls_in, show
 from hardsight.store.cells import chunks
 from hardsight.tasks.base import Task
 
-MEASURE = 2
+MEASURE = 3
 """Increased when a change of this code changes the measured numbers, so that results of older code are not reused."""
+DRAWS = 2
+"""In the place of `MEASURE` where random numbers derive from a cell: they are the same for every version of the code."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,17 @@ class Cell:
     @property
     def id(self) -> str:
         """The fingerprint of everything that determines the number; names that only tables print are not part of it."""
+        return self._fingerprint(MEASURE)
+
+    @property
+    def draws(self) -> str:
+        """What the cell's random numbers derive from."""
+        return self._fingerprint(DRAWS)
+
+    def _fingerprint(self, version: int) -> str:
         specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
         rest = (
-            MEASURE,
+            version,
             self.split,
             self.count,
             self.chunk,

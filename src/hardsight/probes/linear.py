@@ -25,7 +25,7 @@ OUTPUTS = 2**27
 """Maximum number of values in a head's output for one batch: 150 classes at 512x512 use batches of 3 images, not 32."""
 TUNED = "encoder/"
 """Prefix of a fine-tuned encoder's weights, stored together with the head's."""
-TRAINER = 1
+TRAINER = 2
 """Version of the training code; increased when a change of it changes the trained heads."""
 
 
