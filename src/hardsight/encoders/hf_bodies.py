@@ -172,7 +172,7 @@ class HfBody(nn.Module):
             ends = torch.tensor(self.model.config.depths).cumsum(0).tolist()
             states = [states[end] for end in ends]
         maps = [_as_map(one, pixels, self.family.last) for one in states[-self.depth :]]
-        if (last := getattr(out, "last_hidden_state", None)) is not None and self.model.config.model_type != "hiera":
+        if (last := getattr(out, "last_hidden_state", None)) is not None:
             maps[-1] = last if last.dim() == 4 else _as_map(last, maps[-1], False)
         if self.pooled == "cls":
             raise SpecError(f"hf:{self.name} has no class token; use pooled='mean'")
