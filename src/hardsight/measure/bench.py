@@ -135,7 +135,9 @@ class Bench:
                 rng = seeds.generator(cell.draws, place)
                 x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
                 keep = self.gallery if place == 0 else 0
-                with seeded(seeds.seed_of(cell.draws, place, "model")):  # an encoder may draw random numbers too: random crops
+                with seeded(
+                    seeds.seed_of(cell.draws, place, "model")
+                ):  # an encoder may draw random numbers too: random crops
                     rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                 if seen is not None:
                     write_arrays(stored.path / "gallery.npz", seen)
