@@ -348,6 +348,7 @@ def test_the_official_split_of_nyuv2():
 # Speed
 
 
+@pytest.mark.slow
 def test_listing_needs_no_torch_and_reading_no_models():
     """`list data` runs without torch, and reading our own formats imports neither torchvision nor an optional package."""
     script = "import sys; from hardsight.cli.listing import rows_of; names = [row[0] for row in rows_of('data')]\n"

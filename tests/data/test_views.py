@@ -197,6 +197,7 @@ def our_figures(what: str, seed: int, **changed: Any) -> Tensor:
 
 @pytest.mark.parametrize("what", ["whole", "colours"])
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_views_are_distributed_as_torchvisions(what: str, seed: int) -> None:
     assert figures(scenes()[:, None], scenes()).shape[2] == 45
     assert apart(our_figures(what, seed), theirs(what)) < LIMIT
@@ -221,6 +222,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("what", "changed"), WRONG)
+@pytest.mark.slow
 def test_views_with_a_wrong_parameter_differ_from_torchvisions(what: str, changed: dict[str, Any]) -> None:
     assert apart(our_figures(what, 0, **changed), theirs(what)) > LIMIT
 

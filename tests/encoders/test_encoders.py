@@ -160,6 +160,7 @@ def test_without_a_network_one_line_says_what_would_work(spec, no_network, monke
 @pytest.mark.parametrize(
     "name", ["resnet18", "vit_b_32", "convnext_tiny", "swin_t", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"]
 )
+@pytest.mark.slow
 def test_torchvision_gives_the_models_own_logits(name):
     encoder = load_encoder(f"tv:{name}(weights=None)")
     plain, _ = create(name)

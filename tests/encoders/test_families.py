@@ -24,6 +24,7 @@ WIDE = {"mobilenet_v3_small", "efficientnet_b0", "densenet121", "alexnet", "regn
 
 
 @pytest.mark.parametrize("name", sorted(timm.list_models("test_*")))
+@pytest.mark.slow
 def test_a_family_of_timm(name: str) -> None:
     encoder = load_encoder(f"timm:{name}(pretrained=False)")
     model, side = encoder.body.model, encoder.card.size

@@ -15,6 +15,7 @@ __all__ = ["one_thread", "saved"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_every_layout_gives_its_networks_features_to_the_last_bit(layout, saved):
     made = LAYOUTS[layout](0)
     encoder = file(saved(made.stored), **made.kwargs)
@@ -31,6 +32,7 @@ def test_every_layout_gives_its_networks_features_to_the_last_bit(layout, saved)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_no_layout_may_lack_a_weight_or_hold_one_too_many(layout, monkeypatch):
     """The negative control of the test above: a missing weight, an extra one, and one of another shape are each named."""
     made = LAYOUTS[layout](0)

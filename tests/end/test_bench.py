@@ -217,7 +217,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     words = ["bench", "--encoder", "tiny", "--count", "40", "--eps", "4/255", "--set", "gallery=2", *FAST]
     words += ["--attack", "embed(steps=2)", "--attack", "pgd(2)"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert hardsight(*words, "--store", str(whole)).returncode == 0
+    assert inside(*words, "--store", str(whole)).returncode == 0
     kills = 0
     for wanted in (3, 25, 60):
         command = Command(*words, "--store", str(broken))

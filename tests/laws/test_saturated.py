@@ -49,6 +49,7 @@ def exact(net: Linear, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.03, 0.1, 1.0])
 @pytest.mark.parametrize("spec", ["linf(8/255)", "l2(0.5)", "l1(8)"])
+@pytest.mark.slow
 def test_each_search_finds_what_there_is_at_any_share_of_saturated_values(spec: str, share: float) -> None:
     """On a linear model the minimum is known; on a network it is what FAB finds."""
     threat, x = build(spec, "Threat"), images(share)

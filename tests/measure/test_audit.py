@@ -85,6 +85,7 @@ def case_of(system: System, x: Tensor, y: Tensor, **more: Any) -> Case:
 
 
 @pytest.mark.parametrize("task", ["classify", "depth"])
+@pytest.mark.slow
 def test_an_honest_model_fails_nothing(systems: dict[str, Any], task: str) -> None:
     case, passes = case_of(*systems[task]), 0
 

@@ -80,6 +80,7 @@ def batch_of(data: str, target: str) -> tuple[Tensor, object]:
 
 
 @pytest.mark.parametrize(("kind", "task", "how"), CELLS, ids=["-".join(cell) for cell in CELLS])
+@pytest.mark.slow
 def test_a_cell(kind: str, task: str, how: str, request: pytest.FixtureRequest) -> None:
     spec = (IMAGES | CLIPS)[kind]
     if kind == "hf":

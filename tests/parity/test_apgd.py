@@ -111,6 +111,7 @@ def double() -> Iterator[None]:
 
 @pytest.mark.parametrize("loss", ["ce", "dlr", "dlr_to"])
 @pytest.mark.parametrize(("norm", "near"), [("Linf", 1e-16), ("L2", 1e-10), ("L1", 1e-10)])
+@pytest.mark.slow
 def test_takes_the_same_steps_as_autoattack(
     net: Net, x: Tensor, exact_l1: None, double: None, norm: str, loss: str, near: float
 ) -> None:

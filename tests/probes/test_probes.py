@@ -121,6 +121,7 @@ def test_knn_is_attacked_and_refuses() -> None:
 
 @pytest.mark.parametrize("task", ["classify", "segment", "depth"])
 @pytest.mark.parametrize("name", PROBES)
+@pytest.mark.slow
 def test_each_cell_runs_and_resumes(tmp_path: Path, name: str, task: str) -> None:
     recipe = replace(SMALL, probe=PROBES[name], tasks=(task,))
     Bench(plan(recipe), Store(tmp_path)).run()

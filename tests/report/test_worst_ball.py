@@ -71,6 +71,7 @@ def test_noise_that_helps_is_no_worst_case(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["classify", "segment", "depth", "detect"])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_the_worst_case_is_no_better_than_clean_and_falls_with_eps(task: str, seed: int, tmp_path: Path) -> None:
     if task == "detect":
         pytest.importorskip("faster_coco_eval")

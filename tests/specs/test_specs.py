@@ -169,6 +169,7 @@ def test_defaults_are_frozen() -> None:
         assert show(complete(f"{name}(pgd)" if name == "restarts" else name)) == text
 
 
+@pytest.mark.slow
 def test_light_commands_import_no_torch() -> None:
     for command in (["--help"], ["list", "attacks"], ["list", "encoders"], ["show", "pgd(3)"], ["list", "recipes"]):
         code = (

@@ -156,6 +156,7 @@ def scenes() -> Any:
 
 
 @pytest.mark.parametrize("spec", HEADS)
+@pytest.mark.slow
 def test_heads_learn_and_a_seed_fixes_them(spec: str, tiny: Encoder, scenes: Any) -> None:
     one, two = (fit_probe(tiny, spec, scenes, "probe(epochs=6, batch=16)", seed=1) for _ in range(2))
     assert all(

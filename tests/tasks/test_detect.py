@@ -349,6 +349,7 @@ def test_heads_follow_their_seed_cached_or_not(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(target["boxes"], wanted, strict=True))
 
 
+@pytest.mark.slow
 def test_a_store_of_detections(tmp_path: Path) -> None:
     """Chunks with different numbers of boxes give one table with a worst case; a resumed run equals an uninterrupted one."""
     recipe = Recipe(

@@ -70,6 +70,7 @@ def grads(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMED)
+@pytest.mark.slow
 def test_a_named_method_trains(name: str) -> None:
     learner, samples = begun(NAMED[name], images=8)
     learner.prepare(Split())

@@ -91,6 +91,7 @@ def samples(count: int) -> Samples:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_every_method_lowers_its_loss(name: str) -> None:
     """On one batch with the same draws; the mean of the last steps is below that of the first."""
     learner, batch = begun(name), samples(16)
@@ -117,6 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(name: str, tmp_path: Path, folder: str) -> None:
     """Killed within an epoch, every method resumes from its last checkpoint to the same bytes, which load as `run:`."""
     recipe = TrainingRecipe("resumed", encoder_for(name), METHODS[name], folder, epochs=2, batch=12, save=1e-9, watch="")
