@@ -280,3 +280,20 @@ def test_the_catalog_builds_it() -> None:
     data = build("made(size=32, train=4, test=2)", "Data")
     assert isinstance(data, Data)
     assert data.card.size == (32, 32)
+
+
+def test_chosen_shapes_are_the_same_scenes_without_the_others(data: Data, whole: tuple) -> None:
+    ids, images, target = whole
+    some = made(train=40, shapes=("cube", "sphere")).split("train")
+    found_ids, found, found_target = some.batch(range(16))
+    wanted = [place for place in range(96) if SHAPES[int(target["label"][place])] in ("cube", "sphere")]
+    assert found_ids == [ids[place] for place in wanted]
+    assert torch.equal(found, images[wanted])
+    assert torch.equal(found_target["label"], target["label"][wanted])
+    assert some.sample(39).id in (one := pickle.loads(pickle.dumps(some))).batch([39])[0]
+    assert len(one) == 40
+
+
+def test_an_unknown_shape_names_the_nearest() -> None:
+    with pytest.raises(DataError, match="no shape 'spere'; did you mean 'sphere'"):
+        made(shapes=("spere",))

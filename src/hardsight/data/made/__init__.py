@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardsight.core.errors import DataError
+from hardsight.core.errors import DataError, nearest
 from hardsight.data.base import Data, DataCard, Sample
 from hardsight.data.made.renderer import MAX_DEPTH, Frames, render
 from hardsight.data.made.scene import OBJECTS, labels, lay
@@ -28,17 +28,24 @@ MEMORY = 2**31
 
 
 @register
-def made(size: int = 64, seed: int = 0, train: int = 10000, test: int = 2000) -> Data:
+def made(size: int = 64, seed: int = 0, train: int = 10000, test: int = 2000, shapes: tuple[str, ...] = ()) -> Data:
     """Synthetic scenes of solids on a ground, rendered on demand, with exact label, mask, depth and boxes.
 
     size: pixels per side, 16 to 512; other sizes show the same scenes. train, test: the number of scenes; a scene depends
-    only on its seed, split and index. Raises `DataError`.
+    only on its seed, split and index. shapes: which the main objects have, () for all twelve; the scenes are those of all
+    shapes without the others, and labels keep their numbers, so that two halves are data of disjoint classes. Raises
+    `DataError`.
     """
     if not 16 <= size <= 512:
         raise DataError(f"made: size is {size}; it must be 16 to 512 pixels")
     for name, count in (("train", train), ("test", test)):
         if count < 1:
             raise DataError(f"made: {name} is {count}; it must be at least 1 scene")
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise DataError(
+                f"made: there is no shape '{shape}'{nearest(shape, list(SHAPES))}; there are {', '.join(SHAPES)}"
+            )
     card = DataCard(
         name="made",
         targets=("label", "mask", "depth", "boxes"),
@@ -50,7 +57,7 @@ def made(size: int = 64, seed: int = 0, train: int = 10000, test: int = 2000) ->
         licence="MIT",
     )
     parts = (("train", 0, train), ("test", 1, test))
-    return Data(card, {name: Scenes(name, part, count, size, seed) for name, part, count in parts})
+    return Data(card, {name: Scenes(name, part, count, size, seed, shapes) for name, part, count in parts})
 
 
 class Scenes:
@@ -58,11 +65,12 @@ class Scenes:
 
     `batch` is faster than `sample`. Targets: label int64 [], mask int64 [H, W], depth float32 [H, W] in metres; boxes
     float32 [N, 4], x1 y1 x2 y2 in pixels from the top left corner, and box_labels int64 [N], of all objects with a visible
-    pixel.
+    pixel. shapes: of the main object, () for all; `_scene` int64 [count] is then each index's scene among all of them.
     """
 
-    def __init__(self, name: str, part: int, count: int, size: int, seed: int) -> None:
-        self.name, self.part, self.count, self.size, self.seed = name, part, count, size, seed
+    def __init__(self, name: str, part: int, count: int, size: int, seed: int, shapes: tuple[str, ...] = ()) -> None:
+        self.name, self.part, self.count, self.size, self.seed, self.shapes = name, part, count, size, seed, shapes
+        self._scene = _of_shapes(seed, part, count, shapes) if shapes else np.arange(count)
         self.keeps = count * (size * size * 8 + OBJECTS * 9) <= MEMORY
         room = count if self.keeps else 0
         # This uses no memory yet: the operating system allocates a page when it is first written.
@@ -77,7 +85,7 @@ class Scenes:
 
     def __reduce__(self) -> tuple:
         """A copy, for example in a data loader's worker, starts with an empty cache."""
-        return Scenes, (self.name, self.part, self.count, self.size, self.seed)
+        return Scenes, (self.name, self.part, self.count, self.size, self.seed, self.shapes)
 
     def __len__(self) -> int:
         return self.count
@@ -108,7 +116,7 @@ class Scenes:
         return max(1, BLOCK // self.size**2)
 
     def _id(self, place: int | np.integer) -> str:
-        return f"made-{self.seed}-{self.name}-{place:06d}"
+        return f"made-{self.seed}-{self.name}-{self._scene[place]:06d}"
 
     def _checked(self, places: Sequence[int]) -> np.ndarray:
         where = np.asarray(places, dtype=np.int64)
@@ -123,7 +131,7 @@ class Scenes:
 
     def _target(self, frames: Frames, at: np.ndarray, places: np.ndarray) -> dict[str, Tensor]:
         return {
-            "label": torch.from_numpy(labels(self.seed, self.part, places)),
+            "label": torch.from_numpy(labels(self.seed, self.part, self._scene[places])),
             "mask": torch.from_numpy(frames.mask[at].astype(np.int64)),
             "depth": torch.from_numpy(frames.depth[at]),
         }
@@ -135,14 +143,21 @@ class Scenes:
             wanted = wanted[~self._done[wanted]]
         blocks = [wanted[start : start + self.step] for start in range(0, len(wanted), self.step)]
         if not self.keeps:
-            made_now = [vars(render(lay(self.seed, self.part, block), self.size)) for block in blocks]
+            made_now = [vars(render(lay(self.seed, self.part, self._scene[block]), self.size)) for block in blocks]
             return Frames(**{name: np.concatenate([part[name] for part in made_now]) for name in made_now[0]}), at
         for block in blocks:
-            for name, part in vars(render(lay(self.seed, self.part, block), self.size)).items():
+            for name, part in vars(render(lay(self.seed, self.part, self._scene[block]), self.size)).items():
                 getattr(self._kept, name)[block] = part
             # Set last, so that no thread reads a half-written block; two threads that render one block write the same.
             self._done[block] = True
         return self._kept, places
+
+
+def _of_shapes(seed: int, part: int, count: int, shapes: tuple[str, ...]) -> np.ndarray:
+    """int64 [count]: the first scenes whose label is one of these shapes; every block of 12 has each shape once."""
+    blocks = -(-count // len(set(shapes)))
+    every = np.arange(blocks * len(SHAPES))
+    return every[np.isin(labels(seed, part, every), [SHAPES.index(shape) for shape in shapes])][:count]
 
 
 def _boxes(frames: Frames, at: int | np.integer) -> tuple[Tensor, Tensor]:
