@@ -48,7 +48,7 @@ def further(count: int, seed: int = 5) -> tuple[Tensor, ...]:
 
 def criterion(spec: str, images: int = 3 * B) -> NTXent:
     negatives = build(spec, "Negatives")
-    loss_fn = NTXent(T, negatives.begin(images)).double()
+    loss_fn = NTXent(T, negatives.begin(images, D)).double()
     loss_fn.support = further(negatives.support)
     return loss_fn
 
@@ -116,7 +116,7 @@ def test_the_loops_distinguish_treatments() -> None:
 
 
 @pytest.mark.parametrize(
-    "plain", ["all_negatives", "oracle(0)", "oracle(0, attract)", "fnc(2, 5, 1)", "debiased(0)", "hard(0, 0)"]
+    "plain", ["all_negatives", "oracle(0)", "oracle(0, attract)", "fnc(2, 5, 1)", "ifnd", "debiased(0)", "hard(0, 0)"]
 )
 def test_without_anything_to_treat_it_is_nt_xent(plain: str) -> None:
     one, two, label = some()
@@ -195,7 +195,7 @@ def test_what_a_detector_says_of_itself() -> None:
     label = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     axes = torch.eye(8, dtype=torch.float64)
     one = axes[[0, 0, 1, 2, 3, 3, 4, 2]]  # images 3 and 7, of different classes, are equal too
-    loss_fn = NTXent(T, build("fnc(0, 8, 0.5)", "Negatives").begin(8))
+    loss_fn = NTXent(T, build("fnc(0, 8, 0.5)", "Negatives").begin(8, 8))
     loss_fn((one, one), None, label, torch.arange(8))
     # of 7 other images, 3 are of an image's class; equal: 0-1, 4-5 (same class), 3-7 (not): precision 2 of 3, recall 2 of 12
     rates = loss_fn.logs()
@@ -230,7 +230,7 @@ def test_thresholds_come_to_the_quantile(share: float) -> None:
     """Over all of fixed data, in batches of a quarter: no single batch contains all negatives of an image."""
     count = 200
     one, two, _ = some(1, count)
-    loss_fn = NTXent(T, build(f"glofnd({share}, rate=0.01)", "Negatives").begin(count))
+    loss_fn = NTXent(T, build(f"glofnd({share}, rate=0.01)", "Negatives").begin(count, D))
     rng = torch.Generator().manual_seed(0)
     found = torch.zeros(count, dtype=torch.float64)
     for epoch in range(80):
@@ -254,6 +254,61 @@ def test_negatives_wait_until_an_image_is_known() -> None:
         loss = loss_fn((one, two), None, label, PLACES)
         assert torch.allclose(loss, plain) == (step < 2)
         loss_fn.keep(loss_fn.remember((), None))  # type: ignore[arg-type]
+
+
+def in_classes(count: int, classes: int, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Two views' embeddings [count, D] around one direction for each class, and the labels."""
+    rng = torch.Generator().manual_seed(3)
+    label = torch.arange(count) % classes
+    one, two = (torch.eye(D)[label] + noise * torch.randn(count, D, generator=rng) for _ in range(2))
+    return one.double(), two.double(), label
+
+
+def epochs_of(loss_fn: NTXent, one: Tensor, two: Tensor, label: Tensor, epochs: int) -> list[dict[str, float]]:
+    """Shows all images in batches of 12, each epoch in another order; the mean of each epoch's rates."""
+    rng, found = torch.Generator().manual_seed(0), []
+    for _ in range(epochs):
+        rates: list[dict[str, float]] = []
+        for places in torch.randperm(len(one), generator=rng).split(12):
+            loss_fn((one[places], two[places]), None, label[places], places)
+            loss_fn.keep(loss_fn.remember((), None))  # type: ignore[arg-type]
+            rates.append(loss_fn.logs())
+        found.append({key: sum(one.get(key, 0.0) for one in rates) / len(rates) for key in rates[-1]})
+    return found
+
+
+def test_pseudo_labels_find_classes_that_embeddings_show() -> None:
+    """Of three classes apart, none is trusted in the first epoch, a part in the second, all in the fourth: then the oracle."""
+    one, two, label = in_classes(60, 3, 0.1)
+    loss_fn = NTXent(T, build("ifnd(3, ramp=3)", "Negatives").begin(60, D)).double()
+    first, second, third, fourth = epochs_of(loss_fn, one, two, label, 4)
+    assert "detector_precision" not in first and first["detector_recall"] == 0
+    assert 0.03 < second["detector_recall"] < 0.3 < third["detector_recall"] < 0.7
+    assert fourth["detector_precision"] == fourth["detector_recall"] == 1 and fourth["false_negatives_left"] == 0
+    places = torch.arange(12)
+    found = loss_fn((one[places], two[places]), None, label[places], places)
+    oracle = NTXent(T, build("oracle", "Negatives").begin(60, D))
+    assert torch.allclose(found, oracle((one[places], two[places]), None, label[places], places))
+
+
+def test_pseudo_labels_of_noise_are_no_better_than_chance() -> None:
+    """Negative control: where embeddings show no class, precision is the rate of false negatives."""
+    one, two, _ = in_classes(120, 1, 5.0)
+    label = torch.randint(0, 3, (120,), generator=torch.Generator().manual_seed(1))
+    loss_fn = NTXent(T, build("ifnd(3, ramp=1)", "Negatives").begin(120, D)).double()
+    rates = epochs_of(loss_fn, one, two, label, 4)[-1]
+    assert rates["detector_precision"] == pytest.approx(rates["false_negative_rate"], abs=0.1)
+
+
+def test_the_most_confident_images_are_trusted_first() -> None:
+    one, two, label = in_classes(60, 3, 0.3)
+    loss_fn = NTXent(T, build("ifnd(3, ramp=4)", "Negatives").begin(60, D)).double()
+    epochs_of(loss_fn, one, two, label, 2)
+    treatment = loss_fn.treatment
+    confidence = (10 * treatment.memory @ treatment.centre.T).softmax(1).amax(1)
+    trusted = treatment.label >= 0
+    assert int(trusted.sum()) == 30
+    assert confidence[trusted].min() >= confidence[~trusted].max()
 
 
 def learner_of(
@@ -301,7 +356,7 @@ def test_it_trains_on_images_and_on_clips(name: str) -> None:
     assert "false_negative_rate" in learner(clips, When(seeds.generator("logs", 0))).logs
 
 
-@pytest.mark.parametrize("name", ["oracle", "fnc(2)", "glofnd(0.3)"])
+@pytest.mark.parametrize("name", ["oracle", "fnc(2)", "ifnd(2, 2)", "glofnd(0.3)"])
 @pytest.mark.parametrize("wrapper", ["replace", "dual", "extra", "free", "trajectory"])
 def test_it_trains_with_an_adversary(name: str, wrapper: str) -> None:
     rest = {"free": "", "trajectory": ", steps=2"}.get(wrapper, ", adversary(pgd(2, keep=last))")
@@ -323,9 +378,10 @@ def test_support_views_are_drawn_apart_and_have_no_gradient() -> None:
     assert len({id(value) for value in saved}) == len(saved)
 
 
-def test_thresholds_resume_where_they_stopped() -> None:
+@pytest.mark.parametrize("negatives", ["glofnd(0.3)", "ifnd(3, 5)"])
+def test_memories_resume_where_they_stopped(negatives: str) -> None:
     """Saved after 4 steps and loaded into a new learner: equal, bit for bit, to 8 steps without a stop."""
-    spec, batch = "simclr(width=16, negatives=glofnd(0.3))", images_of()
+    spec, batch = f"simclr(width=16, negatives={negatives})", images_of()
     whole, begun = learner_of(spec), learner_of(spec)
     train(whole, batch, 0, 8)
     train(begun, batch, 0, 4)
@@ -384,7 +440,7 @@ def test_two_processes_see_each_others_negatives(tmp_path: Any) -> None:
     [
         ("oracle(1.5)", "between 0 and 1"), ("fnc(-1)", "at least 0"), ("fnc(top=0)", "at least 1"),
         ("fnc(threshold=2)", "a cosine"), ("glofnd(0)", "within"), ("glofnd(0.1, 0)", "above 0"),
-        ("debiased(1)", "tau_plus 1"), ("hard(-1)", "beta is -1"),
+        ("ifnd(1)", "clusters 1"), ("ifnd(sharpness=0)", "sharpness 0"), ("debiased(1)", "tau_plus 1"), ("hard(-1)", "beta is -1"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(spec: str, message: str) -> None:

@@ -39,7 +39,7 @@ class NTXent(nn.Module):
     def __init__(self, temperature: float, treatment: Treatment | None = None) -> None:
         super().__init__()
         self.temperature = temperature
-        self.treatment: Any = treatment or all_negatives().begin(0)
+        self.treatment: Any = treatment or all_negatives().begin(0, 0)
         self.support: tuple[Tensor, ...] = ()
         self.counts: Tensor | None = None
         self.noticed: tuple[Tensor, Tensor] | None = None

@@ -66,7 +66,9 @@ class SimCLR:
         if self.negatives.needs_labels and not data.classes:
             raise SpecError(f"simclr: these negatives need labels, and {data.name} has no classes")
         projector = mlp((encoder.card.dim, self.width, self.width // 4))
-        inner = Joint(encoder, self.views, NTXent(self.temperature, self.negatives.begin(images)), projector)
+        inner = Joint(
+            encoder, self.views, NTXent(self.temperature, self.negatives.begin(images, self.width // 4)), projector
+        )
         return SupportLearner(inner, self.negatives.support) if self.negatives.support else inner
 
 
@@ -79,6 +81,6 @@ def simclr(
 ) -> Method:
     """SimCLR (Chen et al., ICML 2020); width: of the projector's hidden layer, four times its output's.
 
-    negatives: how those that may be false are treated: oracle, fnc, glofnd, debiased, hard.
+    negatives: how those that may be false are treated: oracle, fnc, ifnd, glofnd, debiased, hard.
     """
     return SimCLR(temperature, width, views, negatives)

@@ -59,11 +59,11 @@ image, and `keep(places, noticed)`, which stores them after the step.
 
 @dataclass(frozen=True)
 class Negatives:
-    """begin: a new treatment for a training split of this many images. support: number of further views it uses.
-    needs_labels: whether it uses labels.
+    """begin: a new treatment for a training split of this many images, embedded in this many dimensions. support: number of
+    further views it uses. needs_labels: whether it uses labels.
     """
 
-    begin: Callable[[int], Treatment]
+    begin: Callable[[int, int], Treatment]
     support: int = 0
     needs_labels: bool = False
 

@@ -45,7 +45,7 @@ def hard(beta: float = 1.0, tau_plus: float = 0.1) -> Negatives:
             push = torch.maximum(push, least)
         return Treated(push)
 
-    return Negatives(lambda images: treat)
+    return Negatives(lambda images, dim: treat)
 
 
 def _less(push: Tensor, partner: Tensor, count: Tensor) -> Tensor:

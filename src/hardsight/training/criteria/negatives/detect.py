@@ -16,7 +16,7 @@ from hardsight.training.criteria.negatives.base import Negatives, Pairs, Treated
 @register
 def all_negatives() -> Negatives:
     """Plain SimCLR: every view of every other image is a negative."""
-    return Negatives(lambda images: _all)
+    return Negatives(lambda images, dim: _all)
 
 
 def _all(pairs: Pairs) -> Treated:
@@ -41,7 +41,7 @@ def oracle(share: float = 1.0, mode: Literal["eliminate", "attract"] = "eliminat
             false = false & (drawn(rows[:, None], columns) < share).repeat(2, 1)
         return without(pairs, false, mode)
 
-    return Negatives(lambda images: treat, needs_labels=True)
+    return Negatives(lambda images, dim: treat, needs_labels=True)
 
 
 def drawn(one: Tensor, two: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def fnc(
         raise SpecError(
             f"fnc: support {support}, top {top} and threshold {threshold}; they must be at least 0, at least 1, a cosine"
         )
-    return Negatives(lambda images: lambda pairs: without(pairs, _alike(pairs, top, threshold, score), mode), support)
+    return Negatives(lambda images, dim: lambda pairs: without(pairs, _alike(pairs, top, threshold, score), mode), support)
 
 
 @torch.no_grad()

@@ -83,4 +83,4 @@ def glofnd(share: float = 0.1, rate: float = 0.05, wait: int = 1) -> Negatives:
         raise SpecError(
             f"glofnd: share {share}, rate {rate} and wait {wait}; they must be within (0, 1), above 0, at least 0"
         )
-    return Negatives(lambda images: Thresholds(images, share, rate, wait))
+    return Negatives(lambda images, dim: Thresholds(images, share, rate, wait))
