@@ -32,7 +32,8 @@ class PseudoLabels(nn.Module):
 
     def __init__(self, images: int, dim: int, clusters: int, ramp: int, sharpness: float, mode: Mode) -> None:
         super().__init__()
-        self.clusters, self.ramp, self.sharpness, self.mode = clusters, ramp, sharpness, mode
+        self.clusters, self.ramp, self.sharpness = clusters, ramp, sharpness
+        self.mode: Mode = mode
         self.register_buffer("memory", torch.zeros(images, dim))
         self.register_buffer("label", torch.full((images,), -1))
         self.register_buffer("centre", torch.zeros(clusters, dim))
