@@ -180,6 +180,29 @@ def test_a_torchvision_network_of_another_shape_is_refused():
         tv("squeezenet1_0", weights=None)
 
 
+def test_tiny_vit_reads_a_class_token_and_takes_any_size():
+    encoder = build("tiny_vit(classes=4, layers=(1, -1))")
+    features = differentiable(encoder, images(64))
+    agrees_with_card(encoder, features)
+    assert encoder.card.parameters < 1.3e6 and encoder.card.stride == 8
+    assert features.dense.shape[1:] == (256, 8, 8) and features.pooled.shape[1:] == (128,)
+    body = encoder.body.train()
+    logits = body.classify(body(images(64), (0,)).trunk)
+    assert torch.autograd.grad(logits.square().sum(), body.cls_token)[0].abs().max() > 0
+    assert build("tiny_vit")(images(40, count=1)).dense.shape[-2:] == (5, 5)
+    with pytest.raises(SpecError, match="patch a power of 2"):
+        build("tiny_vit(patch=6)")
+
+
+def test_tiny_vit_knows_where_a_patch_is():
+    """Two images of the same patches in another order have other embeddings only through the positions."""
+    encoder = build("tiny_vit(patch=2, depth=1)")
+    encoder.body.patch_embed = nn.Conv2d(3, 128, 2, 2)
+    left, right = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    left[..., :2, :2], right[..., 6:, 4:6] = 1, 1
+    assert not torch.allclose(encoder(left).pooled, encoder(right).pooled, atol=1e-5)
+
+
 def test_tiny_is_small_and_learns():
     encoder = build("tiny(classes=4)")
     assert isinstance(encoder, Encoder)

@@ -1,10 +1,11 @@
-"""Small convolutional networks: CIFAR ResNets with published weights, and `tiny`, the network of the embedded zoo encoders.
+"""Small networks: CIFAR ResNets with published weights, `tiny` of the embedded zoo encoders, and a transformer of its size.
 
 Each is a body itself, so that the names in its state dict are those of the published checkpoints.
 
     resnet20 .. resnet110  He et al. 2015, section 4.2, as in akamaster/pytorch_resnet_cifar10 (option A shortcuts)
     resnet4b               alpha-beta-CROWN's CIFAR-10 model: no batch norm, 32x32 images only
     tiny                   four stages of one basic block each, 0.40 M parameters, 19 million multiply-adds at 64x64
+    tiny_vit               convolutional stem, patches of 8 pixels, class token, four blocks of width 128, 0.90 M parameters
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +39,31 @@ def tiny(
     with seeded(seed):
         body = Tiny(widths, classes)
     return wrap(body, "tiny", layers, source="tiny", note=f"random weights, seed {seed}")
+
+
+@register
+def tiny_vit(
+    seed: int = 0,
+    depth: int = 4,
+    width: int = 128,
+    heads: int = 4,
+    patch: int = 8,
+    layers: tuple[int, ...] = (-1,),
+    classes: int = 0,
+) -> Encoder:
+    """A small vision transformer with random weights: a convolutional stem, a class token, blocks of attention and MLP.
+
+    depth: number of blocks; width: of the tokens, a multiple of 4 and of heads; patch: pixels a side, a power of 2.
+    layers: which blocks, after the last norm, are joined as `dense`. `pooled` is the class token after the last norm.
+    Positions are sines and cosines of row and column, so any image size is taken as it is. classes: of a linear classifier of
+    its own, 0 for none.
+
+    Source: Dosovitskiy et al., ICLR 2021; the stem of 3x3 convolutions of stride 2 with batch norm, one for each halving,
+    then 1x1, is that of Xiao et al., NeurIPS 2021. differs: as many blocks as `depth`, not one less for the stem.
+    """
+    with seeded(seed):
+        body = TinyViT(depth, width, heads, patch, classes)
+    return wrap(body, "tiny_vit", layers, source="tiny_vit", note=f"random weights, seed {seed}")
 
 
 def wrap(body: Any, arch: str, layers: tuple[int, ...] | None, **known: Any) -> Encoder:
@@ -111,6 +138,70 @@ class Pad(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         second = F.avg_pool2d(x, 1, stride=2)  # the gradient of a slice would lose channels_last
         return F.pad(second, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+
+class TinyViT(nn.Module):
+    """Stem, class token and blocks: pooled [B, width], maps [B, width, H / patch, W / patch] after each block."""
+
+    def __init__(self, depth: int = 4, width: int = 128, heads: int = 4, patch: int = 8, classes: int = 0) -> None:
+        super().__init__()
+        if depth < 1 or heads < 1 or width < 1 or width % 4 or width % heads or patch < 2 or patch & (patch - 1):
+            raise SpecError(
+                f"tiny_vit: depth is {depth}, width {width}, heads {heads} and patch {patch}; width must be a multiple of 4 and "
+                "of heads, patch a power of 2, all above 0"
+            )
+        self.depth, self.multiple, self.classes = depth, patch, classes
+        halvings = patch.bit_length() - 1
+        wide = [max(8, width >> halvings - step) for step in range(1, halvings + 1)]
+        stem: list[nn.Module] = []
+        for before, after in zip((3, *wide), wide, strict=False):
+            stem += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.patch_embed = nn.Sequential(*stem, nn.Conv2d(wide[-1], width, 1))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.blocks = nn.ModuleList(Attended(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, classes) if classes else nn.Identity()
+
+    def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
+        grid = self.patch_embed(pixels)
+        tokens = (grid + waves(grid)).flatten(2).transpose(1, 2)
+        x, states = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1), []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        pooled = self.norm(x[:, 0])
+        taken = positions(layers, self.depth, "tiny_vit")
+        maps = {at: self.norm(states[at][:, 1:]).transpose(1, 2).unflatten(2, grid.shape[-2:]) for at in set(taken)}
+        return BodyOutput(pooled, tuple(maps[at] for at in taken), pooled if self.classes else None)
+
+    def classify(self, trunk: Tensor) -> Tensor:
+        return self.fc(trunk)
+
+
+class Attended(nn.Module):
+    """A transformer block: attention, then an MLP of four times the width with GELU; a norm before each."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+def waves(grid: Tensor) -> Tensor:
+    """Positions [1, D, h, w] for maps [B, D, h, w]: sines and cosines of the row in one half, of the column in the other."""
+    dim, high, wide = grid.shape[1:]
+    rates = 10000.0 ** (-torch.arange(dim // 4, device=grid.device) / (dim // 4))
+    sides = (torch.outer(rates, torch.arange(side, device=grid.device)) for side in (high, wide))
+    rows, columns = (torch.cat([angle.sin(), angle.cos()]) for angle in sides)
+    parts = [rows[:, :, None].expand(-1, high, wide), columns[:, None].expand(-1, high, wide)]
+    return torch.cat(parts)[None].to(grid.dtype)
 
 
 class CifarResNet(nn.Module):
@@ -190,4 +281,5 @@ ARCHES = {
     **{f"resnet{6 * n + 2}": _cifar(n) for n in (3, 5, 7, 9, 18)},
     "resnet4b": Small(ResNet4b, 32, "linear2.", 10, (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "tiny": Small(lambda classes: Tiny(classes=classes), 64, "fc.", 0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), (1, 2, 3)),
+    "tiny_vit": Small(lambda classes: TinyViT(classes=classes), 64, "fc.", 0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
 }
