@@ -34,7 +34,8 @@ class Metric:
 
     labels: key -> (label, unit, "higher" or "lower" is better). shares: every figure is a share of images (Wilson's
     interval); other metrics get a percentile bootstrap over images. figures, spread: for counts that are lists and cannot be
-    summed (detections), the functions that compute every figure, and every interval, from the rows directly.
+    summed (detections), the functions that compute every figure, and every interval, from the rows directly; drawn: every
+    figure over bootstrap draws of the images, the same draws for every cell of as many images.
     """
 
     headline: str
@@ -43,6 +44,7 @@ class Metric:
     shares: bool = False
     figures: Callable[[Counts], dict[str, float]] | None = None
     spread: Callable[[Counts], dict[str, tuple[float, float]]] | None = None
+    drawn: Callable[[Counts], dict[str, np.ndarray]] | None = None
 
     @property
     def label(self) -> str:

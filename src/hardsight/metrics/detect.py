@@ -67,15 +67,32 @@ def figures(counts: Counts) -> dict[str, float]:
     return _figures(_matched(counts))
 
 
+def drawn(counts: Counts) -> dict[str, np.ndarray]:
+    """Each figure [DRAWS] over bootstrap draws of the images."""
+    return _drawn(*_columns(counts))[1]
+
+
 def spread(counts: Counts) -> dict[str, tuple[float, float]]:
     """The 95% interval of each figure; NaN if the ground truth has no box."""
+    found, (point, draws) = {}, _drawn(*_columns(counts))
+    for key, figure in point.items():
+        values = draws[key][np.isfinite(draws[key])]
+        mirrored = np.append(np.quantile(2 * figure - values, [0.025, 0.975]).clip(0, 1) if len(values) else np.nan, figure)
+        found[key] = float(mirrored.min()), float(mirrored.max())
+    return found
+
+
+Column = tuple[bytes, str, tuple[int, ...]]
+
+
+def _columns(counts: Counts) -> list[Column]:
     columns = [np.ascontiguousarray(counts[name]) for name in NAMES]
-    return _spread(*((one.tobytes(), one.dtype.str, one.shape) for one in columns))
+    return [(one.tobytes(), one.dtype.str, one.shape) for one in columns]
 
 
 @functools.lru_cache(maxsize=2)
-def _spread(*columns: tuple[bytes, str, tuple[int, ...]]) -> dict[str, tuple[float, float]]:
-    """`spread` of columns given as bytes: they can be cached, so that intervals of several figures draw only once."""
+def _drawn(*columns: Column) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The figures, and `drawn`, of columns given as bytes: they can be cached, so that several figures draw only once."""
     counts = {
         name: np.frombuffer(content, dtype).reshape(shape)
         for name, (content, dtype, shape) in zip(NAMES, columns, strict=True)
@@ -84,17 +101,11 @@ def _spread(*columns: tuple[bytes, str, tuple[int, ...]]) -> dict[str, tuple[flo
     measure = _matched(counts)
     point = _figures(measure)
     matches = np.array(measure._evalImgs_cpp, dtype=object).reshape(-1, count)  # classes, images
-    rng, drawn = np.random.default_rng(0), []
+    rng, draws = np.random.default_rng(0), []
     for _ in range(DRAWS):
         measure._evalImgs_cpp = matches[:, rng.integers(count, size=count)].flatten().tolist()
-        drawn.append(_figures(measure))
-    found = {}
-    for key, figure in point.items():
-        values = np.array([one[key] for one in drawn])
-        values = values[np.isfinite(values)]
-        mirrored = np.append(np.quantile(2 * figure - values, [0.025, 0.975]).clip(0, 1) if len(values) else np.nan, figure)
-        found[key] = float(mirrored.min()), float(mirrored.max())
-    return found
+        draws.append(_figures(measure))
+    return point, {key: np.array([one[key] for one in draws]) for key in point}
 
 
 def _matched(counts: Counts) -> Any:
@@ -171,4 +182,5 @@ METRIC = Metric(
     totals=_no_sums,
     figures=figures,
     spread=spread,
+    drawn=drawn,
 )

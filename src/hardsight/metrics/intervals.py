@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hardsight.metrics import Metric
 
 Z95 = 1.959963984540054
 
@@ -24,7 +28,7 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 
 
 @functools.lru_cache(maxsize=2)
-def _picks(n: int, draws: int, seed: int) -> np.ndarray:
+def picks(n: int, draws: int, seed: int) -> np.ndarray:
     """[draws, n]: how often each of n images is drawn."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
 
@@ -35,18 +39,35 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap over images: `figure` of the counts' sums over n images drawn with replacement, `draws` times.
-
-    figure: sums, each [draws, ...] -> [draws]. Also works for figures that are not means over images, such as mIoU.
-    """
-    picks = _picks(len(next(iter(counts.values()))), draws, seed)
-    sums = {key: np.tensordot(picks, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
-    values = figure(sums)
+    """The 95% percentile interval over images, from `resampled`; NaN if no draw is finite."""
+    values = resampled(counts, figure, draws, seed)
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
+
+
+def resampled(
+    counts: dict[str, np.ndarray],
+    figure: Callable[[dict[str, np.ndarray]], np.ndarray],
+    draws: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """[draws]: `figure` of the counts' sums over n images drawn with replacement; the same images for every cell of n.
+
+    figure: sums, each [draws, ...] -> [draws]. Also works for figures that are not means over images, such as mIoU.
+    """
+    times = picks(len(next(iter(counts.values()))), draws, seed)
+    sums = {key: np.tensordot(times, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
+    return figure(sums)
+
+
+def drawn(metric: Metric, counts: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """[draws]: a metric's figure over bootstrap draws of the images; draw k takes the same images in every cell of n images."""
+    if metric.drawn:
+        return metric.drawn(counts)[key]
+    return resampled(counts, lambda sums: metric.totals(sums)[key])
 
 
 def quantile(values: np.ndarray, share: float) -> tuple[float, float, float]:
@@ -69,11 +90,15 @@ STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 """Student's t at 97.5 %, for 1 to 10 degrees of freedom; for more, 1.96 + 2.5 / freedom is within 0.02 of it."""
 
 
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    return STUDENT[freedom - 1] if freedom <= len(STUDENT) else Z95 + 2.5 / freedom
+
+
 def mean_over_runs(values: Sequence[float]) -> tuple[float, float]:
     """The mean over independent runs (seeds) and the half width of its 95% interval by Student's t; NaN for a single run."""
     n = len(values)
     middle = float(np.mean(values))
     if n < 2:
         return middle, float("nan")
-    quantile = STUDENT[n - 2] if n - 1 <= len(STUDENT) else Z95 + 2.5 / (n - 1)
-    return middle, quantile * float(np.std(values, ddof=1)) / n**0.5
+    return middle, student(n - 1) * float(np.std(values, ddof=1)) / n**0.5

@@ -61,26 +61,45 @@ def set_wise(members: Members, metric: Metric, key: str | None = None) -> np.nda
         raise DataError(
             "these figures are not a function of sums over images, so the worst case cannot be chosen image by image"
         )
-    counts = _stacked(members)
-    count = len(next(iter(counts.values()))[0])
-    images = np.arange(count)
-    starts = [image_wise(members, metric, key), *(np.full(count, place) for place in range(len(members)))]
-    first = [{name: value[picks, images].sum(0) for name, value in counts.items()} for picks in starts]
-    values = _quality(metric.totals({name: np.stack([sums[name] for sums in first]) for name in counts}), metric, key)
-    best = int(values.argmin())
-    picks, sums, value = starts[best].copy(), first[best], values[best]
-    unchanged = 0  # number of images in a row that kept their member
+    return set_wise_each({name: value[None] for name, value in _stacked(members).items()}, metric, key)[0]
+
+
+def set_wise_each(counts: Counts, metric: Metric, key: str | None = None) -> np.ndarray:
+    """`set_wise` for E sets at once: counts by name, each float [E, M, N, ...] for M members, to indices [E, N].
+
+    Of a share of images the image-wise choice is the best one.
+    """
+    first = _quality(metric.totals(counts), metric, key).argmin(1)
+    if metric.shares:
+        return first
+    each, images, members = np.arange(len(first)), np.arange(first.shape[1]), next(iter(counts.values())).shape[1]
+    starts = [first, *(np.full(first.shape, place) for place in range(members))]
+    sums = {
+        name: np.stack([value[each[:, None], picks, images].sum(1) for picks in starts]) for name, value in counts.items()
+    }
+    values = _quality(metric.totals(sums), metric, key)
+    best = values.argmin(0)
+    picks, sums, value = (
+        np.stack(starts)[best, each],
+        {name: one[best, each] for name, one in sums.items()},
+        values[best, each],
+    )
+    unchanged = np.zeros(len(each), dtype=int)  # number of images in a row that kept their member, in each set
     for image in itertools.cycle(images):
-        without = {name: sums[name] - value[picks[image], image] for name, value in counts.items()}
-        options = {name: without[name] + value[:, image] for name, value in counts.items()}
+        options = {
+            name: (sums[name] - one[each, picks[:, image], image])[:, None] + one[:, :, image]
+            for name, one in counts.items()
+        }
         values = _quality(metric.totals(options), metric, key)
-        choice = int(values.argmin())
-        unchanged += 1
-        if values[choice] < value - SLIGHT:
-            picks[image], value, unchanged = choice, values[choice], 0
-            sums = {name: option[choice] for name, option in options.items()}
-        if unchanged >= count:
-            return picks
+        choice = values.argmin(1)
+        lower = values[each, choice] < value - SLIGHT
+        unchanged = np.where(lower, 0, unchanged + 1)
+        at = np.flatnonzero(lower)
+        picks[at, image], value[at] = choice[at], values[at, choice[at]]
+        for name, option in options.items():
+            sums[name][at] = option[at, choice[at]]
+        if (unchanged >= len(images)).all():
+            break
     return picks
 
 
