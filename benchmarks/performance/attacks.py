@@ -41,7 +41,7 @@ RESNET20 = "file:$HARDSIGHT_DATA/weights/resnet20-12fca82f.th(arch='resnet20')"
 RESNET4B = "file:$HARDSIGHT_DATA/weights/resnet4b_adv_eps2.pth(arch='resnet4b')"
 CIFAR = "cifar10:$HARDSIGHT_DATA/cifar10"
 HARDENED = Path("runs/paper002-cifar10/multitask-0")
-"""A run of benchmarks/studies/paper002-cifar10.toml, a hardened network of usual depth; if missing, it is left out."""
+"""A run of `hardsight study paper002-hardening-cifar10`, a hardened network of usual depth; if missing, it is left out."""
 
 
 def main() -> None:

@@ -17,7 +17,9 @@ import torch
 
 from hardsight.core.errors import HardsightError
 from hardsight.encoders.architectures import plan_of
-from hardsight.measure import study as studies
+from hardsight.measure.study import run as run_study
+from hardsight.report.study_reading import MISSING, readings
+from hardsight.specs import study_file as studies
 from hardsight.specs.recipe import SHIPPED, load
 from tests.end.test_bench import inside
 from tests.fixtures import miniatures
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted(SHIPPED.glob("*.toml"))
 TRAINING = [path for path in RECIPES if re.search("^method = ", path.read_text(), re.MULTILINE)]
 MEASURING = [path for path in RECIPES if path not in TRAINING] + sorted((ROOT / "benchmarks" / "results").glob("*.toml"))
-STUDIES = sorted((ROOT / "benchmarks" / "studies").glob("*.toml"))
+STUDIES = sorted(studies.shipped().values())
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALLER = {  # pretrained weights that only the network has
     "timm:vit_base_patch16_224.dino": "timm:test_vit(pretrained=False)",
@@ -116,13 +118,14 @@ def test_a_study_compares(file: Path, place: Path, monkeypatch: pytest.MonkeyPat
         request.getfixturevalue("real_data")
     monkeypatch.setenv("CIFAR10", str(miniatures.folder(place / "data" / "classes")))
     study = studies.read_study(file)
-    measure = replace(study.measure, count=2, chunk=2, gallery=0)
-    for one in ("probe.epochs=1", "probe.images=24", "probe.batch=8"):
-        measure = measure.with_set(one)
+    for one in ("count=2", "chunk=2", "gallery=0", "probe.epochs=1", "probe.images=24", "probe.batch=8"):
+        study = study.with_set(f"measure.{one}")
+    geometry = study.geometry and replace(study.geometry, count=8, probe="probe(images=24, epochs=1)")
     few = ("images=24", "batch=12", "epochs=1")
     arms = tuple(replace(arm, set=(*arm.set, *few)) if arm.recipe else arm for arm in study.arms)
-    found = studies.run(replace(study, seeds=1, measure=measure, arms=arms), place / "study")
+    found = run_study(replace(study, seeds=1, arms=arms, geometry=geometry), place / "study")
     assert found and (place / "study" / "table.md").read_text()
+    assert all(one.verdict != MISSING or one.number for one in readings(study, found)), "each names figures that exist"
 
 
 @pytest.mark.parametrize("line", lines())
@@ -130,9 +133,11 @@ def test_a_line_of_the_documents_runs(line: str, place: Path, request: pytest.Fi
     words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z0-9_]+=.*", word)][1:]
     if words == ["bench"]:  # the recipe `made`
         return
-    if words[0] == "study" or ("--recipe" in words and words[0] == "bench"):
-        file = Path(words[1] if words[0] == "study" else words[words.index("--recipe") + 1])
-        assert ROOT / file in (*MEASURING, *STUDIES), "a recipe that the tests above run"
+    if words[0] == "study":
+        assert words[1] in studies.shipped(), "a study that the tests above run"
+        return
+    if "--recipe" in words and words[0] == "bench":
+        assert ROOT / words[words.index("--recipe") + 1] in MEASURING, "a recipe that the tests above run"
         return
     if words[0] in ("report", "resume") or any(word.startswith("run:") for word in words):
         request.getfixturevalue("begun")(words)

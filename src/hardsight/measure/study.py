@@ -1,167 +1,93 @@
-"""A study trains several arms with several seeds, measures them in the same way, and reports their differences over seeds.
+"""Runs a study (`specs/study`): trains its arms with several seeds, measures them alike, and collects one number a seed.
 
-It is defined by a TOML file: `[measure]` is a recipe of `hardsight bench` without encoders; each `[arms.NAME]` is a training
-recipe by name with `set = [...]`, or an existing `encoder`; `[[compare]]` names two arms, or three for the share of a gap
-that is closed. Everything is stored in one folder, per arm and seed, so that the same command resumes an interrupted study.
+Everything is stored in one folder, per arm and seed, so that the same command resumes an interrupted study. Arms with the
+same training share one encoder. What is read from the figures is in `report/study`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import threading
 import time
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hardsight.core.errors import SpecError, StoreError, nearest
+from hardsight.core.errors import SpecError, StoreError
 from hardsight.core.machine import pick_device
 from hardsight.core.progress import Watch
+from hardsight.data import open_data
+from hardsight.encoders import load_encoder
 from hardsight.measure.bench import Bench
+from hardsight.measure.geometry import geometry_of
 from hardsight.measure.plan import plan
 from hardsight.measure.stamps import stamp
-from hardsight.metrics.intervals import mean_over_runs
-from hardsight.report.results import grid
-from hardsight.report.table import shown
+from hardsight.metrics.embeddings import FIGURES
+from hardsight.report.nearest import nearest as minimal
+from hardsight.report.results import CLEAN, WORST, Row, Table, grid
+from hardsight.report.study import TRAINING, Figures, note, write
+from hardsight.report.study_reading import resolve
 from hardsight.specs import recipe as recipes
-from hardsight.specs.catalog import complete
+from hardsight.specs.study import Arm, Measure, Study, folder_name, wrapped
 from hardsight.store.cells import Store
-from hardsight.store.files import write_bytes, write_json
+from hardsight.store.files import write_json
 from hardsight.training.engine.loop import train
 from hardsight.training.engine.recipe import TrainingRecipe, need_same, read_recipe
 
-TRAINING = "training"
 NOTED = 5.0
-"""Seconds between two updates of the recorded training time."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """encoder: the spec of an existing encoder, for an arm without training. after: the arm whose encoder is the start."""
-
-    name: str
-    recipe: str = ""
-    set: tuple[str, ...] = ()
-    encoder: str = ""
-    after: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`of` minus `to`; with `gap`, (of - to) / (gap - to): the share of the gap from `to` to `gap` that is closed."""
-
-    of: str
-    to: str
-    gap: str = ""
-
-
-@dataclass(frozen=True)
-class Study:
-    name: str
-    title: str
-    seeds: int
-    measure: recipes.Recipe
-    arms: tuple[Arm, ...]
-    compare: tuple[Comparison, ...] = ()
-
-
-Figures = dict[str, dict[str, Any]]
-"""By what is measured ("PGD 4/255 on classify, CIFAR-10"): its unit, and for each arm one number per seed."""
-
-
-def read_study(path: Path) -> Study:
-    """The study of a TOML file; `SpecError` if it is not valid."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not TOML: {error}") from None
-    known = ["title", "seeds", "measure", "arms", "compare"]
-    _need(content, known, str(path))
-    for key in ("measure", "arms"):
-        if not isinstance(content.get(key), dict) or not content[key]:
-            raise SpecError(f"{path}: a study needs a table [{key}]")
-    arms: list[Arm] = []
-    for name, given in content["arms"].items():
-        arms.append(_arm(name, given, arms, f"{path}, arm '{name}'"))
-    compare = []
-    for given in content.get("compare", []):
-        _fields(given, Comparison, ("of", "to"), f"{path}, a comparison")
-        compare.append(Comparison(**given))
-        for arm in filter(None, (compare[-1].of, compare[-1].to, compare[-1].gap)):
-            if arm not in content["arms"]:
-                raise SpecError(f"{path}: there is no arm '{arm}'{nearest(arm, list(content['arms']))}")
-    for key in ("encoders", "seed"):
-        if key in content["measure"]:
-            raise SpecError(f"{path}, [measure]: '{key}' is not allowed here, since the arms and 'seeds' set it")
-    measure = recipes.from_dict({**content["measure"], "encoders": ["tiny"]}, f"{path}, [measure]", path.stem).check()
-    seeds = content.get("seeds", 3)
-    if not isinstance(seeds, int) or seeds < 1:
-        raise SpecError(f"{path}: seeds is {seeds!r}; it is the number of seeds, at least 1")
-    study = Study(path.stem, content.get("title", path.stem), seeds, measure, tuple(arms), tuple(compare))
-    for arm in arms:
-        training_recipe(study, arm, 0, Path())  # so that a wrong recipe is reported before anything is trained
-    return study
-
-
-def _arm(name: str, given: Any, above: list[Arm], where: str) -> Arm:
-    _fields(given, Arm, (), where)
-    arm = Arm(name, **{**given, "set": tuple(given.get("set", ()))})
-    if bool(arm.recipe) == bool(arm.encoder):
-        raise SpecError(f"{where}: an arm needs either a recipe to train with or an existing encoder, not both")
-    if arm.encoder:
-        complete(arm.encoder, "Encoder")
-        if arm.set or arm.after:
-            raise SpecError(f"{where}: an arm with an existing encoder takes no '{'set' if arm.set else 'after'}'")
-    if arm.after and arm.after not in [one.name for one in above]:
-        raise SpecError(f"{where}: after = '{arm.after}' is not an arm defined above it")
-    if any(one.replace(" ", "").startswith("seed=") for one in arm.set):
-        raise SpecError(f"{where}: the study sets the seed of each run; give their number as 'seeds'")
-    for one in above:
-        if _place(Path(), one.name, 0) == _place(Path(), name, 0):
-            raise SpecError(f"{where}: it would have the same folder as '{one.name}'; give it another name")
-    return arm
-
-
-def _fields(given: Any, kind: type, needed: tuple[str, ...], where: str) -> None:
-    """`SpecError` unless `given` is a table with fields of that dataclass; all are strings, `set` is a list of strings."""
-    if not isinstance(given, dict):
-        raise SpecError(f"{where}: {given!r} is not a table of keys and values")
-    _need(given, [f.name for f in fields(kind) if f.name != "name"], where)
-    for key in needed:
-        if key not in given:
-            raise SpecError(f"{where}: it needs '{key}'")
-    for key, value in given.items():
-        texts = value if key == "set" else [value]
-        if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
-            raise SpecError(f"{where}: {key} is {value!r}; it must be {'a list of strings' if key == 'set' else 'a string'}")
+"""Seconds between two updates of the recorded times."""
+MEASURED = ("accuracy", "accuracy_embed", "accuracy_task", "same_class")
+"""Figures of the geometry that are not taken over: `[measure]` has them."""
 
 
 def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = None) -> Figures:
-    """Trains and measures what is missing in `folder`, seed by seed, and writes figures.json and table.md there."""
+    """Trains and measures what is missing in `folder`, seed by seed; writes its figures, tables and page there after each."""
     watch = watch or Watch()
+    check(study)
     figures: Figures = {}
-    single = len(study.measure.tasks) * len(study.measure.data) == 1
-    for seed in range(study.seeds):
-        for arm in study.arms:
-            encoder, seconds = _encoder(study, arm, seed, folder, device, watch)
-            if seconds is not None:
-                _note(figures, TRAINING, "s", "lower", arm.name, seconds)
-            asked = replace(study.measure, encoders=(encoder,), seed=seed, name=study.name)
-            cells = Bench(plan(asked), Store(folder / "store"), device, "stop", 0, watch).run()
-            for row in grid(cells).rows:
-                where = "" if single else f" · {row.task}, {row.data}"
-                for column, number in row.numbers.items():
-                    what = f"{row.names[column]} {column.eps_text}".removesuffix(" 0")
-                    _note(figures, f"{what}{where}, {row.label}", row.unit, row.better, arm.name, number.value)
-            write_json(folder / "figures.json", figures)
-            write_bytes(folder / "table.md", markdown(study, figures).encode())
+    pace = Pace(study, watch)
+    with _timed(folder / "time.json", time.monotonic):
+        for seed in range(study.seeds):
+            for arm in study.arms:
+                with pace.of(arm, seed):
+                    _arm(study, arm, seed, folder, device, watch, figures)
+            _say_unresolved(study, figures, watch if seed == 0 else None)
+            write(study, figures, folder, spent(folder))
+    write(study, figures, folder, spent(folder))
     return figures
+
+
+def spent(folder: Path) -> float:
+    """Seconds that the study took so far, over all runs of the command."""
+    path = folder / "time.json"
+    return json.loads(path.read_text()) if path.exists() else 0.0
+
+
+def check(study: Study) -> None:
+    """Checks every training recipe and opens all data, so that what is wrong or missing is said before anything runs."""
+    data = {text: None for one in study.measures for text in one.recipe.data}
+    texts = [text for one in study.measures for text in (*one.recipe.tasks, *one.recipe.attacks, one.recipe.probe)]
+    for arm in study.arms:
+        for one in study.measures:
+            _measuring(one, arm)
+        if recipe := training_recipe(study, arm, 0, Path()):
+            data[recipe.data] = None
+            texts += [recipe.encoder, recipe.method]
+        texts.append(arm.encoder)
+    if study.geometry:
+        data[study.geometry.data] = None
+    for text in (*data, *texts):
+        for name in re.findall(r"\$\{?(\w+)", text):
+            if name not in os.environ:
+                how = f": {study.command}" if name in study.command else ""
+                raise SpecError(f"{study.name} needs the environment variable {name}, which is not set{how}")
+    for text in data:
+        open_data(text)
 
 
 def training_recipe(study: Study, arm: Arm, seed: int, folder: Path) -> TrainingRecipe | None:
@@ -172,9 +98,90 @@ def training_recipe(study: Study, arm: Arm, seed: int, folder: Path) -> Training
     for one in arm.set:
         chosen = chosen.with_set(one)
     if arm.after:
-        first = next(one for one in study.arms if one.name == arm.after)
+        first = study.trained(study.arm(arm.after))
         chosen = replace(chosen, encoder=first.encoder or _run(_place(folder, first.name, seed)))
     return replace(chosen, seed=seed, name=_place(folder, arm.name, seed).name).check(f"{study.name}, arm '{arm.name}'")
+
+
+def _arm(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch: Watch, figures: Figures) -> None:
+    """Everything of one arm and seed, added to `figures`."""
+    encoder, seconds = _encoder(study, study.trained(arm), seed, folder, device, watch)
+    if seconds is not None:
+        note(figures, TRAINING, "s", "lower", arm.name, seed, seconds)
+    for one in study.measures:
+        if one.arms and arm.name not in one.arms:
+            continue
+        asked = replace(_measuring(one, arm), encoders=(wrapped(one.wrap, encoder, seed),), seed=seed, name=study.name)
+        cells = Bench(plan(asked), Store(folder / "store"), device, "stop", 0, watch).run()
+        for name, unit, better, value, derived in _numbers(study, one, grid(cells)):
+            note(figures, name, unit, better, arm.name, seed, value, derived)
+    if study.geometry:
+        for name, better, value in _geometry(study, arm, seed, encoder, folder, device, watch):
+            note(figures, name, "", better, arm.name, seed, value)
+
+
+def _measuring(one: Measure, arm: Arm) -> recipes.Recipe:
+    recipe = one.recipe
+    for assignment in arm.measure:
+        recipe = recipe.with_set(assignment)
+    return recipe.check()
+
+
+def _numbers(study: Study, one: Measure, table: Table) -> Iterator[tuple[str, str, str, float, bool]]:
+    """(name, unit, which way is better, value, derived) of every row and column of a table, and of what is derived from it."""
+    prefix = f"{one.name}: " if one.name else ""
+    single = len(one.recipe.tasks) * len(one.recipe.data) == 1
+    sizes = minimal(table) if "minimal" in study.derive else []
+    for place, row in enumerate(table.rows):
+        where = "" if single else f" · {row.task}, {row.data}"
+        for column, number in row.numbers.items():
+            if column.attack == WORST and len(number.over) == 1:
+                continue
+            what = f"{prefix}{row.names[column]} {column.eps_text}".removesuffix(" 0")
+            yield f"{what}{where}, {row.label}", row.unit, row.better, number.value, False
+            if "relative" in study.derive and column.attack != CLEAN:
+                unit = "%" if row.better == "higher" else "×"
+                yield f"{what}{where}, relative", unit, row.better, row.relative.get(column, math.nan), True
+        if "area" in study.derive:
+            for name, value in _areas(row):
+                yield f"{prefix}{name}{where}, area", row.unit, row.better, value, True
+        largest: dict[str, Any] = {}
+        for line in sizes:  # the largest ball finds a perturbation for the most images
+            if line["place"] == place and line["column"].eps >= largest.get(line["attack"], line)["column"].eps:
+                largest[line["attack"]] = line
+        for name, line in largest.items():
+            scale, unit = (255, "/255") if line["norm"].casefold() == "linf" else (1, "")
+            yield f"{prefix}{name}{where}, minimal", unit, "higher", scale * line["median"], True
+
+
+def _areas(row: Row) -> Iterator[tuple[str, float]]:
+    """(attack and its largest radius, the mean of the metric from eps 0, where it is the clean one, to that radius)."""
+    for (attack, variant, norm), (value, eps, text) in row.areas.items():
+        column = next(c for c in row.numbers if c.series == (attack, variant, norm) and c.eps == eps)
+        if attack == WORST and len(row.numbers[column].over) == 1:
+            continue
+        yield f"{row.names[column]} 0 to {text}", value
+
+
+def _geometry(
+    study: Study, arm: Arm, seed: int, encoder: str, folder: Path, device: str, watch: Watch
+) -> Iterator[tuple[str, str, float]]:
+    """(label, which way is better, value) of each statistic of the embeddings; kept in a file, with its settings."""
+    assert study.geometry is not None
+    first = study.trained(arm)
+    path = folder / "geometry" / f"{_place(folder, first.name, seed).name}.json"
+    settings = {**asdict(study.geometry), "stamp": stamp(encoder, "Encoder"), "seed": seed}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if kept.get("settings") != settings:
+        how = {key: value for key, value in asdict(study.geometry).items() if key not in ("data", "threat")}
+        with watch, watch.bar(f"geometry of {first.name}", study.geometry.count) as bar:
+            net = load_encoder(encoder, pick_device(device))
+            found = geometry_of(net, study.geometry.data, study.geometry.threat, seed=seed, tick=bar, **how)
+        kept = {"settings": settings, "numbers": {key: one.value for key, one in found.numbers.items()}}
+        write_json(path, kept)
+    for key, value in kept["numbers"].items():
+        if key not in MEASURED:
+            yield FIGURES[key].label, FIGURES[key].better, value
 
 
 def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch: Watch) -> tuple[str, float | None]:
@@ -191,23 +198,57 @@ def _encoder(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch
         )
     if not (place / "encoder.safetensors").exists():
         write_json(origin, start)
-        with _timed(place / "seconds.json"):
+        with _timed(place / "seconds.json", time.process_time):
             train(recipe, place, pick_device(device), watch)
     return _run(place), json.loads((place / "seconds.json").read_text())
 
 
+class Pace:
+    """Says after each arm and seed how much of the study is done, and from the times so far how long the rest takes."""
+
+    def __init__(self, study: Study, watch: Watch) -> None:
+        self.study, self.watch = study, watch
+        self.left = [(arm.name, seed) for seed in range(study.seeds) for arm in study.arms]
+        self.total = len(self.left)
+        self.seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def of(self, arm: Arm, seed: int) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        took = time.monotonic() - started
+        self.left.remove((arm.name, seed))
+        if took > 1:  # not what was finished before
+            self.seconds.setdefault(arm.name, []).append(took)
+        if self.left and self.seconds:
+            every = [one for times in self.seconds.values() for one in times]
+            rest = sum(max(self.seconds.get(name, [sum(every) / len(every)])) for name, _ in self.left)
+            done = f"{self.study.name}: {self.total - len(self.left)} of {self.total} runs ('{arm.name}', seed {seed})"
+            self.watch.note(f"{done}, about {rest / 60:.0f} min left")
+
+
+def _say_unresolved(study: Study, figures: Figures, watch: Watch | None) -> None:
+    """Says after the first seed which figures the study names that do not exist, while it can still be changed."""
+    for name in study.figures if watch else ():
+        try:
+            resolve(name, figures)
+        except SpecError as error:
+            assert watch is not None
+            watch.note(f"{study.name}: {error}")
+
+
 @contextmanager
-def _timed(path: Path) -> Iterator[None]:
-    """Adds CPU seconds to the number in the file while the block runs, so that interrupted runs are summed up correctly."""
+def _timed(path: Path, clock: Callable[[], float]) -> Iterator[None]:
+    """Adds the clock's seconds to the number in the file while the block runs, so that interrupted runs are summed up."""
     before = json.loads(path.read_text()) if path.exists() else 0.0
-    started, over = time.process_time(), threading.Event()
+    started, over = clock(), threading.Event()
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def keep() -> None:
         done = False
         while not done:
             done = over.wait(NOTED)
-            write_json(path, round(before + time.process_time() - started, 1))
+            write_json(path, round(before + clock() - started, 1))
 
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
@@ -219,82 +260,8 @@ def _timed(path: Path) -> Iterator[None]:
 
 
 def _place(folder: Path, arm: str, seed: int) -> Path:
-    return folder / f"{''.join(c if c.isalnum() or c in '.-_' else '-' for c in arm).strip('-')}-{seed}"
+    return folder / f"{folder_name(arm)}-{seed}"
 
 
 def _run(place: Path) -> str:
     return f"run({str(place)!r})"
-
-
-def _note(figures: Figures, what: str, unit: str, better: str, arm: str, value: float) -> None:
-    figures.setdefault(what, {"unit": unit, "better": better, "arms": {}})["arms"].setdefault(arm, []).append(value)
-
-
-def markdown(study: Study, figures: Figures) -> str:
-    """The figures of each arm, as mean over seeds ± half its 95% interval; then the comparisons, paired by seed."""
-    lines = [
-        f"{study.title}: mean over {study.seeds} seeds ± half of its 95% interval; n = {study.measure.count} images a seed",
-        "",
-        *_table([arm.name for arm in study.arms]),
-    ]
-    for name, figure in figures.items():
-        found = [_mean(figure["arms"].get(arm.name, []), figure["unit"]) for arm in study.arms]
-        lines.append(_line(_heading(name, figure), found))
-    if study.compare:
-        lines += ["", "Paired by seed:", "", *_table([_said(one) for one in study.compare])]
-        for name, figure in figures.items():
-            found = ["–" if one.gap and name == TRAINING else _difference(one, figure) for one in study.compare]
-            lines.append(_line(_heading(name, figure), found))
-    return "\n".join(lines) + "\n"
-
-
-def _table(columns: list[str]) -> list[str]:
-    return [_line("", columns), "|:--|" + "--:|" * len(columns)]
-
-
-def _line(first: str, rest: list[str]) -> str:
-    return "| " + " | ".join([first, *rest]) + " |"
-
-
-def _said(one: Comparison) -> str:
-    return f"{one.of} closes of the gap from {one.to} to {one.gap}" if one.gap else f"{one.of} − {one.to}"
-
-
-def _heading(name: str, figure: dict[str, Any]) -> str:
-    arrow = {"higher": "↑", "lower": "↓"}[figure["better"]]
-    return f"{name} ({figure['unit']}) {arrow}" if figure["unit"] else f"{name} {arrow}"
-
-
-def _mean(values: list[float], unit: str, sign: str = "") -> str:
-    if not values:
-        return "–"
-    middle, half = mean_over_runs(values)
-    mean, width = (_unsigned(f"{value:.0f}" if unit == "s" else shown(value, unit)) for value in (middle, half))
-    return (sign if middle > 0 else "") + mean + ("" if math.isnan(half) else f" ± {width}")
-
-
-def _difference(one: Comparison, figure: dict[str, Any]) -> str:
-    arms = figure["arms"]
-    columns = [arms.get(name) for name in (one.of, one.to, *([one.gap] if one.gap else []))]
-    if any(values is None for values in columns) or len({len(values) for values in columns if values}) != 1:
-        return "–"
-    if not one.gap:
-        return _mean([a - b for a, b in zip(*columns, strict=True)], figure["unit"], "+")  # type: ignore[arg-type]
-    gaps = [(a - b, c - b) for a, b, c in zip(*columns, strict=True)]  # type: ignore[arg-type]
-    below = sum(gap for _, gap in gaps)
-    if not below:
-        return "–"
-    shares = sorted(closed / gap for closed, gap in gaps if gap)
-    whole, least, greatest = (_unsigned(f"{n:.2f}") for n in (sum(one for one, _ in gaps) / below, shares[0], shares[-1]))
-    return f"{whole} ({least} to {greatest} by seed)"
-
-
-def _unsigned(number: str) -> str:
-    """-0.0 as 0.0."""
-    return number if number.strip("-0.") else number.removeprefix("-")
-
-
-def _need(content: dict[str, Any], known: list[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            raise SpecError(f"{where}: unknown key '{key}'{nearest(key, known) or '; known: ' + ', '.join(known)}")
