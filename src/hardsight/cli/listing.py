@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from hardsight.encoders.zoo import known
 from hardsight.specs import catalog
+from hardsight.specs.quirks import QUIRKS
 from hardsight.specs.recipe import SHIPPED
 
 GROUPS = {
@@ -35,6 +36,10 @@ def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
     if what == "recipes":
         for path in sorted(SHIPPED.glob("*.toml")):
             yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        return
+    if what == "quirks":
+        for quirk in QUIRKS:
+            yield quirk.name, "quirk", quirk.said
         return
     if what == "encoders":
         for card in known():

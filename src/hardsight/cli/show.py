@@ -37,7 +37,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="What to list, such as encoders, attacks, losses, threats, tasks, data, probes, checks or recipes."
+            help="What to list, such as encoders, attacks, losses, threats, tasks, data, probes, checks or recipes or quirks."
         ),
     ],
     as_json: AsJson = False,
@@ -45,7 +45,7 @@ def list_(
     """List the available encoders, attacks, losses, and so on. Needs no torch."""
     from hardsight.cli.listing import GROUPS, rows_of
 
-    one_of(what, (*GROUPS, "recipes"), "list")
+    one_of(what, (*GROUPS, "recipes", "quirks"), "list")
     rows = list(rows_of(what))
     if as_json:
         typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))

@@ -121,7 +121,7 @@ class Bench:
         stored = self.store.open(cell.id, self._what(one, system.encoder))
         with seeded(seeds.seed_of(cell.draws, "lab")):
             attack = on(prepared(one.attack, self._lab(one, system)), target)
-        places, started, skipped = choose(one.images, cell.count), time.monotonic(), []
+        places, started, skipped = one.places, time.monotonic(), []
         for place, span in cell.chunks:
             if not stored.has(place):
                 batch = load(one.images, [places[at] for at in span], self.on_error, skipped)
@@ -150,7 +150,7 @@ class Bench:
         cell, system, stored = one.cell, self.systems.system(one), self.store.cell(one.cell.id)
         assert stored is not None
         spec, attack, count = self.plan.audit_of(one)
-        batch = load(one.images, choose(one.images, cell.count)[:count], self.on_error, [])
+        batch = load(one.images, one.places[:count], self.on_error, [])
         if not batch.ids:
             return
         x, y = pixels(batch.images, self.device), tree.move(batch.target[one.task.target], self.device)

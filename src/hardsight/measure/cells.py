@@ -6,12 +6,14 @@ Everything that plans, measures or audits takes the resolved cell; no other code
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hardsight.attacks.attack import Attack, misfit, on
 from hardsight.attacks.threats.base import Threat
+from hardsight.core import seeds
 from hardsight.core.errors import SpecError
 from hardsight.data import Data, Images
+from hardsight.data.feed import choose
 from hardsight.probes.linear import Probe
 from hardsight.specs.catalog import complete, find, fingerprint, minimal
 from hardsight.specs.recipe import Precision
@@ -58,11 +60,11 @@ class Cell:
 
     @property
     def draws(self) -> str:
-        """What the cell's random numbers derive from."""
-        return self._fingerprint(DRAWS)
+        """What the cell's random numbers derive from: not the quirks of its task, so that these are compared in pairs."""
+        return self._fingerprint(DRAWS, without_quirks(self.task))
 
-    def _fingerprint(self, version: int) -> str:
-        specs = (self.encoder, self.task, self.data, self.attack, self.threat, self.probe)
+    def _fingerprint(self, version: int, task: str | None = None) -> str:
+        specs = (self.encoder, task or self.task, self.data, self.attack, self.threat, self.probe)
         rest = (
             version,
             self.split,
@@ -99,6 +101,12 @@ class Resolved:
         return self.data.split(self.cell.split)
 
     @property
+    def places(self) -> list[int]:
+        """The indices of the images: the same for every cell, or with quirk E1 others for each attack."""
+        apart = "E1" in getattr(self.task, "bugs", ()) and not self.natural
+        return choose(self.images, self.cell.count, seeds.seed_of("apart", self.cell.attack) if apart else 0)
+
+    @property
     def passes(self) -> int:
         """Images x forward passes, at most."""
         parts = getattr(self.threat, "parts", ()) or (None,)
@@ -109,6 +117,12 @@ class Resolved:
         """Whether there is no adversary: clean images, a corruption, or noise."""
         search = getattr(self.attack, "search", None)
         return self.cell.column == "clean" or getattr(self.attack, "natural", getattr(search, "natural", False))
+
+
+def without_quirks(task: str) -> str:
+    """A task's spec without `official`."""
+    call = minimal(task)
+    return show(replace(call, arguments=tuple(pair for pair in call.arguments if pair[0] != "official")))
 
 
 def left_over(attack: Attack, target: str, count: int, chunk: int) -> int:

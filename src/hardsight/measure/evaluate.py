@@ -12,6 +12,7 @@ from torch import Tensor
 from hardsight.attacks.attack import Attack, on, seeks_nearest
 from hardsight.attacks.bf16 import in_bf16
 from hardsight.attacks.inputs import checked, shaped
+from hardsight.attacks.official import as_run, mirrored
 from hardsight.attacks.targets import goal, judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
@@ -51,14 +52,17 @@ def evaluate(
     part = on(attack, system.task.target)
     minimal, (counted, left_out), wanted = seeks_nearest(part, threat, system.task), judged(part, y), goal(part)
     precision = "float32" if minimal else precision
-    with in_bf16(system, x) if precision == "bf16" else nullcontext():
-        found = attack(system, x, y, threat, rng)
+    x, y = mirrored(system.task, x, y, ids, attack)
+    run = as_run(attack, system)
+    attack, under, system = run.attack, run.under, run.judge
+    with in_bf16(under, x) if precision == "bf16" else nullcontext():
+        found = attack(under, x, y, threat, rng)
     x_adv, output = _forward(found, system, threat, x, y)
     if precision == "bf16" and found.error is not None:
         doubtful = ((found.error >= 1) & (system.task.error(output, counted) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
             del x_adv, output
-            found = _attack_again(found, doubtful, system, attack, threat, x, y, rng)
+            found = _attack_again(found, doubtful, under, attack, threat, x, y, rng)
             x_adv, output = _forward(found, system, threat, x, y)
     size = threat.size(x_adv - x)
     if not bool((size <= threat.eps * (1 + 1e-4) + 1e-6).all()):

@@ -12,12 +12,15 @@ from hardsight.metrics import Metric
 
 
 def totals(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """From intersection, predicted and labelled pixels by class, each [..., K], to fractions in [0, 1]."""
+    """From intersection, predicted and labelled pixels by class, each [..., K], to fractions in [0, 1].
+
+    accuracy_over: what class accuracy is divided by, if not by the labelled pixels (quirk D4).
+    """
     hits, predicted, labelled = sums["intersection"], sums["predicted"], sums["labelled"]
     return {
         "miou": _mean(hits, predicted + labelled - hits),
         "pixel_accuracy": hits.sum(-1) / np.maximum(labelled.sum(-1), 1),
-        "class_accuracy": _mean(hits, labelled),
+        "class_accuracy": _mean(hits, sums.get("accuracy_over", labelled)),
     }
 
 

@@ -240,6 +240,8 @@ def _checked(value: Value, parameter: Parameter, owner: str) -> Value:
         if not wanted:
             raise SpecError(f"{owner}: '{parameter.name}' should be {text}, not '{show(value)}'")
         return complete(value, wanted[0])
+    if isinstance(value, tuple) and "tuple[str" in ast.unparse(parameter.annotation):  # bare words again: [A1, D5]
+        value = tuple(part.name if isinstance(part, Call) and not part.arguments else part for part in value)
     if wanted and isinstance(value, tuple) and not _fits(value, parameter.annotation):
         for part in value:
             if not isinstance(part, Call):

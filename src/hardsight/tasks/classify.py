@@ -25,6 +25,7 @@ from hardsight.losses.classify import cross_entropy
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs
 from hardsight.tasks.knn import KnnHead
+from hardsight.tasks.official import official as released_as
 
 
 class LinearHead(nn.Module):
@@ -161,13 +162,19 @@ class Classify:
 
 
 @register
-def classify(head: Literal["linear", "own", "knn"] = "linear", k: int = 20, temperature: float = 0.07) -> Task:
+def classify(
+    head: Literal["linear", "own", "knn"] = "linear",
+    k: int = 20,
+    temperature: float = 0.07,
+    official: str | tuple[str, ...] = (),
+) -> Task:
     """Image classification; head: a linear probe on the pooled features, the model's own classifier, or nearest neighbours.
 
     Of the model's own classifier, only the outputs of the data's classes are compared, matched by name, WordNet id or number.
 
-    k, temperature: number of neighbours and temperature of their votes, for head=knn only.
+    k, temperature: number of neighbours and temperature of their votes, for head=knn only. official: quirks of paper 002's
+    released evaluation, by the names that `hardsight list quirks` shows, or all.
     """
     if k < 1 or temperature <= 0:
         raise SpecError(f"classify: k is {k} and temperature {temperature:g}; k must be at least 1 and temperature above 0")
-    return Classify(head, k, temperature)
+    return released_as(Classify(head, k, temperature), official)

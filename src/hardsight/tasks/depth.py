@@ -23,6 +23,7 @@ from hardsight.losses.depth import TINY, gradient_gap, silog
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs, to_pixels
 from hardsight.tasks.heads import channels, on_grid, spread_four
+from hardsight.tasks.official import official as released_as
 
 CROPS = {
     "eigen": (45 / 480, 471 / 480, 41 / 640, 601 / 640),
@@ -186,14 +187,16 @@ def depth(
     high: float | None = None,
     align: Literal["median"] | None = None,
     crop: Literal["eigen", "garg"] | None = None,
+    official: str | tuple[str, ...] = (),
 ) -> Task:
     """Monocular depth in metres; head: a mixture of `bins` depths between low and high, or one value through a sigmoid.
 
     head=linear4: that mixture on four layers spread over the encoder, with the last one's pooled features. high: None means
     the maximum depth of the data; if it is given, pixels beyond it don't count. align=median: each image's depth, clean or
     attacked, is scaled to the median of its ground truth before evaluation. crop: Eigen's (NYU) or Garg's (KITTI), scaled to
-    the image's size; pixels outside don't count.
+    the image's size; pixels outside don't count. official: quirks of paper 002's released evaluation, by the names that
+    `hardsight list quirks` shows, or all.
     """
     if bins < 2 or low <= 0:
         raise SpecError(f"depth: bins is {bins} and low is {low:g}; bins must be at least 2 and low above 0 m")
-    return Depth(0 if head == "direct" else bins, low, high, head == "linear4", align, crop)
+    return released_as(Depth(0 if head == "direct" else bins, low, high, head == "linear4", align, crop), official)

@@ -17,6 +17,7 @@ from hardsight.losses.classify import cross_entropy
 from hardsight.specs.catalog import register
 from hardsight.tasks.base import Task, Training, needs
 from hardsight.tasks.heads import LinearHead, channels, deeplab, fcn, last_four
+from hardsight.tasks.official import official as released_as
 from hardsight.tasks.windows import slide
 
 
@@ -77,24 +78,26 @@ def segment(
     head: Literal["linear", "linear4", "fcn", "deeplab"] = "linear",
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
+    official: str | tuple[str, ...] = (),
 ) -> Task:
     """Semantic segmentation with a head on the dense features, on whole images or sliding windows.
 
     head: linear on the last layer, or on the last four; FCN's or DeepLabV3's, for convolutional networks. window, stride:
     (h, w) in pixels, or one number for both; the logits of overlapping windows are averaged; stride=None is two thirds of
-    the window. The head is trained on whole images, and attacks on embeddings use whole images.
+    the window. The head is trained on whole images, and attacks on embeddings use whole images. official: quirks of paper
+    002's released evaluation, by the names that `hardsight list quirks` shows, or all.
     """
     if window is None:
         if stride is not None:
             raise SpecError("segment: stride is given without a window; give one too, such as window=512")
-        return Segment(head)
+        return released_as(Segment(head), official)
     size = _pair(window)
     step = _pair(stride) if stride is not None else tuple(max(1, 2 * side // 3) for side in size)
     if min(size) < 1 or not all(1 <= one <= side for one, side in zip(step, size, strict=True)):
         raise SpecError(
             f"segment: window is {size} and stride {step}; both must be at least 1, and stride at most the window"
         )
-    return Segment(head, size, step)  # type: ignore[arg-type]
+    return released_as(Segment(head, size, step), official)  # type: ignore[arg-type]
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

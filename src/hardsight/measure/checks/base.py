@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.attack import Attack
+from hardsight.attacks.official import Run, as_run
 from hardsight.attacks.threats.base import Threat, scaled
 from hardsight.core import seeds, tree
 from hardsight.data.base import IGNORE
@@ -72,20 +73,27 @@ class Case:
     def rng(self, *parts: object) -> torch.Generator:
         return seeds.generator("audit", self.seed, *parts)
 
-    def output(self, x: Tensor) -> Any:
-        with torch.no_grad(), still(self.system.encoder, self.system.head):
-            return self.system.output(x)
+    @cached_property
+    def really(self) -> Run:
+        """The attack and the system as they are run; others than `attack` and `system` only for a task with `official=...`."""
+        return as_run(self.attack, self.system)
 
-    def error(self, x: Tensor) -> Tensor:
+    def output(self, x: Tensor) -> Any:
+        """What the attack sees of these images."""
+        return _output(self.really.under, x)
+
+    def error(self, x: Tensor, system: System | None = None) -> Tensor:
         """[B]: the task error of the system on these images."""
-        return self.system.task.error(self.output(x), self.y)
+        system = system or self.system
+        return system.task.error(_output(system, x), self.y)
 
     def run(self, attack: Attack | None = None, radius: float = 1.0) -> Ran:
         """Runs an attack (default: the case's own) at `radius` times eps; x_adv is projected and evaluated again."""
         threat = self.threat if radius == 1 else scaled(self.threat, radius)
-        found = (attack or self.attack)(self.system, self.x, self.y, threat, self.rng("attack"))
+        run = as_run(attack or self.attack, self.system)
+        found = run.attack(run.under, self.x, self.y, threat, self.rng("attack"))
         x_adv = threat.project(found.x_adv.to(self.x.dtype), self.x)
-        return Ran(x_adv, self.error(x_adv))
+        return Ran(x_adv, self.error(x_adv, run.judge))
 
     @cached_property
     def found(self) -> Ran:
@@ -106,6 +114,11 @@ class Case:
     def slack(self) -> float:
         """The tolerated difference of two mean errors: one image in classification, else 0.02."""
         return 1.0 / len(self.x) + 1e-6 if self.whole else 0.02
+
+
+def _output(system: System, x: Tensor) -> Any:
+    with torch.no_grad(), still(system.encoder, system.head):
+        return system.output(x)
 
 
 def labelled(task: Task, y: Any) -> Tensor:

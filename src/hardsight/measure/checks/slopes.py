@@ -24,8 +24,9 @@ def gradients(warn: float = 0.0, fail: float = 0.1) -> Check:
     """
 
     def check(case: Case) -> Finding:
-        attack = case.attack if isinstance(case.attack, Single) and case.attack.where == "output" else Single(stay())
-        objective = attack.objective(case.system, case.x, case.y)
+        attack = case.really.attack
+        attack = attack if isinstance(attack, Single) and attack.where == "output" else Single(stay())
+        objective = attack.objective(case.really.under, case.x, case.y)
         zero, broken, count = 0, 0, 0
         with still(case.system.encoder, case.system.head):
             near = case.threat.inside(case.x, case.rng("gradients"))
@@ -105,7 +106,7 @@ def differences_of(case: Case, directions: int = 4) -> tuple[Tensor, Tensor]:
     tried, from one grey level down, and each image's best agreement counts, so that neither a kink nor rounding in float32
     decides.
     """
-    x, objective = case.x, Single(stay()).objective(case.system, case.x, case.y)
+    x, objective = case.x, Single(stay()).objective(case.really.under, case.x, case.y)
     grad = loss_and_grad(objective, x)[1]
     rng = case.rng("differences")
     ways = [_signs(x, rng, blocks=8 if place % 2 == 0 else 1) for place in range(directions)]
