@@ -8,6 +8,8 @@ from hardsight.encoders.zoo import known
 from hardsight.specs import catalog
 from hardsight.specs.quirks import QUIRKS
 from hardsight.specs.recipe import SHIPPED
+from hardsight.specs.study_file import shipped as studies
+from hardsight.specs.study_file import summary
 
 GROUPS = {
     "encoders": ("Encoder",),
@@ -32,7 +34,7 @@ GROUPS = {
 
 
 def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
-    """(name, kind, description) of every entry of a group, or of the included recipes."""
+    """(name, kind, description) of every entry of a group, or of the included recipes and studies."""
     if what == "recipes":
         for path in sorted(SHIPPED.glob("*.toml")):
             yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
@@ -40,6 +42,10 @@ def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
     if what == "quirks":
         for quirk in QUIRKS:
             yield quirk.name, "quirk", quirk.said
+        return
+    if what == "studies":
+        for name, path in studies().items():
+            yield name, "study", summary(path.read_text(encoding="utf-8"))
         return
     if what == "encoders":
         for card in known():

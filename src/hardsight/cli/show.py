@@ -45,7 +45,7 @@ def list_(
     """List the available encoders, attacks, losses, and so on. Needs no torch."""
     from hardsight.cli.listing import GROUPS, rows_of
 
-    one_of(what, (*GROUPS, "recipes", "quirks"), "list")
+    one_of(what, (*GROUPS, "recipes", "studies", "quirks"), "list")
     rows = list(rows_of(what))
     if as_json:
         typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from dataclasses import fields
@@ -50,9 +51,11 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def summary(path: Path) -> str:
-    """The first line of the comment at the top of a study's file."""
-    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+def summary(text: str) -> str:
+    """The first sentence of the comment at the top of a study's file."""
+    lines = itertools.takewhile(lambda line: line.startswith("#") and not line.startswith("# Command"), text.splitlines())
+    whole = " ".join(line.lstrip("# ") for line in lines)
+    return re.split(r"(?<=[.?!]) ", whole, maxsplit=1)[0].rstrip(".")
 
 
 def load(name: str) -> Study:
@@ -100,7 +103,7 @@ def read_study(path: Path) -> Study:
         derive=_texts(content.get("derive", ()), f"{path}: derive"),
         geometry=_geometry(content, path),
         paper=content.get("paper", ""),
-        what=text.splitlines()[0].lstrip("# ") if text.startswith("#") else "",
+        what=summary(text),
         command=command[1].strip() if command else "",
     )
     _check(study, names, path)
