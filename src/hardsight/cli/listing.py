@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hardsight.encoders.zoo import known
+from hardsight.measure import protocol as protocols
 from hardsight.specs import catalog
 from hardsight.specs.quirks import QUIRKS
 from hardsight.specs.recipe import SHIPPED
@@ -46,6 +47,11 @@ def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
     if what == "studies":
         for name, path in studies().items():
             yield name, "study", summary(path.read_text(encoding="utf-8"))
+        return
+    if what == "protocols":
+        for name in protocols.names():
+            one = protocols.load(name)
+            yield name, f"version {one.version}", f"{one.title}: {one.measures}"
         return
     if what == "encoders":
         for card in known():

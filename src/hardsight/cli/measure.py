@@ -25,7 +25,11 @@ from hardsight.cli.base import (
     write_report,
 )
 from hardsight.core.errors import SpecError
-from hardsight.specs.recipe import Recipe
+from hardsight.measure import protocol as protocols
+from hardsight.specs import recipe as recipes
+from hardsight.specs.catalog import complete
+from hardsight.specs.recipe import Recipe, split_list
+from hardsight.specs.syntax import show
 
 
 @app.command()
@@ -60,46 +64,48 @@ def bench(
         bool, typer.Option("--dry-run", help="Print the cells with an estimate of forward passes and time; run nothing.")
     ] = False,
     on_error: OnError = "stop",
+    protocol: Annotated[
+        str | None, typer.Option(help="A published protocol instead of a recipe (hardsight list protocols).")
+    ] = None,
+    off_protocol: Annotated[
+        bool, typer.Option("--off-protocol", help="Allow settings that contradict the protocol; the report names them.")
+    ] = False,
 ) -> None:
     """Evaluate encoders on tasks, clean and under attack, and write a report. Run it again to resume an interrupted run."""
-    from hardsight.specs import recipe as recipes
-
-    chosen = recipes.load(recipe)
-    for name, value in (("encoders", encoder), ("tasks", task), ("data", data), ("attacks", attack), ("threat", threat)):
-        if value:
-            chosen = replace(chosen, **{name: tuple(value)})
+    given = {"tasks": task, "attacks": attack, "threat": threat, "norm": norm, "count": count, "precision": precision}
+    given |= {"eps": split_list(eps) if eps is not None else None, "seed": seed}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value is not None}
     if threat and (eps is not None or norm is not None):
         raise SpecError("--threat gives whole threats, with their radii; give either it, or --norm and --eps")
-    if eps is not None or norm is not None:
-        chosen = replace(chosen, threat=())
-    if eps is not None:
-        chosen = replace(chosen, eps=recipes.split_list(eps))
-    for name, value in (("norm", norm), ("count", count), ("seed", seed), ("precision", precision)):
-        if value is not None:
-            chosen = replace(chosen, **{name: value})
-    for one in setting or []:
-        chosen = chosen.with_set(one)
-    if attack and "clean" not in chosen.attacks:
-        chosen = replace(chosen, attacks=("clean", *chosen.attacks))
     one_of(on_error, ("stop", "skip"), "--on-error")
-    chosen.check()
+    if off_protocol and not protocol:
+        raise SpecError("--off-protocol is for a --protocol, and none is given")
+    chosen = [_chosen(recipe, encoder, data, given, setting)] if not protocol else []
+    found = protocols.load(protocol) if protocol else None
+    if found:
+        encoders = _snapshots(found, encoder or []) if found.snapshots else encoder or []
+        chosen = protocols.asked(found, encoders, data or [], given, setting or [], off_protocol)
+    for one in chosen:
+        one.check()
 
     from hardsight.core.progress import Watch
     from hardsight.measure.bench import Bench
-    from hardsight.measure.plan import plan
+    from hardsight.measure.plan import plan, plan_of
     from hardsight.store.cells import Store
 
-    folder = store or Path("runs") / _run_name(chosen, recipes.load(recipe))
+    first = chosen[0]
+    plain = found is None and chosen == [recipes.load(recipe)]
+    folder = store or Path("runs") / (first.name if plain else f"{first.name}-{_hash(chosen if found else first)}")
     results = Store(folder)
-    planned = plan(chosen)
-    runner = Bench(planned, results, device, on_error, chosen.gallery, Watch())  # type: ignore[arg-type]
+    planned = plan_of(found, chosen) if found else plan(first)
+    runner = Bench(planned, results, device, on_error, first.gallery, Watch())  # type: ignore[arg-type]
     for line in planned.left_out:
         runner.watch.note(f"left out: {line}")
     if dry_run:
         _estimate(runner, as_json)
         return
     cells = runner.run()
-    paths = write_report(cells, folder, chosen.title or chosen.name)
+    paths = write_report(cells, folder, first.title or first.name)
     print_table(cells, as_json)
     if not as_json:
         for kind, path in paths.items():
@@ -273,11 +279,38 @@ def speed(
     typer.echo(f"{len(x)} images, {rounds} rounds, seed {seed}, {device_name(where)}")
 
 
-def _run_name(chosen: Recipe, plain: Recipe) -> str:
-    """The recipe's name, with a hash if it was changed, so that other settings never overwrite existing results."""
-    if chosen == plain:
-        return chosen.name
-    return f"{chosen.name}-{hashlib.sha256(repr(chosen).encode()).hexdigest()[:6]}"
+def _chosen(
+    recipe: str, encoder: list[str] | None, data: list[str] | None, given: dict[str, Any], setting: list[str] | None
+) -> Recipe:
+    """The recipe with the options and settings given."""
+    chosen = recipes.load(recipe)
+    if "eps" in given or "norm" in given:
+        chosen = replace(chosen, threat=())
+    lists = {name: tuple(value) for name, value in (("encoders", encoder), ("data", data)) if value}
+    chosen = replace(chosen, **lists, **given)
+    for one in setting or []:
+        chosen = chosen.with_set(one)
+    if "attacks" in given and "clean" not in chosen.attacks:
+        chosen = replace(chosen, attacks=("clean", *chosen.attacks))
+    return chosen
+
+
+def _snapshots(protocol: protocols.Protocol, encoders: list[str]) -> list[str]:
+    """Every snapshot of the training runs, as encoders."""
+    from hardsight.measure.geometry import kept_in
+
+    calls = [complete(one, "Encoder") for one in encoders]
+    for call in calls:
+        if call.name != "run" or call["epoch"] is not None or call["best"]:
+            raise SpecError(
+                f"protocol {protocol.name} measures every snapshot of a training run; give its folder, --encoder run:FOLDER"
+            )
+    return [show(one) for call in calls for one in kept_in(call["folder"]).values()]
+
+
+def _hash(what: Recipe | list[Recipe]) -> str:
+    """Of changed settings, in the folder's name, so that they never overwrite other results."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:6]
 
 
 def _estimate(runner: Any, as_json: bool) -> None:

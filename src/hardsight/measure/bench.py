@@ -25,6 +25,7 @@ from hardsight.encoders.base import Encoder
 from hardsight.measure.audit import audit
 from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.checks.base import Case
+from hardsight.measure.departures import record
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.pictures import prepared_by
 from hardsight.measure.plan import Plan
@@ -89,7 +90,20 @@ class Bench:
                 if cell.id in unaudited:
                     bar.say(f"{_short(cell.encoder)} · {cell.task} · audit")
                     self._audit(one)
+            self._compare()
         return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def _compare(self) -> None:
+        """Writes into every cell's record where it departs from the protocol, also of cells that were measured before."""
+        for one in self.plan.resolved if self.plan.protocol else ():
+            if (stored := self.store.cell(one.cell.id)) is not None:
+                kept = {**stored.what, **self._protocol(one, stored.what, len((stored.done or {}).get("skipped", ())))}
+                if kept != stored.what:
+                    write_json(stored.path / "cell.json", kept)
+
+    def _protocol(self, one: Resolved, what: dict[str, Any], skipped: int = 0) -> dict[str, Any]:
+        protocol = self.plan.protocol
+        return {"protocol": record(protocol, what, len(one.images), skipped)} if protocol else {}
 
     def _check_weights(self, one: Resolved, missing: bool) -> None:
         """`StoreError` if the store's numbers of a cell are of other weights than those that its encoders have now."""
@@ -247,7 +261,7 @@ class Bench:
             self._note(f"left out: {message}")
 
     def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
-        return {
+        what = {
             **asdict(one.cell),
             "place": self.plan.cells.index(one.cell),
             "encoder_name": encoder.card.name,
@@ -261,6 +275,7 @@ class Bench:
             "encoder_card": _plain(asdict(encoder.card)),
             "data_card": _plain(asdict(one.data.card)),
         }
+        return what | self._protocol(one, what)
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the store has every chunk of the cell and its summary."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ from hardsight.core.errors import SpecError
 from hardsight.data import Data
 from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.pictures import Pictures
+from hardsight.measure.protocol import Protocol
 from hardsight.measure.stamps import stamp
 from hardsight.specs.catalog import build, complete, minimal
 from hardsight.specs.recipe import Recipe
@@ -28,7 +29,7 @@ class Plan:
     """The cells of a recipe in order, their data sets, and what was left out of the grid, with the reason.
 
     audit: number of images that the checks use, for each encoder, task and data set. notes: what else a run should say,
-    such as which split is measured where the recipe names none.
+    such as which split is measured where the recipe names none. protocol: whose cells these are, if they are one's.
     """
 
     resolved: tuple[Resolved, ...]
@@ -36,6 +37,7 @@ class Plan:
     left_out: tuple[str, ...]
     audit: int = 0
     notes: tuple[str, ...] = ()
+    protocol: Protocol | None = None
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -124,6 +126,17 @@ def plan(recipe: Recipe) -> Plan:
     found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # drop duplicates, keep the first
     notes = dict.fromkeys([*notes, *pictures.notes()])
     return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit, tuple(notes))
+
+
+def plan_of(protocol: Protocol, recipes: Sequence[Recipe]) -> Plan:
+    """The cells of a protocol's recipes, each once. `SpecError` if one can't be measured: a protocol leaves nothing out."""
+    plans = [plan(recipe) for recipe in recipes]
+    if lacking := dict.fromkeys(line for one in plans for line in one.left_out):
+        raise SpecError(f"protocol {protocol.name} can't be measured: " + "; ".join(lacking))
+    found = {one.cell.id: one for part in plans[::-1] for one in part.resolved[::-1]}
+    data = {text: opened for one in plans for text, opened in one.data.items()}
+    notes = tuple(dict.fromkeys(note for one in plans for note in one.notes))
+    return Plan(tuple(found.values())[::-1], data, (), recipes[0].audit, notes, protocol)
 
 
 def _attacks(recipe: Recipe, task: Task, left_out: list[str], cached: Build) -> Iterator[tuple[str, str, str, str]]:
