@@ -318,7 +318,7 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     if learner.replays > 1 and recipe.accumulate > 1:
         raise SpecError(f"{recipe.name}: {recipe.method} replays each batch, which needs accumulate = 1")
     if recipe.channels_last:
-        learner = learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        in_channels_last(learner)
     if recipe.ema and recipe.parallel == "fsdp" and group.world > 1:
         raise SpecError(f"{recipe.name}: ema needs full weights, and fsdp shards them; use ddp, or ema = 0")
     average = copy.deepcopy(learner.encoder).requires_grad_(False).eval() if recipe.ema else None
@@ -346,6 +346,14 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     elif group.leads:
         watch.note(f"{recipe.name}: resumes after batch {training.batches} of {recipe.epochs * run.per_epoch}")
     return run
+
+
+def in_channels_last(learner: nn.Module) -> None:
+    """Stores the weights of convolutions with the channels last, of images and of clips each in its own format."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in learner.parameters():
+        if weight.dim() in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
 
 
 def _need_batch(recipe: TrainingRecipe, name: str, images: int, apart: int) -> None:
