@@ -30,7 +30,7 @@ audit = 0
 probe = "probe(images=64, epochs=2)"
 [arms.SimCLR]
 recipe = "made-simclr"
-set = ["encoder=tiny(widths=(8, 8, 8, 8))", "epochs=1", "data=made(size=32, train=64)", "batch=32", "watch="]
+set = ["encoder=tiny(widths=(8, 8, 8, 8))", "epochs=1", "data=made(size=32, train=64)", "batch=32", "watch=", "method.negatives=oracle(0.5)"]
 [arms.hardened]
 recipe = "made-deacl"
 set = ["epochs=1", "data=made(size=32, train=64)", "batch=32", "watch=", "method.adversary.search.steps=1"]
@@ -59,6 +59,8 @@ def test_arms_are_trained_measured_and_resumed(tmp_path: Path) -> None:
     assert set(found) >= {"clean, accuracy", "EmbedAttack(2) 2/255, accuracy", "training"}
     assert all(len(values) == 2 for values in found["clean, accuracy"]["arms"].values())
     assert set(found["training"]["arms"]) == {"SimCLR", "hardened"}
+    assert found["detector precision, last epoch"]["arms"] == {"SimCLR": [1.0, 1.0]}, "an oracle finds nothing else"
+    assert all(0.3 < recall < 0.7 for recall in found["detector recall, last epoch"]["arms"]["SimCLR"])
     weights = sorted((tmp_path / "runs").glob("*/encoder.safetensors"))
     assert [path.parent.name for path in weights] == ["SimCLR-0", "SimCLR-1", "hardened-0", "hardened-1"]
     assert weights[0].read_bytes() != weights[1].read_bytes()

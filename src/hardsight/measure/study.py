@@ -36,6 +36,7 @@ from hardsight.specs import recipe as recipes
 from hardsight.specs.study import Arm, Measure, Study, folder_name, wrapped
 from hardsight.store.cells import Store
 from hardsight.store.files import write_json
+from hardsight.training.engine.logs import last_epoch
 from hardsight.training.engine.loop import train
 from hardsight.training.engine.recipe import TrainingRecipe, need_same, read_recipe
 
@@ -43,6 +44,9 @@ NOTED = 5.0
 """Seconds between two updates of the recorded times."""
 MEASURED = ("accuracy", "accuracy_embed", "accuracy_task", "same_class")
 """Figures of the geometry that are not taken over: `[measure]` has them."""
+
+DETECTION = {"detector_precision", "detector_recall"}
+"""What training logs of the false negatives that it takes out, against the labels."""
 
 
 def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = None) -> Figures:
@@ -108,6 +112,9 @@ def _arm(study: Study, arm: Arm, seed: int, folder: Path, device: str, watch: Wa
     encoder, seconds = _encoder(study, study.trained(arm), seed, folder, device, watch)
     if seconds is not None:
         note(figures, TRAINING, "s", "lower", arm.name, seed, seconds)
+        logged = last_epoch(_place(folder, study.trained(arm).name, seed))
+        for key in sorted(DETECTION & logged.keys()):
+            note(figures, f"{key.replace('_', ' ')}, last epoch", "%", "higher", arm.name, seed, logged[key])
     for one in study.measures:
         if one.arms and arm.name not in one.arms:
             continue

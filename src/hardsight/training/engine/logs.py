@@ -18,6 +18,13 @@ from hardsight.training.engine.recipe import TrainingRecipe, to_dict
 FILE = "log.jsonl"
 
 
+def last_epoch(folder: Path) -> dict[str, float]:
+    """The means of a run's last epoch, as its log has them; {} where there is none."""
+    path = folder / FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((found for line in reversed(lines) if "epoch" in (found := json.loads(line))), {})
+
+
 class Log(Protocol):
     def write(self, step: int, numbers: dict[str, float]) -> None: ...
 
