@@ -1,9 +1,10 @@
 """The command line: one function per command. Results go to stdout, progress and errors to stderr; imports are lazy.
 
-Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 130 interrupted (finished parts are kept).
+Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 3 a comparison
+fails, 130 interrupted (finished parts are kept).
 """
 
-from hardsight.cli import data, geometry, measure, show, study, train  # each adds its commands to the app
+from hardsight.cli import board, compare, data, geometry, measure, show, study, train  # each adds its commands to the app
 from hardsight.cli.base import app, main
 
-__all__ = ["app", "data", "geometry", "main", "measure", "show", "study", "train"]
+__all__ = ["app", "board", "compare", "data", "geometry", "main", "measure", "show", "study", "train"]

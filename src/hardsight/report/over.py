@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hardsight.metrics.mean import means
-from hardsight.metrics.worst import set_wise
+from hardsight.metrics.worst import set_wise, set_wise_each
 from hardsight.store.cells import padded
 
 Rows = dict[str, np.ndarray]
@@ -60,6 +60,19 @@ def worst(metric: Any, attacks: Sequence[Rows], key: str, weaker: Rows | None = 
         return _mixed(pool, set_wise({str(place): counts_of(part, "") for place, part in enumerate(pool)}, metric, key))
     sign = 1 if metric.labels[key][2] == "higher" else -1
     return min((mixed, *parts), key=lambda rows: sign * metric.summary(counts_of(rows, ""))[key])
+
+
+def worst_each(metric: Any, parts: Sequence[Rows], key: str) -> Rows:
+    """`worst` of E encoders at once, for a metric of sums: columns [E, N, ...] of the same images, with "error" [E, N]."""
+    count = next(iter(parts[0].values())).shape[:2]
+    each, images = np.arange(count[0])[:, None], np.arange(count[1])
+
+    def mixed(pool: Sequence[Rows], picks: np.ndarray) -> Rows:
+        return {name: np.stack([part[name] for part in pool])[picks, each, images] for name in parts[0]}
+
+    pool = [*parts, mixed(parts, np.stack([np.nan_to_num(part["error"], nan=np.inf) for part in parts]).argmax(0))]
+    counts = {name: np.stack([part[name] for part in pool], 1).astype(np.float64) for name in pool[0] if name != "error"}
+    return mixed(pool, set_wise_each(counts, metric, key))
 
 
 def _mixed(parts: Sequence[Rows], picks: np.ndarray) -> Rows:

@@ -60,6 +60,8 @@ CARD = (
 ALWAYS_VARY = ("cell", "encoder", "task", "attack", "threat")
 ZERO_SHARE = 0.1
 """Warn if the gradient was zero in more than this share of the attack's forward passes."""
+NAMED = 12
+"""Up to this many encoders are named in sentences; of more, the table is the first place with their names."""
 LEEWAY = 1e-5
 """Tolerance for perturbations larger than eps, for rounding in float32."""
 
@@ -125,9 +127,10 @@ def summary(table: Table) -> str:
     seeds = sorted({plain(record.cell.what.get("seed", "?")) for record in table.records})
     if not table.rows:
         return "Nothing has been measured yet: no cell has a finished image."
+    named = f" ({_and(encoders)})" if len(encoders) <= NAMED else ""
     images = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     text = (
-        f"{_many(len(encoders), 'encoder')} ({_and(encoders)}) on {_many(len(tasks), 'task')} ({_and(tasks)}), "
+        f"{_many(len(encoders), 'encoder')}{named} on {_many(len(tasks), 'task')} ({_and(tasks)}), "
         f"{images} images each of {_and(data)}, seed {_and(seeds)}. "
     )
     if natural := {
@@ -314,7 +317,8 @@ def finding(table: Table, rows: list[Row]) -> str:
         best, second = (row.numbers[column] for row in order[:2])
         if shown(best.value, unit) == shown(second.value, unit):
             tied = [row.title for row in order if shown(row.numbers[column].value, unit) == shown(best.value, unit)]
-            return f"{text} No single encoder is best: {_and(tied)} share the value {shown(best.value, unit)}."
+            who = _and(tied) if len(tied) <= NAMED else f"{len(tied)} encoders"
+            return f"{text} No single encoder is best: {who} share the value {shown(best.value, unit)}."
         apart = best.low > second.high if higher else best.high < second.low
         text += f" {order[0].title} is best with {shown(best.value, unit)} [{range_of(order[0], column)}]"
         text += "." if apart else f"; its interval overlaps that of {order[1].title}, so their order is uncertain."

@@ -12,7 +12,7 @@ The process can be killed at any time: every existing file is complete, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,24 +50,24 @@ class StoredCell:
     def write_chunk(self, place: int, rows: Rows) -> None:
         write_arrays(self.chunk(place), rows)
 
-    def rows(self) -> Rows:
+    def rows(self, only: Callable[[str], bool] | None = None) -> Rows:
         """All stored rows in order: "id", "error", "size", "queries" and "counts.<key>", images first.
 
-        Without those of images whose label is what a targeted attack wants; `left_out` is their number.
+        only: which columns are read, by name; None: all. Without those of images whose label is what a targeted attack wants; `left_out` is their number.
 
         Columns that some chunks lack, for example if a newer version resumed the cell of an older one, are left out.
         """
-        rows = self._all()
+        rows = self._all(only and (lambda name: name == "left_out" or only(name)))
         out = rows.pop("left_out", None)
         return rows if out is None else {name: value[~out] for name, value in rows.items()}
 
     @property
     def left_out(self) -> int:
         """The number of images that are in no figure, since their label already is what the attack wants."""
-        return int(self._all().get("left_out", np.zeros(0)).sum())
+        return int(self._all(lambda name: name == "left_out").get("left_out", np.zeros(0)).sum())
 
-    def _all(self) -> Rows:
-        chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path))]
+    def _all(self, only: Callable[[str], bool] | None) -> Rows:
+        chunks = [rows for path in sorted(self.path.glob("rows-*.npz")) if (rows := read_arrays(path, only))]
         shared = [name for name in chunks[0] if all(name in chunk for chunk in chunks)] if chunks else []
         return {name: np.concatenate(padded([chunk[name] for chunk in chunks])) for name in shared}
 

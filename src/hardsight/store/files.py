@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
+import functools
 import io
 import json
+import math
 import os
+import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,12 +54,58 @@ def write_arrays(path: Path, arrays: Rows) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def read_arrays(path: Path) -> Rows:
+def read_arrays(path: Path, only: Callable[[str], bool] | None = None) -> Rows:
+    """The arrays of an .npz, or only those of some names."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        content = path.read_bytes()
+        return {name: _array(_member(content, *place)) for name, *place in _directory(content) if only is None or only(name)}
+    except (OSError, ValueError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile) as error:
         raise StoreError(f"cannot read {path}: {error}; delete that file, and the next run will create it again") from None
+
+
+def _directory(content: bytes) -> list[tuple[str, int, int, int, int]]:
+    """(name without .npy, method, CRC, compressed size, offset) of each member of a zip file.
+
+    A store has thousands of small files: read so, one takes a fifth of the time that numpy and zipfile take.
+    """
+    end = content.rfind(b"PK\x05\x06")
+    if end < 0:
+        raise zipfile.BadZipFile("File is not a zip file")
+    count, _, at = struct.unpack_from("<HII", content, end + 10)
+    found = []
+    for _ in range(count):
+        mark, method, crc, packed, size, name, extra, comment, offset = struct.unpack_from("<I6xH4xIIIHHH8xI", content, at)
+        if mark != 0x02014B50 or 0xFFFFFFFF in (packed, size, offset):
+            raise zipfile.BadZipFile("the directory of the zip file is damaged or of more than 4 GiB")
+        found.append((content[at + 46 : at + 46 + name].decode().removesuffix(".npy"), method, crc, packed, offset))
+        at += 46 + name + extra + comment
+    return found
+
+
+def _member(content: bytes, method: int, crc: int, packed: int, offset: int) -> bytes:
+    name, extra = struct.unpack_from("<HH", content, offset + 26)
+    start = offset + 30 + name + extra
+    raw = content[start : start + packed]
+    raw = zlib.decompress(raw, -15) if method == zipfile.ZIP_DEFLATED else raw
+    if zlib.crc32(raw) != crc:
+        raise zipfile.BadZipFile("a member of the zip file has a wrong checksum")
+    return raw
+
+
+def _array(raw: bytes) -> np.ndarray:
+    if raw[:8] != b"\x93NUMPY\x01\x00":
+        return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+    start = 10 + struct.unpack_from("<H", raw, 8)[0]
+    kind, ordered, shape = _header(raw[10:start])
+    if kind.hasobject:
+        raise ValueError("Object arrays are not read")
+    return np.frombuffer(raw, kind, math.prod(shape), start).reshape(shape, order=ordered).copy()
+
+
+@functools.lru_cache(maxsize=512)
+def _header(text: bytes) -> tuple[np.dtype, Literal["C", "F"], tuple[int, ...]]:
+    found = ast.literal_eval(text.decode("latin1").strip())
+    return np.dtype(found["descr"]), "F" if found["fortran_order"] else "C", tuple(found["shape"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
