@@ -159,9 +159,9 @@ def test_defaults_are_frozen() -> None:
         "depthpgd": "depthpgd(steps=20, step=0.25)",
         "classpgd": "classpgd(steps=20, step=0.25, patience=0)",
         "restarts": "restarts(search=pgd(steps=20, step=0.25, start='inside', momentum=0.0, keep='best', early_exit=False, nesterov=False, patience=0), count=5)",
-        "classify": "classify(head='linear', k=20, temperature=0.07)",
-        "segment": "segment(head='linear', window=None, stride=None)",
-        "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None)",
+        "classify": "classify(head='linear', k=20, temperature=0.07, official=[])",
+        "segment": "segment(head='linear', window=None, stride=None, official=[])",
+        "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None, official=[])",
         "made": "made(size=64, seed=0, train=10000, test=2000)",
         "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None)",
     }
