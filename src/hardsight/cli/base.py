@@ -109,6 +109,7 @@ def write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str,
 def print_table(cells: list[StoredCell], as_json: bool) -> None:
     from hardsight.report.audits import sentence
     from hardsight.report.nearest import sentences
+    from hardsight.report.protocol import sentences as compared
     from hardsight.report.table import document, grid, terminal
 
     table = grid(cells)
@@ -121,6 +122,6 @@ def print_table(cells: list[StoredCell], as_json: bool) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 110)
     console.print(terminal(table))
-    for line in [*sentences(table, list(range(len(table.rows)))), sentence(table)]:
+    for line in [*sentences(table, list(range(len(table.rows)))), *compared(table), sentence(table)]:
         if line:
             console.print(line, markup=False, highlight=False)

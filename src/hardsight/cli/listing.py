@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hardsight.cli.claims import rows as claims
 from hardsight.encoders.zoo import known
 from hardsight.measure import protocol as protocols
 from hardsight.specs import catalog
@@ -35,7 +36,7 @@ GROUPS = {
 
 
 def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
-    """(name, kind, description) of every entry of a group, or of the included recipes and studies."""
+    """(name, kind, description) of every entry of a group, of the included recipes and studies, or of paper 002's quirks."""
     if what == "recipes":
         for path in sorted(SHIPPED.glob("*.toml")):
             yield path.stem, "recipe", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
@@ -43,6 +44,9 @@ def rows_of(what: str) -> Iterator[tuple[str, str, str]]:
     if what == "quirks":
         for quirk in QUIRKS:
             yield quirk.name, "quirk", quirk.said
+        return
+    if what == "claims":
+        yield from claims()
         return
     if what == "studies":
         for name, path in studies().items():

@@ -37,7 +37,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="What to list, such as encoders, attacks, losses, threats, tasks, data, probes, checks, recipes or protocols or quirks."
+            help="What to list, such as encoders, attacks, losses, threats, tasks, data, probes, checks, recipes, protocols, studies, claims or quirks."
         ),
     ],
     as_json: AsJson = False,
@@ -45,7 +45,7 @@ def list_(
     """List the available encoders, attacks, losses, and so on. Needs no torch."""
     from hardsight.cli.listing import GROUPS, rows_of
 
-    one_of(what, (*GROUPS, "recipes", "protocols", "studies", "quirks"), "list")
+    one_of(what, (*GROUPS, "recipes", "protocols", "studies", "claims", "quirks"), "list")
     rows = list(rows_of(what))
     if as_json:
         typer.echo(json.dumps([{"name": name, "kind": kind, "what": text} for name, kind, text in rows], indent=1))
@@ -63,7 +63,7 @@ def list_(
 
 @app.command()
 def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd or 'attack(pgd(steps=50))'.")]) -> None:
-    """Show the signature, description, source and full spec of a name, or the text of a recipe. Needs no torch."""
+    """Show the signature, description, source and full spec of a name, or the text of a recipe, protocol or claim. Needs no torch."""
     from hardsight.measure import protocol as protocols
     from hardsight.specs import catalog
     from hardsight.specs.recipe import SHIPPED
@@ -75,6 +75,11 @@ def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd
         return
     if spec in protocols.names():
         typer.echo(protocols.text(protocols.load(spec)))
+        return
+    if "/" in spec and not set(spec) & {":", "("}:  # only names of claims have a slash, and neither of these
+        from hardsight.cli.claims import text
+
+        typer.echo(text(spec))
         return
     call = read(spec)
     entry = catalog.find(call.name)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from hardsight.report.results import CLEAN, WORST, Column, Row, Table, natural
-from hardsight.report.table import attacks_of, heading, shown
+from hardsight.report.results import CLEAN, WORST, Column, Row, Table, natural, shown
+from hardsight.report.table import attacks_of, heading
 
 COLOURS = 8
 """Number of CSS colour classes c0 .. c7; further encoders reuse them, with another marker."""

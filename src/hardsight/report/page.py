@@ -16,7 +16,8 @@ from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
 from hardsight.report.nearest import nearest
 from hardsight.report.pictures import galleries
-from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain, worst_at
+from hardsight.report.protocol import RULE, groups
+from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain, shown, worst_at
 from hardsight.report.table import (
     attacks_of,
     caption,
@@ -25,7 +26,6 @@ from hardsight.report.table import (
     last,
     mark,
     range_of,
-    shown,
     threats,
     value_of,
     versus,
@@ -104,6 +104,8 @@ def html(table: Table, title: str = "Robustness report") -> str:
         galleries=[(tasks[gallery.task, gallery.data], gallery) for gallery in galleries(table)],
         audits=audits(table),
         nearest=nearest(table),
+        protocols=groups(table),
+        rule=RULE,
         cards=cards(table),
         settings=settings(table),
         main=threats(table),

@@ -34,6 +34,7 @@ FEW = 4
 """Up to this many corruptions are shown one by one; of more, only their mean."""
 LEAST_EPS = 3
 """Minimal number of eps > 0 for an area under the curve."""
+NOTHING = "–"
 
 
 class CellLike(Protocol):
@@ -165,6 +166,13 @@ def natural(text: str) -> tuple:
 def plain(text: object) -> str:
     """A name without control characters, which could control a terminal and are not allowed in SVG."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def shown(value: float, unit: str) -> str:
+    """A value as text without its unit: percent with one digit, metres and the rest with three."""
+    if not np.isfinite(value):
+        return NOTHING
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
 
 
 def grid(cells: Iterable[CellLike]) -> Table:

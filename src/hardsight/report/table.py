@@ -20,7 +20,9 @@ from rich.text import Text
 from hardsight.report.nearest import nearest
 from hardsight.report.nearest import rows as smallest
 from hardsight.report.prepared import sentence
-from hardsight.report.results import CLEAN, MEAN, NATURAL, WORST, Column, Number, Row, Table, grid, plain
+from hardsight.report.protocol import lines, notes, sentences
+from hardsight.report.protocol import rows as compared
+from hardsight.report.results import CLEAN, MEAN, NATURAL, NOTHING, WORST, Column, Number, Row, Table, grid, plain, shown
 
 __all__ = [
     "Table",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 FIELDS = ("encoder", "task", "data", "attack", "norm", "eps", "metric", "value", "low", "high", "n", "cell")
+CLAIM = ("claim", "verdict", "metric", "reported_value", "difference_value", "reasons")
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -57,15 +60,7 @@ LATEX = {
     "×": r"$\times$",
     "·": r"$\cdot$",
 }
-NOTHING = "–"
 Z95 = 1.959964
-
-
-def shown(value: float, unit: str) -> str:
-    """A value as text without its unit: percent with one digit, metres and the rest with three."""
-    if not np.isfinite(value):
-        return NOTHING
-    return f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
 
 
 def value_of(row: Row, column: Column) -> str:
@@ -232,6 +227,9 @@ def markdown(table: Table) -> str:
         for nth, line in enumerate(sizes := smallest(table, places)):
             out += ["| " + " | ".join(map(escape, line)) + " |"] + ["|:--|:--|:--" + "|--:" * 4 + "|"] * (nth == 0)
         out += [""] * bool(sizes)
+        for nth, line in enumerate(claimed := compared(table, places)):
+            out += ["| " + " | ".join(map(escape, line)) + " |"] + ["|:--" * 4 + "|--:|--:|:--|--:|"] * (nth == 0)
+        out += [""] * bool(claimed) + [part for note in notes(table, places) for part in (escape(note), "")]
     return "\n".join(out)
 
 
@@ -262,7 +260,7 @@ def latex(table: Table) -> str:
     out += [
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{escape(caption(table))}.}}",
+        rf"\caption{{{escape('. '.join([caption(table), *sentences(table)]))}.}}",
         r"\label{tab:hardsight}",
         r"\end{table}",
     ]
@@ -273,6 +271,7 @@ def csv(table: Table) -> str:
     """Every number in long format, one per line: each metric of each cell, the worst case, `relative` and `area`."""
     out = io.StringIO()
     sizes = {(line["place"], line["column"]): line for line in nearest(table)}
+    claimed = {(line["place"], line["column"]): line for line in lines(table)}
     writer = _csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
     for place, row in enumerate(table.rows):
@@ -284,6 +283,10 @@ def csv(table: Table) -> str:
             if found := sizes.get((place, column)):
                 ends = (_digits(found[end]) for end in ("median", "low", "high"))
                 writer.writerow([*start, "nearest.median", *ends, found["n"], number.cell])
+            if (claim := claimed.get((place, column))) and claim["reported"]:
+                value, half = claim["reported_value"], claim["half"]
+                ends = map(_digits, (value, value - half, value + half))
+                writer.writerow([*start, f"{claim['metric']}.reported", *ends, "", claim["claim"]])
             if column in row.relative:
                 writer.writerow([*start, "relative", _digits(row.relative[column]), "", "", number.n, number.cell])
             if row.areas.get(column.series, (0, None))[1] == column.eps:
@@ -310,27 +313,17 @@ def document(table: Table) -> dict[str, Any]:
     results: dict[str, Any] = {}
     samples: dict[str, Any] = {}
     sizes = {(line["place"], line["column"]): line for line in nearest(table)}
+    claimed = {(line["place"], line["column"]): line for line in lines(table)}
     for place, row in enumerate(table.rows):
         key = f"{row.title}/{row.task}/{row.data}"
-        results[key] = {
-            "encoder": row.encoder,
-            "task": row.task,
-            "data": row.data,
-            "headline": row.metric,
-            "better": row.better,
-        }
+        results[key] = {"encoder": row.encoder, "task": row.task, "data": row.data}
+        results[key] |= {"headline": row.metric, "better": row.better}
         if notes := resolutions(table, [place]):
             results[key]["resolution"] = notes
         for column in sorted(row.numbers, key=Column.key):
             number = row.numbers[column]
-            entry: dict[str, Any] = {
-                "norm": column.norm,
-                "eps": column.eps,
-                "eps_text": column.eps_text,
-                "n": number.n,
-                "partial": number.partial,
-                "cell": number.cell,
-            }
+            entry: dict[str, Any] = {"norm": column.norm, "eps": column.eps, "eps_text": column.eps_text, "n": number.n}
+            entry |= {"partial": number.partial, "cell": number.cell}
             for metric, (value, low, high) in number.metrics.items():
                 entry |= {
                     metric: _finite(value),
@@ -343,6 +336,8 @@ def document(table: Table) -> dict[str, Any]:
             if found := sizes.get((place, column)):
                 keys = ("quarter", "median", "low", "high", "threequarters")
                 entry["nearest"] = {key: found[key] for key in ("n", "felled")} | {key: _finite(found[key]) for key in keys}
+            if claim := claimed.get((place, column)):
+                entry |= {"protocol": claim["protocol"], "claim": {key: claim[key] for key in CLAIM}}
             if number.over:
                 entry["over"] = list(number.over)
             if row.areas.get(column.series, (0, None))[1] == column.eps:
