@@ -54,7 +54,7 @@ def write(study: Study, figures: Figures, folder: Path, seconds: float) -> None:
 def document(study: Study, figures: Figures, seconds: float) -> dict[str, Any]:
     """Every number a seed, in base units, and the readings; what is not finite is null."""
     found = [
-        {"says": r.says, "source": r.source, "what": r.what, "unit": r.unit, "verdict": r.verdict, "text": r.text}
+        {"says": r.says, "source": r.source, "what": r.what, "verdict": r.verdict, "text": r.text}
         | ({} if r.number is None else r.number._asdict())
         for r in readings(study, figures)
     ]
@@ -161,5 +161,5 @@ def _correlations(study: Study, figures: Figures) -> list[str]:
 def _findings(found: list[Reading]) -> list[str]:
     if not found:
         return []
-    rows = [(f"{r.says} ({r.source})", [r.what, f"{r.text} {r.unit}".strip() if r.text else "–", r.verdict]) for r in found]
+    rows = [(f"{r.says} ({r.source})", [r.what, r.text, r.verdict]) for r in found]
     return ["", "The reading:", "", *_table(["compared", "number", "verdict"], rows)]

@@ -10,7 +10,7 @@ import jinja2
 
 from hardsight.core.errors import SpecError
 from hardsight.metrics.over_runs import mean
-from hardsight.report.figures import marker, tag
+from hardsight.report.figures import LETTER, marker, tag
 from hardsight.report.plot import Chart, Plane, colour, drawing, legend, ticks_over
 from hardsight.report.study_reading import (
     OPEN,
@@ -30,7 +30,7 @@ from hardsight.report.study_reading import (
 from hardsight.specs.study import Study
 
 MARKS = {OUT: ("pass", "✓"), OPPOSITE: ("fail", "✗"), OPEN: ("quiet", "○")}
-LENGTH = 30
+LENGTH = 28
 """Letters of an arm's name in a chart."""
 
 
@@ -77,12 +77,14 @@ def _arms_chart(study: Study, name: str, figure: dict[str, Any]) -> Chart:
         for place, arm in enumerate(study.arms)
     ]
     held = [one for one in held if one[2]]
+    estimates = [mean(values) for _, _, values in held]
     every = [value for _, _, values in held for value in values] or [0.0]
-    ticks = ticks_over(min(every), max(every))
-    row, left = 22.0, 12.0 + 6.3 * max((min(LENGTH, len(arm)) for _, arm, _ in held), default=0)
-    plane = Plane((ticks[0], ticks[-1]), (0.0, float(max(len(held), 1))), 250 + left, 54 + row * len(held), left)
+    ends = [end for one in estimates for end in (one.low, one.high) if math.isfinite(end)]
+    ticks = ticks_over(min(every + ends), max(every + ends))
+    row, left = 22.0, 14.0 + LETTER * max((min(LENGTH, len(arm)) for _, arm, _ in held), default=0)
+    plane = Plane((ticks[0], ticks[-1]), (0.0, float(max(len(held), 1))), 420, 54 + row * len(held), left)
     parts = [plane.axes(figure["unit"] or "value", "", ticks, [])]
-    for line, (place, arm, values) in enumerate(held):
+    for line, ((place, arm, values), middle) in enumerate(zip(held, estimates, strict=True)):
         y = len(held) - line - 0.5
         ends = plane.at(ticks[0], y), plane.at(ticks[-1], y)
         parts.append(tag("line", x1=ends[0][0], x2=ends[1][0], y1=ends[0][1], y2=ends[1][1], class_="rule"))
@@ -95,10 +97,8 @@ def _arms_chart(study: Study, name: str, figure: dict[str, Any]) -> Chart:
                 text_anchor="end",
             )
         )
-        middle = mean(values)
         if math.isfinite(middle.low):
-            low, high = (min(max(end, ticks[0]), ticks[-1]) for end in (middle.low, middle.high))
-            parts.append(plane.whisker((low, y), (high, y)))
+            parts.append(plane.whisker((middle.low, y), (middle.high, y)))
         parts += [
             tag("circle", cx=x, cy=at, r=2.4, class_=f"{colour(place)} dotted") for x, at in (plane.at(v, y) for v in values)
         ]
@@ -126,7 +126,7 @@ def _doses(study: Study, figures: Figures) -> list[Chart]:
         )
         x = ticks_over(min(one.at), max(one.at))
         plane = Plane((x[0], x[-1]), (y[0], y[-1]))
-        parts = [plane.axes("dose", figure["unit"], x, y)]
+        parts = [plane.axes("dose", "", x, y)]
         order = sorted(range(len(one.at)), key=lambda place: one.at[place])
         for row in values:
             parts += [
@@ -158,9 +158,9 @@ def _scatters(study: Study, figures: Figures) -> list[Chart]:
         dots = [marker(names.index(arm), *plane.at(a, b)) for a, b, arm in points]
         shown_ = list(dict.fromkeys(arm for _, _, arm in points))
         note, tall = legend([(arm, "", names.index(arm)) for arm in shown_], plane.height, plane.width)
-        title = f"{found['y']} over {found['x']}"
+        title = f"{heading(found['y'], figures[found['y']])} over {found['x']}"
         parts = [
-            plane.axes(heading(found["x"], figures[found["x"]]), heading(found["y"], figures[found["y"]]), x, y),
+            plane.axes(heading(found["x"], figures[found["x"]]), "", x, y),
             *dots,
             note,
         ]

@@ -37,7 +37,10 @@ class Reading:
 
     @property
     def text(self) -> str:
-        return "" if self.number is None else interval(self.number, self.unit, "+")
+        """The number with its interval and its unit."""
+        if self.number is None:
+            return "–"
+        return f"{interval(self.number, self.unit, '+')} {self.unit.removesuffix('ratio')}".rstrip()
 
 
 def resolve(name: str, figures: Figures) -> str:
@@ -112,11 +115,11 @@ def _number(study: Study, one: Finding, figures: Figures) -> tuple[str, Estimate
     """(what is compared, the number, its unit)."""
     if one.correlate:
         pair = correlated(Correlation(*one.correlate), figures)
-        return f"rank correlation of {pair['x']} and {pair['y']}", pair["spearman"], ""
+        return f"rank correlation of {pair['x']} and {pair['y']}", pair["spearman"], "ratio"
     if one.dose:
         dose = dosed(next(each for each in study.dose if each.figure == one.dose), figures)
         name = resolve(one.dose, figures)
-        return f"slope of {name} per unit", dose and dose["slope"], figures[name]["unit"]
+        return f"slope of {name} per unit", None if dose is None else dose["slope"], figures[name]["unit"]
     name = resolve(one.figure, figures)
     apart = _apart(one, figures[name])
     what = f"{name}: {_joined(one.of)} − {_joined(one.to)}"

@@ -138,7 +138,7 @@ def _measures(content: dict[str, Any], arms: list[str], path: Path) -> tuple[Mea
     single, several = content.get("measure"), content.get("measures")
     if (single is None) == (several is None):
         raise SpecError(f"{path}: a study needs a table [measure], or several [measures.NAME]")
-    given = {"": single} if several is None else several
+    given: Any = {"": single} if several is None else several
     if not isinstance(given, dict) or not given or not all(isinstance(one, dict) and one for one in given.values()):
         raise SpecError(f"{path}: [measure] and each [measures.NAME] must be a table of keys and values")
     found = []
