@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every recipe and script of this folder and all studies, and writes docs/results.md from head.md and the tables they print.
+# Runs every recipe and script of this folder and all studies; writes docs/results.md from head.md and the tables they print, and
+# docs/papers.md from the studies' figures and the claims.
 # Results that already exist in runs/ are not computed again.
 #   HARDSIGHT_DATA=... bash benchmarks/results/run.sh
 set -euo pipefail
@@ -48,3 +49,6 @@ for study in paper001 paper002-hardening paper002-hardening-cifar10 paper003; do
   printf '\n' >>"$page.new" && cat "$file.md" >>"$page.new"
 done
 mv "$page.new" "$page"
+uv run hardsight study paper000 >&2
+uv run hardsight study paper002 >&2
+uv run python benchmarks/results/papers.py
