@@ -1,6 +1,6 @@
 """The board in chromium, opened from its folder: what a person does with it, by mouse, by keyboard, on a phone and on paper.
 
-Skipped where playwright (uv pip install playwright) or chromium (apt-get install chromium) is missing. In every test the page
+Skipped where playwright (uv sync --group browser) or chromium (apt-get install chromium) is missing. In every test the page
 must log no error and ask for nothing but files of its own folder.
 """
 
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv pip install playwright")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: uv sync --group browser")
     if CHROMIUM is None:
         pytest.skip("there is no chromium: apt-get install chromium")
     with api.sync_playwright() as play:
