@@ -18,7 +18,7 @@ import torch
 from hardsight.core.errors import HardsightError
 from hardsight.encoders.architectures import plan_of
 from hardsight.measure.study import run as run_study
-from hardsight.report.study_reading import MISSING, readings
+from hardsight.report.study_reading import resolve
 from hardsight.specs import study_file as studies
 from hardsight.specs.recipe import SHIPPED, load
 from tests.end.test_bench import inside
@@ -126,7 +126,8 @@ def test_a_study_compares(file: Path, place: Path, monkeypatch: pytest.MonkeyPat
     arms = tuple(replace(arm, set=(*arm.set, *few)) if arm.recipe else arm for arm in study.arms)
     found = run_study(replace(study, seeds=1, arms=arms, geometry=geometry), place / "study")
     assert found and (place / "study" / "table.md").read_text()
-    assert all(one.verdict != MISSING or one.number for one in readings(study, found)), "each names figures that exist"
+    for name in study.figures:
+        resolve(name, found)  # each exists; on a miniature it may be a ratio to an accuracy of 0
 
 
 @pytest.mark.parametrize("line", lines())

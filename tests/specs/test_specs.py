@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hardsight.core.errors import SpecError
 from hardsight.specs import catalog
 from hardsight.specs.catalog import build, complete, entries, fingerprint, minimal
+from hardsight.specs.recipe import Recipe
 from hardsight.specs.syntax import Call, Ratio, eps_of, override, read, read_number, show
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: n not in ("and", "or", "not", "if", "is", "in", "as", "for", "def", "del", "try", "from", "with", "pass", "else", "elif", "class", "while", "yield", "async", "await", "raise", "break", "return", "global", "lambda", "import", "assert", "except", "finally", "continue", "nonlocal", "true", "false"))  # fmt: skip
@@ -179,3 +180,12 @@ def test_light_commands_import_no_torch() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
+
+
+def test_an_assignment_may_repeat_what_a_recipe_says() -> None:
+    """Of several attacks the first has so many steps already; an argument that none has is refused."""
+    recipe = Recipe(attacks=("classpgd(steps=3)", "clean"), probe="probe(epochs=2)")
+    assert recipe.with_set("attacks.steps=3").attacks == recipe.attacks
+    assert recipe.with_set("probe.epochs=2").probe == recipe.probe
+    with pytest.raises(SpecError, match="stepz"):
+        recipe.with_set("attacks.stepz=3")

@@ -120,7 +120,7 @@ class Recipe:
                     new.append(one)
                     refused.append(str(error))
             new = tuple(new)
-            if new == texts:
+            if len(refused) == len(texts):
                 raise SpecError(f"--set {path}: {refused[0] if refused else f'nothing in {first} has {rest!r}'}")
             return replace(self, **{first: new if isinstance(old, tuple) else new[0]})
         if isinstance(old, tuple):
