@@ -42,7 +42,7 @@ section "PGD compared with torchattacks on published CIFAR-10 classifiers" "pyth
 section "The cost of a head on cached features" "python benchmarks/results/probes.py" runs/probes.md
 export CIFAR10="${CIFAR10:-$PWD/runs/cifar10_jpeg}"
 [ -d "$CIFAR10" ] || tar -xf "$HARDSIGHT_DATA/cifar10_jpeg/cifar10_jpeg.tar.xz" -C runs
-for study in paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
+for study in paper000 paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
   file=src/hardsight/measure/studies/$study
   uv run hardsight study "$study" >&2
   section "$(sed -n '1s/^# \(.*[^.]\)\.*$/\1/p' "$file.toml" | cut -d';' -f1)" "$(sed -n 's/^# Command: //p' "$file.toml" | head -1)" "runs/$study/table.md"
