@@ -47,7 +47,8 @@ def of_study(study: Study, runs: Path) -> list[str]:
     lines = ["", f"### {study.what}", "", "```sh", study.command, "```", ""]
     found = figures_of(runs / study.name)
     if found is None:
-        return [*lines, "Not run for this page."]
+        known = f"hardsight study {study.name}\n" in (PAGE.parent / "results.md").read_text(encoding="utf-8")
+        return [*lines, "Not run for this page" + ("; its tables are in [results.md](results.md)." if known else ".")]
     figures, seconds = found
     done = max((len(values) for figure in figures.values() for values in figure["arms"].values()), default=0)
     one = "" if done > 1 else ": without an interval over seeds, nothing is settled"
