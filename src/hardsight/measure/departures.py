@@ -168,6 +168,7 @@ def _contrast(what: str, have: Value, want: Value) -> list[str]:
 def _same(have: Value, want: Value) -> bool:
     if isinstance(have, Call) and isinstance(want, Call):
         return have.name == want.name and fingerprint(have) == fingerprint(want)
+    have, want = (one.name if isinstance(one, Call) and not one.arguments else one for one in (have, want))  # a bare word
     both_numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (have, want))
     return abs(have - want) < 1e-9 if both_numbers else have == want
 
@@ -191,4 +192,4 @@ def _rootless(call: Call) -> Call:
 
 
 def _is_data(call: Call) -> bool:
-    return call.name != INPUT and find(call.name).kind == "Data"
+    return call.name in entries() and find(call.name).kind == "Data"

@@ -277,7 +277,7 @@ def _merged(plan: Call, given: Call, sides: set[int], clashes: list[str]) -> Cal
     plan = with_names(plan)
     for key, value in given.arguments:
         old = plan.get(str(key))
-        if isinstance(value, Call) and isinstance(old, Call) and find(old.name).kind == "Data":
+        if isinstance(value, Call) and isinstance(old, Call) and old.name in entries():
             value = _merged(old, with_names(value), sides, clashes)
         elif key != ROOT and old != value and not (key == "size" and old in sides and value in sides):
             clashes.append(f"the data's {key} is {_shown(old)}, and {_shown(value)} is asked for")
