@@ -45,10 +45,13 @@ def row(*cells: str) -> str:
 def of_study(study: Study, runs: Path) -> list[str]:
     """A study's command, what it took, and a line a finding."""
     lines = ["", f"### {study.what}", "", "```sh", study.command, "```", ""]
+    if f"hardsight study {study.name}\n" in (PAGE.parent / "results.md").read_text(encoding="utf-8"):
+        return [*lines, "Its tables and their discussion are in [results.md](results.md)."]
+    discussion = shipped()[study.name].with_suffix(".md")
+    said = ["", *discussion.read_text(encoding="utf-8").rstrip().splitlines()] if discussion.exists() else []
     found = figures_of(runs / study.name)
     if found is None:
-        known = f"hardsight study {study.name}\n" in (PAGE.parent / "results.md").read_text(encoding="utf-8")
-        return [*lines, "Not run for this page" + ("; its tables are in [results.md](results.md)." if known else ".")]
+        return [*lines, "No run of the whole study was at hand for this page.", *said]
     figures, seconds = found
     done = max((len(values) for figure in figures.values() for values in figure["arms"].values()), default=0)
     one = "" if done > 1 else ": without an interval over seeds, nothing is settled"
@@ -57,7 +60,7 @@ def of_study(study: Study, runs: Path) -> list[str]:
     if read:
         lines += ["", row("finding", "number", "verdict"), "|:--|:--|:--|"]
         lines += [row(f"{r.says} ({r.source})", f"{r.what}: {r.text}" if r.number else "–", r.verdict) for r in read]
-    return lines
+    return lines + said
 
 
 def of_paper(paper: str, runs: Path) -> list[str]:

@@ -46,7 +46,7 @@ for study in paper000 paper001 paper001-video paper001-longer paper002-hardening
   file=src/hardsight/measure/studies/$study
   uv run hardsight study "$study" >&2
   section "$(sed -n '1s/^# \(.*[^.]\)\.*$/\1/p' "$file.toml" | cut -d';' -f1)" "$(sed -n 's/^# Command: //p' "$file.toml" | head -1)" "runs/$study/table.md"
-  printf '\n' >>"$page.new" && cat "$file.md" >>"$page.new"
+  [ ! -f "$file.md" ] || { printf '\n' && cat "$file.md"; } >>"$page.new"
 done
 mv "$page.new" "$page"
 uv run hardsight study paper000 >&2
