@@ -158,6 +158,8 @@ def test_a_number_of_a_later_seed_is_not_paired_with_an_earlier_one() -> None:
     found: Figures = {}
     note(found, "clean", "%", "higher", "one", 2, 0.5)
     assert np.isnan(found["clean"]["arms"]["one"][:2]).all() and found["clean"]["arms"]["one"][2] == 0.5
+    with pytest.raises(SpecError, match="two numbers of 'one' are named 'clean'"):
+        note(found, "clean", "%", "higher", "one", 2, 0.6)
 
 
 def test_tables_and_page_say_doses_correlations_and_the_reading(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def note(
     """Sets one arm's number of one seed; earlier seeds without one, such as a ratio to zero, are NaN."""
     figure = figures.setdefault(what, {"unit": unit, "better": better, "arms": {}} | ({"derived": True} if derived else {}))
     values = figure["arms"].setdefault(arm, [])
+    if len(values) > seed:
+        raise SpecError(f"two numbers of '{arm}' are named '{what}'; measure them in two [measures.NAME]")
     values += [math.nan] * (seed - len(values)) + [value]
 
 
