@@ -41,7 +41,7 @@ class Drawn(Bank):
     """A bank of random features instead of an encoder's."""
 
     def __init__(self, pooled: Tensor, label: Tensor) -> None:
-        self.pooled, self.label, self.skipped = pooled, label, []
+        self.pooled, self.label, self.skipped, self.layers = pooled, label, [], ()
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -91,7 +91,7 @@ def main() -> None:
     print("| | features | classes | wall s | CPU s | accuracy % |")
     print("|:--|--:|--:|--:|--:|--:|")
     for title, run, sizes in (
-        (f"linear probe, {IMAGES:,} images, 50 epochs", probe, PROBES),
+        (f"linear probe, tuned, {IMAGES:,} images", probe, PROBES),
         (f"nearest neighbours, {IMAGES:,} of {BANKED:,}", neighbours, NEIGHBOURS),
     ):
         for dim, classes in sizes:

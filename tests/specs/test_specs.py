@@ -163,8 +163,8 @@ def test_defaults_are_frozen() -> None:
         "classify": "classify(head='linear', k=20, temperature=0.07, official=[])",
         "segment": "segment(head='linear', window=None, stride=None, official=[])",
         "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None, official=[])",
-        "made": "made(size=64, seed=0, train=10000, test=2000)",
-        "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None)",
+        "made": "made(size=64, seed=0, train=10000, test=2000, shapes=[])",
+        "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None, optimizer=None, schedule=None)",
     }
     for name, text in frozen.items():
         assert show(complete(f"{name}(pgd)" if name == "restarts" else name)) == text

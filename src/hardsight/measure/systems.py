@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from hardsight.measure.plan import Plan
 from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe, head_identity, weights_of, with_weights
 from hardsight.store.cells import Store
-from hardsight.store.files import write_bytes, write_json
+from hardsight.store.files import read_json, write_bytes, write_json
 from hardsight.tasks.base import System
 
 
@@ -87,7 +88,8 @@ class Systems:
         path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
         if path.exists():
             try:
-                return with_weights(encoder, task, one.data, cell.probe, load_file(path), self.device)
+                system = with_weights(encoder, task, one.data, cell.probe, load_file(path), self.device)
+                return replace(system, fitted=read_json(path.with_suffix(".json")).get("fitted"))
             except Exception as error:
                 raise StoreError(
                     f"cannot read the head {path}: {error}; delete that file, and the next run will train it again"
@@ -99,7 +101,8 @@ class Systems:
             system = fit_probe(encoder, task, one.data, one.probe, cell.seed, self.device, bank, bar, self.on_error)
         count = len(bank or choose(one.data.split("train"), one.probe.images))
         write_bytes(path, save(weights_of(system, encoder)))
-        write_json(path.with_suffix(".json"), {**identity, "images": count, "seconds": round(time.monotonic() - started, 2)})
+        seconds = round(time.monotonic() - started, 2)
+        write_json(path.with_suffix(".json"), {**identity, "images": count, "seconds": seconds, "fitted": system.fitted})
         return system
 
     def _bank(self, one: Resolved, encoder: Encoder, bar: Bar, layers: tuple[int, ...] = ()) -> Bank:

@@ -1,9 +1,14 @@
-"""Trains a head on a frozen encoder: the features of a split are computed once, then the head trains on them in seconds."""
+"""Trains a head on a frozen encoder: the features of a split are computed once, then the head trains on them in seconds.
+
+`probe` alone is tuned on a held-out part of the training features, never on those that are measured: a linear classifier goes to
+the optimum along a path of weight decays (`logistic`), another head takes the best point of a grid of learning rates and decays
+(`runs`). `probe(epochs=...)` and the like fix a run instead, as a protocol states it, and nothing is tuned.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,29 +20,38 @@ from hardsight.data import Data, open_data
 from hardsight.data.feed import choose
 from hardsight.encoders.adapt import weights_hash
 from hardsight.encoders.base import Encoder
-from hardsight.losses.objective import still
 from hardsight.probes.bank import Bank, Tick
+from hardsight.probes.logistic import fit_logistic
+from hardsight.probes.runs import Fitted, Outcome, Setting, batch_of, diagnose, held_out, interval, measure, train, tune
 from hardsight.specs.catalog import build, minimal, register
 from hardsight.specs.syntax import Call, show
 from hardsight.tasks.base import System, Task, seeded
+from hardsight.tasks.classify import LinearHead
 
-OUTPUTS = 2**27
-"""Maximum number of values in a head's output for one batch: 150 classes at 512x512 use batches of 3 images, not 32."""
 TUNED = "encoder/"
 """Prefix of a fine-tuned encoder's weights, stored together with the head's."""
-TRAINER = 2
+LEAST, HELD = 10, 0.2
+"""Fewer training images than this are not divided; the share of them on which a linear classifier's decay is chosen."""
+TRAINER = 3
 """Version of the training code; increased when a change of it changes the trained heads."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """How a head is trained; None: the task's default. images: number of training images (None: all)."""
+    """How a head is trained; None: the task's default, and if all are None, tuned. images: number of training images."""
 
     epochs: int | None
     lr: float | None
     weight_decay: float | None
     batch: int | None
     images: int | None
+    optimizer: Literal["adamw", "adam", "sgd"] | None
+    schedule: Literal["cosine", "constant", "poly"] | None
+
+    @property
+    def tunes(self) -> bool:
+        fixed = (self.epochs, self.lr, self.weight_decay, self.batch, self.optimizer, self.schedule)
+        return all(value is None for value in fixed)
 
 
 @register
@@ -47,8 +61,14 @@ def probe(
     weight_decay: float | None = None,
     batch: int | None = None,
     images: int | None = None,
+    optimizer: Literal["adamw", "adam", "sgd"] | None = None,
+    schedule: Literal["cosine", "constant", "poly"] | None = None,
 ) -> Probe:
-    """A head on frozen features, trained by AdamW with a cosine schedule; None is the task's default."""
+    """A head on frozen features, tuned on a held-out part of them; with any argument but images, one run as it says.
+
+    None in such a run is the task's default; the optimizer's is adamw (sgd has momentum 0.9), the schedule's cosine. poly:
+    the rate falls with the power 0.9 of the steps that are left.
+    """
     for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr)):
         if value is not None and value <= 0:
             raise SpecError(f"probe: {name} is {value:g}; it must be above 0")
@@ -56,7 +76,7 @@ def probe(
         raise SpecError("probe: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay is not None and weight_decay < 0:
         raise SpecError(f"probe: weight_decay is {weight_decay:g}; it must be at least 0")
-    return Probe(epochs, lr, weight_decay, batch, images)
+    return Probe(epochs, lr, weight_decay, batch, images, optimizer, schedule)
 
 
 @torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
@@ -90,6 +110,10 @@ def fit_probe(
         images = data.split("train")
         layers = getattr(head, "layers", ())
         bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device, on_error, layers=layers)
+    elif at.reads == "dense" and tuple(bank.layers) != (layers := tuple(getattr(head, "layers", ()))):
+        raise DataError(
+            f"the bank has the layers {bank.layers}, and the {at.name} head uses {layers}; give Bank(layers=...)"
+        )
     if len(bank) < 2:
         first = f"; the first unreadable one: {bank.skipped[0]}" if bank.skipped else ""
         raise DataError(f"{data.card.name} has {len(bank)} readable training images, and a head needs at least 2{first}")
@@ -98,8 +122,79 @@ def fit_probe(
         fill(features.pooled, target[at.target])
         return System(encoder, head.eval(), at)
     head = seeded(head, seeds.generator("head", seed))
-    _train(head, at, bank, how, seed, tick)
-    return System(encoder, head.eval().requires_grad_(False), at)
+    fitted = _fit(head, at, bank, how, seed, tick)
+    return System(encoder, head.eval().requires_grad_(False), at, fitted)
+
+
+def _fit(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> Fitted:
+    """Trains the head in place."""
+    usual, size = task.training, batch_of(head, task, bank, how.batch)
+    each = len(bank) // size
+    epochs = how.epochs or max(usual.epochs, -(-usual.steps // each))
+    decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
+    default = Setting(max(usual.epochs * each, usual.steps), size, usual.lr, usual.weight_decay)
+    if how.tunes and len(bank) >= LEAST and isinstance(head, LinearHead):
+        return _to_the_optimum(head, task, bank, seed)[0]
+    if how.tunes and len(bank) >= LEAST:
+        found, at, held = tune(head, task, bank, default, seed, tick)
+        return {**found, **diagnose(head, task, bank, at, held, default, seed, seen=False)}
+    setting = Setting(epochs * each, size, how.lr or usual.lr, decay, how.optimizer or "adamw", how.schedule or "cosine")
+    start = copy.deepcopy(head)
+    train(head, task, bank, torch.arange(len(bank)), setting, seed, tick)
+    choice = {"lr": setting.lr, "weight_decay": setting.weight_decay, "epochs": epochs, "batch": size}
+    found = {"how": "fixed", "choice": choice, "steps": setting.steps, "images": len(bank), "held_out": 0}
+    if len(bank) < LEAST:
+        return found
+    if isinstance(start, LinearHead):
+        return {**found, **_beside_the_optimum(start, task, bank, setting, epochs, seed)}
+    at, held = held_out(len(bank), seed, HELD)
+    return {**found, **diagnose(head, task, bank, at, held, default, seed, seen=True)}
+
+
+def _beside_the_optimum(start: LinearHead, task: Task, bank: Bank, how: Setting, epochs: int, seed: int) -> Fitted:
+    """Scores of the same run on all but the held-out images, and what the optimum on these would change."""
+    at, held = held_out(len(bank), seed, HELD)
+    twin, size = copy.deepcopy(start), min(how.batch, len(at))
+    train(twin, task, bank, at, replace(how, steps=epochs * (len(at) // size), batch=size), seed)
+    best, best_trained, best_held = _to_the_optimum(start, task, bank, seed)
+    trained, before = (measure(twin, task, bank, part, len(part)) for part in (at, held))
+    return {
+        "held_out": len(held), "seen": False, "train": interval(1 - trained.error), "score": interval(1 - before.error),
+        "curve": best["curve"],
+        "more": {
+            "weight_decay": best["choice"]["weight_decay"], "score": interval(before.error - best_held.error),
+            "loss": interval(before.loss - best_held.loss), "before": float(before.loss.mean()),
+            "over": float(trained.loss.mean()) < float(best_trained.loss.mean()),
+        },
+    }  # fmt: skip
+
+
+def _to_the_optimum(head: LinearHead, task: Task, bank: Bank, seed: int) -> tuple[Fitted, Outcome, Outcome]:
+    """What came of it, and the outcomes of the trained and of the held-out images before the last fit, on both."""
+    features, target = bank.batch(torch.arange(len(bank)), dense=False)
+    if not bool(features.pooled.isfinite().all()):
+        raise DataError(
+            f"some features of the training images are not finite, so no {task.name} head can be trained on them"
+        )
+    variance, mean = torch.var_mean(features.pooled, 0)
+    for name, value in (("running_mean", mean), ("running_var", variance)):
+        head.scale.get_buffer(name).copy_(value)
+    head.eval()
+    at, held = held_out(len(bank), seed, HELD)
+    with torch.no_grad():
+        x, y = head.scale(features.pooled), target[task.target]
+        path = fit_logistic(x, y, head.linear.out_features, held)
+        for solution in (path.part, path.last):
+            head.linear.weight.copy_(solution.weight)
+            head.linear.bias.copy_(solution.bias)
+            if solution is path.part:
+                outcomes = [measure(head, task, bank, part, len(part)) for part in (at, held)]
+    fitted = {
+        "how": "tuned", "choice": {"weight_decay": path.decay}, "curve": path.points, "steps": path.last.iterations,
+        "converged": path.last.converged, "gradient": path.last.gradient, "images": len(bank), "held_out": len(held),
+        "seen": False, "train": interval(1 - outcomes[0].error), "score": interval(1 - outcomes[1].error),
+    }  # fmt: skip
+    return fitted, outcomes[0], outcomes[1]
 
 
 def weights_of(system: System, encoder: Encoder) -> dict[str, Tensor]:
@@ -132,41 +227,3 @@ def tuned_card(encoder: Encoder, probe: str | Call) -> None:
 def head_identity(encoder: Encoder, specs: dict[str, str], seed: int, stamp: str = "") -> dict[str, Any]:
     """Everything that determines a trained head, which is stored under its fingerprint; specs are minimal ones, by what they name."""
     return {"encoder_sha256": encoder.card.sha256, **specs, "seed": seed, "stamp": stamp, "trainer": TRAINER}
-
-
-def _train(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> None:
-    usual = task.training
-    epochs, size = how.epochs or usual.epochs, min(how.batch or usual.batch, len(bank))
-    if not how.batch:
-        size = max(2, min(size, OUTPUTS // _outputs(head, bank, task.reads == "dense")))
-    if not how.epochs:
-        epochs = max(epochs, -(-usual.steps // (len(bank) // size)))
-    decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
-    for part in head.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not getattr(head, "moving", False):
-            part.momentum = None  # a plain average over the run, as the features do not change
-    optimizer = torch.optim.AdamW(head.parameters(), lr=how.lr or usual.lr, weight_decay=decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * (len(bank) // size))
-    rng = seeds.generator("batches", seed)
-    head.train()
-    for epoch in range(epochs):
-        order = torch.randperm(len(bank), generator=rng)
-        for start in range(0, len(bank) - size + 1, size):
-            features, target = bank.batch(order[start : start + size], task.reads == "dense")
-            loss = task.loss(head(features), target[task.target]).mean()
-            if not torch.isfinite(loss):
-                raise DataError(
-                    f"the {task.name} head's loss became {float(loss.detach())} in epoch {epoch + 1}; try a smaller lr: probe(lr=1e-3)"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        if tick:
-            tick((epoch + 1) * len(bank), epochs * len(bank))
-
-
-def _outputs(head: nn.Module, bank: Bank, dense: bool) -> int:
-    """Number of values in the head's output for one image."""
-    with torch.no_grad(), still(head):
-        return head(bank.batch(torch.zeros(1, dtype=torch.int64), dense)[0]).numel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -67,11 +67,15 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class System:
-    """An encoder and a trained head for one task: the model under attack. If the head has `layers`, it uses those layers."""
+    """An encoder and a trained head for one task: the model under attack. If the head has `layers`, it uses those layers.
+
+    fitted: how the head was trained and how well (`probes/runs`); None if nothing was trained on its own, or it is not known.
+    """
 
     encoder: Encoder
     head: nn.Module
     task: Task
+    fitted: dict[str, Any] | None = field(default=None, compare=False)
 
     def output(self, x: Tensor) -> Any:
         """The task's output for images x [B, 3, H, W] in [0, 1]."""
