@@ -23,6 +23,7 @@ from hardsight.report.study_reading import (
     means,
     readings,
     said,
+    seeds_done,
     took,
 )
 from hardsight.specs.study import Study
@@ -76,7 +77,7 @@ def _finite(value: Any) -> Any:
 def markdown(study: Study, figures: Figures, seconds: float = 0.0) -> str:
     """All tables: each arm's mean over seeds ± half its 95% interval, what is paired by seed, and the reading."""
     counts = " and ".join(dict.fromkeys(str(one.recipe.count) for one in study.measures))
-    lines = [f"{study.title}: mean over {study.seeds} seeds ± half of its 95% interval; n = {counts} images a seed"]
+    lines = [f"{study.title}: mean over {seeds_done(study, figures)} ± half of its 95% interval; n = {counts} images a seed"]
     arms = [(arm.name, [means(figure, arm.name) for figure in figures.values()]) for arm in study.arms]
     lines += _grid(arms, [heading(*item) for item in figures.items()], MANY_ARMS)
     if study.compare:

@@ -25,6 +25,7 @@ from hardsight.report.study_reading import (
     means,
     readings,
     said,
+    seeds_done,
     took,
 )  # fmt: skip
 from hardsight.specs.study import Study
@@ -44,7 +45,7 @@ def html(study: Study, figures: Figures, seconds: float) -> str:
     counts = " and ".join(dict.fromkeys(f"{one.recipe.count:,}" for one in study.measures))
     return environment.get_template("study.html.j2").render(
         title=study.what or study.title,
-        lead=f"{study.title}. {len(study.arms)} arms, {study.seeds} seeds, {counts} images a seed; every interval is over seeds.",
+        lead=f"{study.title}. {len(study.arms)} arms, {seeds_done(study, figures)}, {counts} images a seed; every interval is over seeds.",
         paper=study.paper,
         command=study.command,
         took=took(seconds) if seconds else "",

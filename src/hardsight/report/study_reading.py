@@ -194,3 +194,9 @@ def said(one: Comparison) -> str:
 
 def took(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def seeds_done(study: Study, figures: Figures) -> str:
+    """How many seeds the figures have, as text: "3 seeds", or "1 of 3 seeds" of a study that is not finished."""
+    done = max((len(values) for figure in figures.values() for values in figure["arms"].values()), default=0)
+    return f"{study.seeds} seeds" if done >= study.seeds else f"{done} of {study.seeds} seeds"
