@@ -34,15 +34,16 @@ for recipe in cifar10-nearest cifar10-corruptions cifar10-resolution cifar10-cro
   uv run hardsight bench --recipe "benchmarks/results/$recipe.toml" >&2
   cells $recipe
 done
-for script in real_clips probes beside_torchattacks; do
+for script in real_clips probes heads beside_torchattacks; do
   [ -f runs/$script.md ] || { uv run python benchmarks/results/$script.py >runs/$script.md.new && mv runs/$script.md.new runs/$script.md; }
 done
 section "Three real clips, attacked without labels" "python benchmarks/results/real_clips.py" runs/real_clips.md
 section "PGD compared with torchattacks on published CIFAR-10 classifiers" "python benchmarks/results/beside_torchattacks.py" runs/beside_torchattacks.md
+section "Tuned heads beside scikit-learn" "python benchmarks/results/heads.py" runs/heads.md
 section "The cost of a head on cached features" "python benchmarks/results/probes.py" runs/probes.md
 export CIFAR10="${CIFAR10:-$PWD/runs/cifar10_jpeg}"
 [ -d "$CIFAR10" ] || tar -xf "$HARDSIGHT_DATA/cifar10_jpeg/cifar10_jpeg.tar.xz" -C runs
-for study in paper000 paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
+for study in paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
   file=src/hardsight/measure/studies/$study
   uv run hardsight study "$study" >&2
   section "$(sed -n '1s/^# \(.*[^.]\)\.*$/\1/p' "$file.toml" | cut -d';' -f1)" "$(sed -n 's/^# Command: //p' "$file.toml" | head -1)" "runs/$study/table.md"
