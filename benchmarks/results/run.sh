@@ -43,13 +43,12 @@ section "Tuned heads beside scikit-learn" "python benchmarks/results/heads.py" r
 section "The cost of a head on cached features" "python benchmarks/results/probes.py" runs/probes.md
 export CIFAR10="${CIFAR10:-$PWD/runs/cifar10_jpeg}"
 [ -d "$CIFAR10" ] || tar -xf "$HARDSIGHT_DATA/cifar10_jpeg/cifar10_jpeg.tar.xz" -C runs
-for study in paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
+for study in paper000 paper001 paper001-video paper001-longer paper002-hardening paper002-hardening-cifar10 paper003 paper003-longer; do
   file=src/hardsight/measure/studies/$study
   uv run hardsight study "$study" >&2
   section "$(sed -n '1s/^# \(.*[^.]\)\.*$/\1/p' "$file.toml" | cut -d';' -f1)" "$(sed -n 's/^# Command: //p' "$file.toml" | head -1)" "runs/$study/table.md"
   [ ! -f "$file.md" ] || { printf '\n' && cat "$file.md"; } >>"$page.new"
 done
 mv "$page.new" "$page"
-uv run hardsight study paper000 >&2
 uv run hardsight study paper002 >&2
 uv run python benchmarks/results/papers.py
