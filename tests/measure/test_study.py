@@ -168,7 +168,7 @@ def test_tables_and_page_say_doses_correlations_and_the_reading(tmp_path: Path) 
     text, page = markdown(study, found, 30.0), html(study, found, 30.0)
     assert "| clean, accuracy, uniformity | -1.00 | 9 |" in text
     assert "+40.0 ± 0.0" in text  # the slope from 0 to 1
-    assert "| two is better than one (paper 000) | clean, accuracy: two − one | +20.3 ± 1.4 % | comes out |" in text
+    assert "| two is better than one (paper 000) | clean, accuracy: two − one | +20.3 ± 1.4 points | comes out |" in text
     assert "The study took 30 s." in text and "mean over 3 seeds ±" in text
     assert "mean over 1 of 3 seeds ±" in markdown(study, figures(one=[0.1], two=[0.3]))
     assert page.count("<svg") == 5 and "✓ comes out" in page

@@ -37,10 +37,11 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """The number with its interval and its unit."""
+        """The number with its interval and its unit; the difference of two percentages is in points."""
         if self.number is None:
             return "–"
-        return f"{interval(self.number, self.unit, '+')} {self.unit.removesuffix('ratio')}".rstrip()
+        unit = {"%": "points", "ratio": ""}.get(self.unit, self.unit)
+        return f"{interval(self.number, self.unit, '+')} {unit}".rstrip()
 
 
 def resolve(name: str, figures: Figures) -> str:
