@@ -333,17 +333,6 @@ def test_a_store_of_another_version_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
 
 
-def test_two_runs_do_not_write_to_one_store(tmp_path: Path) -> None:
-    import fcntl
-
-    Store(tmp_path).create()
-    with open(tmp_path / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = inside("bench", "--encoder", "tiny", "--count", "8", "--store", str(tmp_path), *FAST)
-    assert done.returncode == 2
-    assert "another run" in done.stderr
-
-
 def test_interrupt_keeps_what_was_finished(tmp_path: Path) -> None:
     words = [
         "bench",

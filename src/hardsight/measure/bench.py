@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardsight.attacks.attack import Lab, misfit, on, prepared
+from hardsight.attacks.attack import Attack, Lab, misfit, on, prepared
 from hardsight.core import seeds, tree
-from hardsight.core.errors import DataError, MissingDependency, StoreError, WeightsError
+from hardsight.core.errors import DataError, MissingDependency, WeightsError
 from hardsight.core.machine import device_name, pick_device, revision, versions
 from hardsight.core.progress import Bar, Watch
-from hardsight.data.feed import choose, load, pixels
+from hardsight.data.feed import Batch, choose, load, pixels
 from hardsight.encoders.adapt import seeded
 from hardsight.encoders.base import Encoder
 from hardsight.measure.audit import audit
@@ -29,6 +28,7 @@ from hardsight.measure.departures import record
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.pictures import prepared_by
 from hardsight.measure.plan import Plan
+from hardsight.measure.queue import Queue, chunk_claim
 from hardsight.measure.stamps import fixes_weights, stamp
 from hardsight.measure.systems import Systems
 from hardsight.metrics import counts_in, of
@@ -36,9 +36,24 @@ from hardsight.metrics.worst import counts_for, members_of
 from hardsight.metrics.worst import summary as worst_summary
 from hardsight.specs.catalog import complete, minimal
 from hardsight.specs.syntax import Call, read, show
-from hardsight.store.cells import Store, StoredCell, chunks
-from hardsight.store.files import read_arrays, write_arrays, write_json
+from hardsight.store.cells import Store, StoredCell, chunks, measured
+from hardsight.store.claims import Busy, Claims
+from hardsight.store.files import read_arrays, sweep, write_arrays, write_json
 from hardsight.tasks.base import System
+
+
+class Todo(NamedTuple):
+    """What a store lacks of a plan: cells to measure, and by id the cells to audit."""
+
+    cells: tuple[Resolved, ...]
+    unaudited: frozenset[str]
+
+    @property
+    def missing(self) -> frozenset[str]:
+        return frozenset(one.cell.id for one in self.cells)
+
+    def __bool__(self) -> bool:
+        return bool(self.cells or self.unaudited)
 
 
 class Bench:
@@ -57,41 +72,86 @@ class Bench:
         self.on_error: Literal["stop", "skip"] = on_error
         self.device = pick_device(device)
         self.watch = watch or Watch(quiet=True)
-        self.systems = Systems(plan, store, self.device, on_error, self.watch)
+        self.claims = Claims(store.path)
+        self.systems = Systems(plan, store, self.device, on_error, self.watch, self.claims)
+        self._place = {cell.id: place for place, cell in enumerate(plan.cells)}
+        self._passes: dict[str, int] = {}
+        """Of each cell that is not finished: how far it has moved the bar."""
         self._noted: set[str] = set()
 
     def run(self) -> list[StoredCell]:
-        """Returns every cell of the plan, measured now or before. Finished chunks are kept if this is interrupted."""
-        missing = {one.cell.id for one in self.plan.resolved if not self.is_done(one.cell)}
-        unaudited = {
-            one.cell.id
-            for one in self.plan.audited()
-            if (stored := self.store.cell(one.cell.id)) is None or not stored.audit
-        }
-        to_measure = [one for one in self.plan.resolved if one.cell.id in missing]
+        """Returns every cell of the plan, measured now or before. Finished chunks are kept if this is interrupted.
+
+        Other processes may work on the store, with this plan or another one: what they do is not done again.
+        """
+        todo = self.todo()
+        self.check(todo)
+        with self.watch, self.watch.bar("measuring", sum(one.passes for one in todo.cells)) as bar:
+            self.work(todo, bar)
+        return self.finish(todo)
+
+    def todo(self) -> Todo:
+        """What the store lacks."""
+        names = {one.cell.id: self.store.names(one.cell.id) for one in self.plan.resolved}
+        for cell, there in names.items():
+            sweep(self.store.path / "cells" / cell, there)
+        missing = [one for one in self.plan.resolved if not measured(names[one.cell.id], one.cell.places)]
+        unaudited = (one.cell.id for one in self.plan.audited() if "audit.json" not in names[one.cell.id])
+        return Todo(tuple(missing), frozenset(unaudited))
+
+    def check(self, todo: Todo) -> None:
+        """Says what the plan's notes say, and raises what is wrong with a spec, before anything is written; notes the plan."""
         for line in self.plan.notes:
             self.watch.note(line)
-        for one in reversed(self.plan.resolved):  # all before anything is written, so that a wrong spec is reported at once
+        for one in reversed(self.plan.resolved):
             self.systems.forget_others(one.cell)
-            if one.cell.id in missing:
+            if one.cell.id in todo.missing:
                 self.systems.check(one)
-            self._check_weights(one, one.cell.id in missing)
-        if to_measure:
+            self._check_weights(one, one.cell.id in todo.missing)
+        if todo.cells:
             self.store.create()
-        with self._alone(), self.watch, self.watch.bar("measuring", sum(one.passes for one in to_measure)) as bar:
-            for one in self.plan.resolved:
-                cell = one.cell
-                if cell.id not in missing and cell.id not in unaudited:
-                    continue
+            audited = frozenset(one.cell.id for one in self.plan.audited())
+            self.store.keep_plan([self._planned(one, audited) for one in self.plan.resolved])
+
+    def work(self, todo: Todo, bar: Bar) -> None:
+        """Measures and audits until nothing is left, whoever does it."""
+        if not todo:
+            return
+        with self.claims:
+            queue = Queue(self.plan, self.store, self.claims, todo.missing, todo.unaudited, self._count_up(bar), self._wait)
+            for part in queue:
+                cell = part.one.cell
                 self.systems.forget_others(cell)
-                bar.say(f"{_short(cell.encoder)} · {cell.task} · {cell.column} {cell.eps_text}".rstrip())
-                if cell.id in missing:
-                    self._measure(one, bar)
-                if cell.id in unaudited:
-                    bar.say(f"{_short(cell.encoder)} · {cell.task} · audit")
-                    self._audit(one)
-            self._compare()
+                bar.say(f"{_short(cell.encoder)} · {cell.task} · {part.what}")
+                with contextlib.suppress(Busy):
+                    if part.audit:
+                        queue.tried |= self._audit(part.one)
+                    else:
+                        self._measure(part.one, bar, part.helping)
+
+    def finish(self, todo: Todo) -> list[StoredCell]:
+        """Compares with the protocol and removes what killed processes left behind; every cell of the plan."""
+        self._compare()
+        if todo:
+            for folder in ("", "heads", "plans", *(f"cells/{cell}" for cell in todo.missing | todo.unaudited)):
+                sweep(self.store.path / folder)
         return [stored for cell in self.plan.cells if (stored := self.store.cell(cell.id))]
+
+    def _count_up(self, bar: Bar) -> Callable[[Resolved], None]:
+        """Moves the bar for the chunks of a finished cell that other processes have measured."""
+
+        def over(one: Resolved) -> None:
+            bar.advance(one.passes - self._passes.pop(one.cell.id, 0))
+
+        return over
+
+    def _wait(self) -> None:
+        self._note(f"the rest is being measured by other processes that write to {self.store.path}")
+
+    def _planned(self, one: Resolved, audited: frozenset[str]) -> dict[str, Any]:
+        cell = one.cell
+        what = " ".join(part for part in (cell.encoder, cell.task, cell.data, cell.column, cell.eps_text) if part)
+        return {"id": cell.id, "what": what, "passes": one.passes, "chunks": len(cell.chunks), "audited": cell.id in audited}
 
     def _compare(self) -> None:
         """Writes into every cell's record where it departs from the protocol, also of cells that were measured before."""
@@ -129,44 +189,63 @@ class Bench:
             self._noted.add(message)
             self.watch.note(message)
 
-    def _measure(self, one: Resolved, bar: Bar) -> None:
+    def _measure(self, one: Resolved, bar: Bar, helping: bool = False) -> None:
+        """Measures the chunks that are missing and that nobody works on. helping: from the last one, as another begins with the first."""
         cell, threat, target = one.cell, one.threat, one.task.target
         system = self.systems.system(one)
         stored = self.store.open(cell.id, self._what(one, system.encoder))
         with seeded(seeds.seed_of(cell.draws, "lab")):
             attack = on(prepared(one.attack, self._lab(one, system)), target)
-        places, started, skipped = one.places, time.monotonic(), []
-        for place, span in cell.chunks:
-            if not stored.has(place):
-                batch = load(one.images, [places[at] for at in span], self.on_error, skipped)
-                if batch.ids and (why := misfit(attack, target, len(batch.ids))):  # the others could not be read
-                    skipped += [f"{name}: {why}" for name in batch.ids]
-                    batch = batch._replace(ids=[])
+        started, here, skipped = time.monotonic(), set(), []
+        for place, span in reversed(cell.chunks) if helping else cell.chunks:
+            with self.claims.held(chunk_claim(cell.id, place), f"{_short(cell.encoder)} · {cell.task}") as mine:
+                if not mine or stored.has(place):
+                    continue
+                here.add(place)
+                batch = self._batch(one, span, attack, skipped)
                 if not batch.ids:  # no image could be read: write an empty chunk, so that the cell can be finished
                     stored.write_chunk(place, {})
-                    bar.advance(len(span) * attack.passes)
-                    continue
-                rng = seeds.generator(cell.draws, place)
-                x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
-                keep = self.gallery if place == 0 else 0
-                with seeded(
-                    seeds.seed_of(cell.draws, place, "model")
-                ):  # an encoder may draw random numbers too: random crops
-                    rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
-                if seen is not None:
-                    write_arrays(stored.path / "gallery.npz", seen)
-                stored.write_chunk(place, rows)
+                else:
+                    rng = seeds.generator(cell.draws, place)
+                    x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
+                    keep = self.gallery if place == 0 else 0
+                    with seeded(
+                        seeds.seed_of(cell.draws, place, "model")
+                    ):  # an encoder may draw random numbers too: random crops
+                        rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
+                    if seen is not None:
+                        write_arrays(stored.path / "gallery.npz", seen)
+                    stored.write_chunk(place, rows)
+            self._passes[cell.id] = self._passes.get(cell.id, 0) + len(span) * attack.passes
             bar.advance(len(span) * attack.passes, len(span))
-        self._finish(one, stored, time.monotonic() - started, skipped)
+        if not all(stored.has(place) for place in cell.places):
+            return
+        with self.claims.held(f"done-{cell.id}") as mine:
+            if mine and stored.done is None:
+                for place, span in cell.chunks:
+                    if place not in here and stored.count(place) < len(span):
+                        self._batch(one, span, attack, skipped, "skip")
+                self._finish(one, stored, time.monotonic() - started, skipped)
 
-    def _audit(self, one: Resolved) -> None:
-        """Runs every check for the cell on its first few images, and stores the findings."""
+    def _batch(
+        self, one: Resolved, span: range, attack: Attack, skipped: list[str], on_error: Literal["stop", "skip"] | None = None
+    ) -> Batch:
+        """The images of a chunk; without any if those that can be read are too few for the attack."""
+        places = one.places
+        batch = load(one.images, [places[at] for at in span], on_error or self.on_error, skipped)
+        if batch.ids and (why := misfit(attack, one.task.target, len(batch.ids))):  # the others could not be read
+            skipped += [f"{name}: {why}" for name in batch.ids]
+            batch = batch._replace(ids=[])
+        return batch
+
+    def _audit(self, one: Resolved) -> set[str]:
+        """Runs every check for the cell on its first few images, and stores the findings; the cell's id if none can be read."""
         cell, system, stored = one.cell, self.systems.system(one), self.store.cell(one.cell.id)
         assert stored is not None
         spec, attack, count = self.plan.audit_of(one)
         batch = load(one.images, one.places[:count], self.on_error, [])
         if not batch.ids:
-            return
+            return {cell.id}
         x, y = pixels(batch.images, self.device), tree.move(batch.target[one.task.target], self.device)
         case = Case(system, attack, one.threat, x, y, cell.seed)
         ids = [batch.ids[place] for place in case.kept.tolist()]
@@ -182,16 +261,14 @@ class Bench:
         for check in found["checks"]:
             if check["verdict"] in ("warn", "fail"):
                 self.watch.note(f"  {check['verdict']}: {check['title']}: {check['reason']}")
+        return set()
 
     def _found_elsewhere(self, cell: Cell, ids: list[str]) -> dict[str, Tensor]:
         """By encoder name: x_adv of the same attack for these images on the encoders before this one."""
         found = {}
-        for other in (one.cell for one in self.plan.audited()):
-            if other.encoder == cell.encoder:
-                break
+        for other in self.plan.earlier.get(cell.id, ()):
             stored = self.store.cell(other.id)
-            same = (other.task, other.data, other.attack, other.threat) == (cell.task, cell.data, cell.attack, cell.threat)
-            if same and stored is not None and (path := stored.path / "audit.npz").exists():
+            if stored is not None and (path := stored.path / "audit.npz").exists():
                 rows = read_arrays(path)
                 if list(rows["id"]) == ids:
                     found[stored.what["encoder_name"]] = torch.from_numpy(rows["x_adv"]).float().to(self.device)
@@ -263,7 +340,7 @@ class Bench:
     def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
         what = {
             **asdict(one.cell),
-            "place": self.plan.cells.index(one.cell),
+            "place": self._place[one.cell.id],
             "encoder_name": encoder.card.name,
             "task_name": one.task.name,
             "data_name": one.data.card.name,
@@ -279,26 +356,7 @@ class Bench:
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the store has every chunk of the cell and its summary."""
-        stored = self.store.cell(cell.id)
-        whole = stored is not None and all(stored.has(place) for place, _ in cell.chunks)
-        return whole and stored is not None and stored.done is not None
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Locks the store for this process; `StoreError` if another run is writing to it."""
-        if not self.store.path.exists() or platform.system() == "Windows":
-            yield
-            return
-        import fcntl
-
-        with open(self.store.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise StoreError(
-                    f"another run is writing to {self.store.path}; wait until it has finished, or give another --store"
-                ) from None
-            yield
+        return measured(self.store.names(cell.id), cell.places)
 
 
 def _short(encoder: str | Call) -> str:

@@ -82,6 +82,11 @@ class Cell:
         """(number, range of the indices in it) of every chunk."""
         return list(chunks(self.count, self.chunk, self.joined))
 
+    @property
+    def places(self) -> list[int]:
+        """The number of every chunk."""
+        return [place for place, _ in self.chunks]
+
 
 @dataclass(frozen=True)
 class Resolved:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hardsight.attacks.attack import Attack, Single, refusal
 from hardsight.core.errors import SpecError
-from hardsight.data import Data
+from hardsight.data import Data, open_data
 from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.pictures import Pictures
 from hardsight.measure.protocol import Protocol
@@ -52,6 +52,21 @@ class Plan:
             if not one.natural and (key not in best or rank > best[key][:2]):
                 best[key] = (*rank, one)
         return [one for _, _, one in best.values()]
+
+    @functools.cached_property
+    def earlier(self) -> dict[str, list[Cell]]:
+        """By audited cell: those of the encoders before, whose adversarial examples its audit tries, in order."""
+        audited = [one.cell for one in self.audited()]
+        first: dict[str, int] = {}
+        alike: dict[tuple[str, ...], list[tuple[int, Cell]]] = {}
+        for place, cell in enumerate(audited):
+            first.setdefault(cell.encoder, place)
+            alike.setdefault((cell.task, cell.data, cell.attack, cell.threat), []).append((place, cell))
+        return {
+            cell.id: [other for place, other in found if place < first[cell.encoder]]
+            for found in alike.values()
+            for _, cell in found
+        }
 
     def audit_of(self, one: Resolved) -> tuple[str, Attack, int]:
         """(spec, attack, number of images) of the cell's audit; dense tasks use half as many images."""
@@ -126,6 +141,20 @@ def plan(recipe: Recipe) -> Plan:
     found = list({one.cell.id: one for one in reversed(found)}.values())[::-1]  # drop duplicates, keep the first
     notes = dict.fromkeys([*notes, *pictures.notes()])
     return Plan(tuple(found), data, tuple(dict.fromkeys(left_out)), recipe.audit, tuple(notes))
+
+
+def rebuilt(cells: Sequence[Cell], audit: int = 0, protocol: Protocol | None = None) -> Plan:
+    """The plan that has these cells, in another process: nothing is read again for their stamps."""
+    cached: Build = functools.cache(build)
+    data = {text: open_data(text) for text in dict.fromkeys(cell.data for cell in cells)}
+    found = []
+    for cell in cells:
+        task, attack, threat, probe = (
+            cached(text, kind)
+            for text, kind in ((cell.task, "Task"), (cell.attack, "Attack"), (cell.threat, "Threat"), (cell.probe, "Probe"))
+        )
+        found.append(Resolved(cell, task, data[cell.data], attack, threat, probe, attack_name(cell.attack, attack)))
+    return Plan(tuple(found), data, (), audit, (), protocol)
 
 
 def plan_of(protocol: Protocol, recipes: Sequence[Recipe]) -> Plan:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
+from torch import nn
 
 from hardsight.attacks.universal import learns
 from hardsight.core import seeds
@@ -26,6 +28,7 @@ from hardsight.measure.plan import Plan
 from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe, head_identity, weights_of, with_weights
 from hardsight.store.cells import Store
+from hardsight.store.claims import Busy, Claims
 from hardsight.store.files import read_json, write_bytes, write_json
 from hardsight.tasks.base import System
 
@@ -34,9 +37,15 @@ class Systems:
     """The systems measured by a plan's cells. on_error: "stop" or "skip" at a training image that cannot be read."""
 
     def __init__(
-        self, plan: Plan, store: Store, device: torch.device, on_error: Literal["stop", "skip"], watch: Watch
+        self,
+        plan: Plan,
+        store: Store,
+        device: torch.device,
+        on_error: Literal["stop", "skip"],
+        watch: Watch,
+        claims: Claims,
     ) -> None:
-        self.plan, self.store, self.device, self.watch = plan, store, device, watch
+        self.plan, self.store, self.device, self.watch, self.claims = plan, store, device, watch, claims
         self.on_error: Literal["stop", "skip"] = on_error
         self._encoders: dict[str, Encoder] = {}
         self._banks: dict[tuple[Any, ...], Bank] = {}
@@ -54,7 +63,7 @@ class Systems:
         return self._encoders[spec]
 
     def system(self, one: Resolved) -> System:
-        """The cell's encoder with its head."""
+        """The cell's encoder with its head. `Busy` if another process is training that head."""
         cell = one.cell
         key = (cell.encoder, cell.task, cell.data, cell.probe, cell.seed)
         if key not in self._systems:
@@ -85,24 +94,39 @@ class Systems:
             return System(encoder, head.eval(), task)
         specs = {"encoder": cell.encoder, "task": cell.task, "data": cell.data, "probe": cell.probe}
         identity = head_identity(encoder, specs, cell.seed, cell.stamp)
-        path = self.store.head(hashlib.sha256(repr(identity).encode()).hexdigest()[:16])
-        if path.exists():
-            try:
-                system = with_weights(encoder, task, one.data, cell.probe, load_file(path), self.device)
-                return replace(system, fitted=read_json(path.with_suffix(".json")).get("fitted"))
-            except Exception as error:
-                raise StoreError(
-                    f"cannot read the head {path}: {error}; delete that file, and the next run will train it again"
-                ) from None
+        head_id = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+        path = self.store.head(head_id)
+        if not path.exists():
+            with self.claims.held(f"head-{head_id}", f"{encoder.card.name} · {task.name} head") as mine:
+                if not mine:
+                    raise Busy
+                if not path.exists():  # not trained in the moment before
+                    return self._trained(one, head, path, identity)
+        return self._stored(one, path)
+
+    def _stored(self, one: Resolved, path: Path) -> System:
+        encoder = self.encoder(one.cell.encoder)
+        try:
+            system = with_weights(encoder, one.task, one.data, one.cell.probe, load_file(path), self.device)
+            return replace(system, fitted=read_json(path.with_suffix(".json")).get("fitted"))
+        except Exception as error:
+            raise StoreError(
+                f"cannot read the head {path}: {error}; delete that file, and the next run will train it again"
+            ) from None
+
+    def _trained(self, one: Resolved, head: nn.Module, path: Path, identity: dict[str, Any]) -> System:
+        """The system with its head trained now; the head is stored, its record first, as the head is what others look for."""
+        cell, task, encoder = one.cell, one.task, self.encoder(one.cell.encoder)
+        tunes = hasattr(one.probe, "fit")
         with self.watch.bar(f"{encoder.card.name} · {task.name} head", 1) as bar:
             bank = None if tunes else self._bank(one, encoder, bar, getattr(head, "layers", ()))
             bar.images = 0
             started = time.monotonic()
             system = fit_probe(encoder, task, one.data, one.probe, cell.seed, self.device, bank, bar, self.on_error)
         count = len(bank or choose(one.data.split("train"), one.probe.images))
-        write_bytes(path, save(weights_of(system, encoder)))
         seconds = round(time.monotonic() - started, 2)
         write_json(path.with_suffix(".json"), {**identity, "images": count, "seconds": seconds, "fitted": system.fitted})
+        write_bytes(path, save(weights_of(system, encoder)))
         return system
 
     def _bank(self, one: Resolved, encoder: Encoder, bar: Bar, layers: tuple[int, ...] = ()) -> Bank:

@@ -6,13 +6,19 @@
                     /gallery.npz  the first few images, clean and attacked, for visual inspection
                     /done.json    written at the end: versions, git revision, device, seconds, summary
          /heads/<id>.safetensors, .json   trained heads, by the fingerprint of everything that determines them
+         /plans/<hash>.json       the cells of each plan that was run on the store, in order, for `hardsight status`
+         /claims/<what>.json      only while processes run: who works on what (`store/claims`)
 
-The process can be killed at any time: every existing file is complete, and the next run resumes at the first missing chunk.
+A process can be killed at any time: every existing file is complete, and the next run resumes at the first missing chunk. Many
+processes, on several machines with a shared folder, may write to one store: each file has one writer or one content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from hardsight.core.errors import StoreError
-from hardsight.store.files import Rows, read_arrays, read_json, write_arrays, write_json
+from hardsight.store.files import Rows, read_arrays, read_json, write_arrays, write_bytes, write_json
 
 VERSION = 1
 
@@ -42,10 +48,14 @@ class StoredCell:
         return read_json(path) if path.exists() else None
 
     def chunk(self, place: int) -> Path:
-        return self.path / f"rows-{place:05d}.npz"
+        return self.path / chunk_name(place)
 
     def has(self, place: int) -> bool:
         return self.chunk(place).exists()
+
+    def count(self, place: int) -> int:
+        """The number of images in a chunk."""
+        return len(read_arrays(self.chunk(place), lambda name: name == "id").get("id", ()))
 
     def write_chunk(self, place: int, rows: Rows) -> None:
         write_arrays(self.chunk(place), rows)
@@ -147,8 +157,36 @@ class Store:
         found = [StoredCell(path.parent, read_json(path)) for path in self.path.glob("cells/*/cell.json")]
         return sorted(found, key=lambda cell: (cell.what.get("place", 0), cell.id))
 
+    def names(self, cell_id: str) -> frozenset[str]:
+        """The names of the files that the store has of a cell: one look at its folder, whatever the number of its chunks."""
+        try:
+            return frozenset(os.listdir(self.path / "cells" / cell_id))
+        except OSError:
+            return frozenset()
+
     def head(self, head_id: str) -> Path:
         return self.path / "heads" / f"{head_id}.safetensors"
+
+    def keep_plan(self, cells: Sequence[dict[str, Any]]) -> None:
+        """Notes that these cells are to be measured: {"id", "what", "passes", "chunks", "audited"} of each."""
+        content = json.dumps({"cells": list(cells)}, ensure_ascii=False).encode()
+        path = self.path / "plans" / f"{hashlib.sha256(content).hexdigest()[:16]}.json"
+        if not path.exists():
+            write_bytes(path, content)
+
+    def planned(self) -> list[dict[str, Any]]:
+        """The cells of all plans that were run on this store, each once."""
+        found = [cell for path in sorted(self.path.glob("plans/*.json")) for cell in read_json(path)["cells"]]
+        return list({cell["id"]: cell for cell in found}.values())
+
+
+def chunk_name(place: int) -> str:
+    return f"rows-{place:05d}.npz"
+
+
+def measured(names: frozenset[str], places: Iterable[int]) -> bool:
+    """Whether a cell with these files has the chunks at `places`, its record and its summary."""
+    return {"cell.json", "done.json"} <= names and all(chunk_name(place) in names for place in places)
 
 
 def padded(parts: list[np.ndarray]) -> list[np.ndarray]:

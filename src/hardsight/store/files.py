@@ -11,22 +11,28 @@ import json
 import math
 import os
 import struct
+import tempfile
+import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from hardsight.core.errors import StoreError
+from hardsight.core.process import runs, token
 
 Rows = dict[str, np.ndarray]
+ASIDE = ".tmp"
+"""The end of a temporary file's name; before it stands the `token` of the process that writes it."""
+ABANDONED = 3600.0
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically: temporary file, sync, rename. On an error, raises `StoreError` and keeps the old file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{token()}{ASIDE}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -37,10 +43,37 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
-        raise StoreError(
-            f"cannot write {path}: {reason}; files written before are kept, run the same command again to resume"
-        ) from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> StoreError:
+    reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
+    return StoreError(f"cannot write {path}: {reason}; files written before are kept, run the same command again to resume")
+
+
+def sweep(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Removes the temporary files of processes that were killed. names: those in the folder, if they are known already.
+
+    Of another machine's process nobody here knows whether it runs: its file is removed `ABANDONED` seconds after its last change,
+    by the file system's own clock.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder) if names is None else names:
+            if not (name.startswith(".") and name.endswith(ASIDE)):
+                continue
+            path, writer = folder / name, name.removesuffix(ASIDE).rpartition(".")[2]
+            known = runs(writer)
+            if known is False or (known is None and clock(folder) - path.stat().st_mtime > ABANDONED):
+                path.unlink(missing_ok=True)
+
+
+def clock(folder: Path) -> float:
+    """The time by the clock of a folder's file system, which may be another machine's; this machine's if it can't be written to."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=f".{token()}{ASIDE}") as file:
+            return os.stat(file.name).st_mtime
+    except OSError:
+        return time.time()
 
 
 def write_json(path: Path, content: Any) -> None:
