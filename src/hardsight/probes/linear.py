@@ -32,7 +32,7 @@ TUNED = "encoder/"
 """Prefix of a fine-tuned encoder's weights, stored together with the head's."""
 LEAST, HELD = 10, 0.2
 """Fewer training images than this are not divided; the share of them on which a linear classifier's decay is chosen."""
-TRAINER = 3
+TRAINER = 4
 """Version of the training code; increased when a change of it changes the trained heads."""
 
 

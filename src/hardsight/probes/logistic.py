@@ -17,10 +17,10 @@ DECAYS = tuple(10.0 ** (-place / 2) for place in range(9))
 """The path, from 1 to 1e-4; each solution starts at the one before."""
 PATIENCE, GAIN = 2, 0.01
 """The path ends after so many decays, one after the other, that don't reduce the smallest held-out loss by this share."""
-ROUGH, EXACT, ITERATIONS = 1e-3, 1e-4, 300
+ROUGH, EXACT, ITERATIONS = 1e-3, 2e-5, 300
 """Largest component of the gradient at the end, along the path and of the last fit; and the maximal number of iterations."""
 DOUBLE = 2**27
-"""Up to this many values, features are taken as float64; above it, float32 saves memory."""
+"""Up to this many values, the last fit takes features as float64; above it, float32 saves memory. The path is in float32."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,11 @@ class Samples:
     spread: Tensor
 
     @staticmethod
-    def of(x: Tensor, y: Tensor) -> Samples:
-        spread, axes = torch.linalg.eigh(x.T @ x / len(x))
-        return Samples(x @ axes, y, axes, spread.clamp_min(0))
+    def of(x: Tensor, y: Tensor, axes: Tensor | None = None) -> Samples:
+        """axes: those of nearly the same features, where they are at hand."""
+        axes = torch.linalg.eigh(x.T @ x / len(x)).eigenvectors if axes is None else axes
+        z = x @ axes
+        return Samples(z, y, axes, z.square().mean(0))
 
     def solve(self, decay: float, start: Solution, most: float) -> Solution:
         """The minimum, searched from `start` until no component of the gradient is above `most`."""
@@ -61,15 +63,18 @@ class Samples:
 
         def read() -> Tensor:
             weight, bias = at.detach()[:, :-1] * scale, at.detach()[:, -1]
-            logs = torch.log_softmax(self.z @ weight.T + bias, 1)
-            loss = -logs.gather(1, self.y[:, None]).mean() + decay / 2 * weight.square().sum()
-            off = logs.exp_()
-            off[torch.arange(len(off), device=off.device), self.y] -= 1
-            off /= len(off)
-            slope = off.T @ self.z + decay * weight
-            at.grad = torch.cat([slope * scale, off.sum(0)[:, None]], 1)
+            logits = torch.addmm(bias[:, None], weight, self.z.T)  # [K, N]: sums over classes are then over rows
+            logits -= logits.amax(0)
+            right = logits.gather(0, self.y[None])
+            off = logits.exp_()
+            total = off.sum(0, keepdim=True)
+            loss = (total.log() - right).mean() + decay / 2 * weight.square().sum()
+            off /= total * len(self.y)
+            off.scatter_add_(0, self.y[None], torch.full_like(right, -1 / len(self.y)))
+            slope, level = torch.addmm(weight, off, self.z, beta=decay), off.sum(1)
+            at.grad = torch.cat([slope * scale, level[:, None]], 1)
             nonlocal gradient
-            gradient = float(torch.maximum(slope.abs().max(), off.sum(0).abs().max()))
+            gradient = float(torch.maximum(slope.abs().max(), level.abs().max()))
             return loss
 
         search.step(read)
@@ -94,7 +99,7 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor) -> Path:
     held-out part, the held-out loss, iterations, the gradient at the end, and whether it has converged.
     """
     device = "cpu" if x.device.type == "mps" else x.device
-    x, y = x.to(device, torch.float64 if x.numel() <= DOUBLE else torch.float32), y.to(device)
+    x, y = x.to(device, torch.float32), y.to(device)
     fitted = torch.ones(len(x), dtype=torch.bool, device=device)
     fitted[held.to(device)] = False
     samples, rest = Samples.of(x[fitted], y[fitted]), (x[~fitted], y[~fitted])
@@ -114,7 +119,10 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor) -> Path:
         best = (loss, decay, found) if loss < best[0] else best
         if since == PATIENCE:
             break
-    return Path(Samples.of(x, y).solve(best[1], best[2], EXACT), best[2], best[1], path)
+    exact = torch.float64 if x.numel() <= DOUBLE else torch.float32
+    start = Solution(best[2].weight.to(exact), best[2].bias.to(exact), 0, best[2].gradient, best[2].converged)
+    last = Samples.of(x.to(exact), y, samples.axes.to(exact)).solve(best[1], start, EXACT)
+    return Path(last, best[2], best[1], path)
 
 
 def _measured(at: Solution, x: Tensor, y: Tensor) -> tuple[float, float]:
