@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hardsight import __version__
+from hardsight.cli.cite import bibtex
 from hardsight.core.errors import DataWarning, HardsightError, SpecError, nearest
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ StoreOption = Annotated[Path | None, typer.Option(help="The folder of the result
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
-    if version:
-        typer.echo(__version__)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    cite: Annotated[bool, typer.Option("--cite", help="Print how to cite this version, as BibTeX.", is_eager=True)] = False,
+) -> None:
+    if version or cite:
+        typer.echo(__version__ if version else bibtex())
         raise typer.Exit
 
 
