@@ -143,3 +143,24 @@ def test_a_bank_without_the_layers_of_the_head_is_refused() -> None:
     bank = Bank(encoder, data.split("train"), list(range(16)), dense=True)
     with pytest.raises(DataError, match="the bank has the layers"):
         fit_probe(encoder, "segment(head=linear4)", data, bank=bank)
+
+
+def test_heads_of_three_seeds_are_stored_and_judged_and_the_first_is_the_head_of_one_seed() -> None:
+    encoder, data = load_encoder("zoo:made_supervised"), open_data(DATA)
+    for task, how in (("classify", ""), ("segment", "epochs=2, images=40, ")):
+        three, one = (fit_probe(encoder, task, data, f"probe({how}seeds={count})", seed=5) for count in (3, 1))
+        assert all(torch.equal(one.head.state_dict()[name], value) for name, value in three.head.state_dict().items())
+        assert three.fitted is not None
+        assert one.fitted is not None
+        assert three.fitted["seeds"][0] == one.fitted["score"]
+        assert len({tuple(score) for score in three.fitted["seeds"]}) == 3
+        assert "seeds" not in one.fitted
+    other = fit_probe(encoder, "classify", data, "probe", seed=6)
+    assert other.fitted is not None
+    assert fit_probe(encoder, "classify", data, "probe(seeds=2)", seed=5).fitted["seeds"][1] == other.fitted["score"]  # type: ignore[index]
+    fitted = {**one.fitted, "seeds": [one.fitted["score"], [0.01, 0.02, 0.03]], "more": None, "converged": True}
+    found = judged(replace(one, fitted=fitted))
+    assert found.verdict == "warn"
+    assert "other seeds have 0.02" in found.reason
+    with pytest.raises(SpecError, match="seeds is 0; it must be above 0"):
+        build("probe(seeds=0)", "Probe")

@@ -38,7 +38,10 @@ TRAINER = 4
 
 @dataclass(frozen=True)
 class Probe:
-    """How a head is trained; None: the task's default, and if all are None, tuned. images: number of training images."""
+    """How a head is trained; None: the task's default, and if all are None, tuned. images: number of training images.
+
+    seeds: how many heads are trained, the first of which is used; the others show what depends on the seed.
+    """
 
     epochs: int | None
     lr: float | None
@@ -47,6 +50,7 @@ class Probe:
     images: int | None
     optimizer: Literal["adamw", "adam", "sgd"] | None
     schedule: Literal["cosine", "constant", "poly"] | None
+    seeds: int = 1
 
     @property
     def tunes(self) -> bool:
@@ -63,20 +67,22 @@ def probe(
     images: int | None = None,
     optimizer: Literal["adamw", "adam", "sgd"] | None = None,
     schedule: Literal["cosine", "constant", "poly"] | None = None,
+    seeds: int = 1,
 ) -> Probe:
-    """A head on frozen features, tuned on a held-out part of them; with any argument but images, one run as it says.
+    """A head on frozen features, tuned on a held-out part of them; with an argument but images and seeds, one run as it says.
 
     None in such a run is the task's default; the optimizer's is adamw (sgd has momentum 0.9), the schedule's cosine. poly:
-    the rate falls with the power 0.9 of the steps that are left.
+    the rate falls with the power 0.9 of the steps that are left. seeds: as many heads are trained, each with its own held-out
+    part, initialization and order. The first one is used; the scores of all are stored with it and judged by the check `trained`.
     """
-    for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr)):
+    for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr), ("seeds", seeds)):
         if value is not None and value <= 0:
             raise SpecError(f"probe: {name} is {value:g}; it must be above 0")
     if batch == 1 or images == 1:
         raise SpecError("probe: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay is not None and weight_decay < 0:
         raise SpecError(f"probe: weight_decay is {weight_decay:g}; it must be at least 0")
-    return Probe(epochs, lr, weight_decay, batch, images, optimizer, schedule)
+    return Probe(epochs, lr, weight_decay, batch, images, optimizer, schedule, seeds)
 
 
 @torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
@@ -121,9 +127,10 @@ def fit_probe(
         features, target = bank.batch(torch.arange(len(bank)), dense=False)
         fill(features.pooled, target[at.target])
         return System(encoder, head.eval(), at)
-    head = seeded(head, seeds.generator("head", seed))
-    fitted = _fit(head, at, bank, how, seed, tick)
-    return System(encoder, head.eval().requires_grad_(False), at, fitted)
+    heads = [seeded(copy.deepcopy(head), seeds.generator("head", seed + place)) for place in range(how.seeds)]
+    found = [_fit(one, at, bank, how, seed + place, tick) for place, one in enumerate(heads)]
+    scores = {"seeds": [one["score"] for one in found]} if how.seeds > 1 and "score" in found[0] else {}
+    return System(encoder, heads[0].eval().requires_grad_(False), at, found[0] | scores)
 
 
 def _fit(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: Tick | None) -> Fitted:

@@ -49,6 +49,12 @@ def trained(apart: float = 0.25) -> Check:
                     f"{reason}: under-fitted, {_what(more)} on held-out images: {gained}; train longer, as in "
                     f"probe({_longer(fitted)}), at another rate, as in probe(lr=...), or tuned: probe",
                 )
+        apart_by_seed = [one for one in fitted.get("seeds", ()) if one[0] > score[2] or one[2] < score[0]]
+        if apart_by_seed:
+            others = ", ".join(f"{one[1]:.2f}" for one in apart_by_seed)
+            return Finding(
+                "warn", f"{reason}: heads of other seeds have {others}, beyond the interval; use more training images"
+            )
         if fitted["seen"]:
             return Finding("pass", f"{reason} (all were trained on, so that over-fitting would not show)")
         gap, tried = train[0] - score[2] > apart, [one["weight_decay"] for one in fitted["curve"] if "weight_decay" in one]
