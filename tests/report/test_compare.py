@@ -101,3 +101,15 @@ def test_only_shared_images_are_compared(places: dict[str, Path], tmp_path: Path
     for cell in Store(tmp_path / "short").cells():
         cell.chunk(1).unlink()
     assert {line.found.n for line in compare(str(places["old"]), str(tmp_path / "short")).lines} == {30}
+
+
+def test_an_encoder_is_named_as_in_the_table_or_by_any_writing_of_its_spec(places: dict[str, Path], tmp_path: Path) -> None:
+    store = shutil.copytree(places["both"], tmp_path / "both")
+    for path in store.glob("cells/*/cell.json"):  # as `bench` keeps it
+        path.write_text(path.read_text().replace('"zoo:one"', "\"zoo('made_simclr')\""))
+    lines = compare("one", "two", store).lines
+    assert len(lines) == 10
+    for text in ("zoo:made_simclr", "zoo('made_simclr')", "zoo(name=made_simclr)"):
+        assert compare(text, "two", store).lines == lines
+    with pytest.raises(SpecError, match="no finished cell of an encoder 'zoo:one'"):
+        compare("zoo:one", "two", store)

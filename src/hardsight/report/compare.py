@@ -22,6 +22,8 @@ from hardsight.metrics.worst import counts_for
 from hardsight.report.measured import Entry, differing, names_of, read
 from hardsight.report.results import plain
 from hardsight.report.table import shown
+from hardsight.specs.catalog import complete, minimal
+from hardsight.specs.syntax import show
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,22 @@ def _side(text: str, store: Path | None) -> tuple[list[Entry], list[str]]:
         )
     entries, left_out = read([store])
     names = names_of(entries)
-    own = [entry for entry in entries if text in (names[entry.encoder], entry.encoder[0])]
+    wanted = {text, _stored(text)}
+    own = [entry for entry in entries if wanted & {names[entry.encoder], entry.encoder[0]}]
     if not own:
         known = sorted(set(names.values()))
         raise SpecError(
             f"{store} has no finished cell of an encoder '{plain(text)}'{nearest(text, known) or '; it has ' + ', '.join(known)}"
         )
     return own, left_out
+
+
+def _stored(text: str) -> str:
+    """An encoder's spec as cells keep it: `zoo('made_simclr')` of `zoo:made_simclr`; of what is no spec, the text itself."""
+    try:
+        return show(minimal(complete(text, "Encoder")))
+    except SpecError:
+        return text
 
 
 Pair = tuple[Entry, Entry]
