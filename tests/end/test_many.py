@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +13,16 @@ import pytest
 from hardsight.measure.bench import Bench
 from hardsight.measure.plan import plan, rebuilt
 from hardsight.store.cells import Store
-from tests.end.test_bench import SMALL, rows_of
+from hardsight.store.claims import held
+from tests.end.test_bench import SMALL, inside, rows_of
 from tests.fixtures.processes import Command
 
 ENCODERS = ("tiny", "tiny(widths=(4, 8, 8, 8))")
-GRID = replace(SMALL, encoders=ENCODERS, tasks=("classify", "depth"), audit=4)
+GRID = replace(SMALL, encoders=ENCODERS, tasks=("classify", "depth"), attacks=("clean", "embed(steps=2)", "pgd(3)"), audit=2)
 WORDS = [
     "bench", *(word for one in ENCODERS for word in ("--encoder", one)), "--task", "classify", "--task", "depth",
-    "--data", SMALL.data[0], "--attack", "clean", "--attack", "embed(steps=2)", "--attack", "task", "--eps", "8/255",
-    "--count", "12", "--set", "audit=4", "--set", "chunk=5", "--set", f"probe={SMALL.probe}", "--set", "gallery=2",
+    "--data", SMALL.data[0], "--attack", "clean", "--attack", "embed(steps=2)", "--attack", "pgd(3)", "--eps", "8/255",
+    "--count", "12", "--set", "audit=2", "--set", "chunk=5", "--set", f"probe={SMALL.probe}", "--set", "gallery=2",
 ]  # fmt: skip
 
 
@@ -58,3 +61,63 @@ def test_a_plan_is_rebuilt_from_its_cells() -> None:
     assert [one.attack_name for one in there.resolved] == [one.attack_name for one in here.resolved]
     assert there.earlier == here.earlier
     assert [[cell.encoder for cell in cells] for cells in here.earlier.values()] == [[], [ENCODERS[0]]] * 2
+
+
+def pids(store: Path) -> set[int]:
+    """The processes that have claims."""
+    return {int(one["who"].split("-")[1]) for one in held(store).values()}
+
+
+def gone(numbers: set[int], seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while any(Path(f"/proc/{one}").exists() for one in numbers) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{one}").exists() for one in numbers)
+
+
+def clean(store: Path) -> bool:
+    return not list(store.rglob("*.tmp")) and not (store / "claims").exists()
+
+
+def test_rows_on_workers_are_those_of_one_process(measured: Path, tmp_path: Path) -> None:
+    done = inside(*WORDS, "--store", str(tmp_path), "--on", "local(3)")
+    assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path) == rows_of(measured)
+    assert done.stderr.count(", n = 12") == 12 and done.stderr.count("· audit:") == 4
+    assert clean(tmp_path)
+    again = inside(*WORDS, "--store", str(tmp_path), "--on", "local(3)")
+    assert (again.returncode, again.stderr) == (0, ""), "nothing is done twice"
+    assert again.stdout == done.stdout
+
+
+def test_a_killed_worker_is_replaced(measured: Path, tmp_path: Path) -> None:
+    command = Command(*WORDS, "--store", str(tmp_path), "--on", "local(2)", parent=True)
+    found: set[int] = set()
+    for chunks in (2, 12):
+        command.wait(lambda chunks=chunks: len(list(tmp_path.glob("cells/*/rows-*.npz"))) >= chunks)
+        found.clear()
+        command.wait(lambda: bool(found.update(pids(tmp_path)) or found))
+        os.kill(found.pop(), signal.SIGKILL)
+    code, said = command.end()
+    assert code == 0, said
+    assert "was killed by signal 9; another one takes its place" in said
+    assert rows_of(tmp_path) == rows_of(measured)
+    assert clean(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_end_with_the_command_and_it_goes_on(
+    measured: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = Command(*WORDS, "--store", str(tmp_path), "--on", "local(2)", parent=True)
+    command.wait(lambda: len(list(tmp_path.glob("cells/*/rows-*.npz"))) >= 4)
+    workers = pids(tmp_path)
+    ended, said = command.end(number)
+    assert ended == code
+    if code == 130:
+        assert said.splitlines()[-1].endswith("run the same command again to resume")
+        assert clean(tmp_path)
+    assert gone(workers)
+    Bench(plan(GRID), Store(tmp_path), gallery=2).run()
+    assert rows_of(tmp_path) == rows_of(measured)
+    assert clean(tmp_path)

@@ -18,6 +18,7 @@ from hardsight.cli.cite import bibtex
 from hardsight.core.errors import DataWarning, HardsightError, SpecError, nearest
 
 if TYPE_CHECKING:
+    from hardsight.measure.engines.base import Engine
     from hardsight.store.cells import StoredCell
 
 app = typer.Typer(
@@ -37,6 +38,10 @@ Eps = Annotated[str | None, typer.Option(help="Radii, such as 1/255,2/255,4/255,
 Seed = Annotated[int | None, typer.Option(help="Random seed of heads, random starts and batches.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 OnError = Annotated[str, typer.Option(help="At an unreadable image: stop, or skip it (and report its name).")]
+On = Annotated[
+    str | None,
+    typer.Option(help="Where to run: 'local(4)' worker processes, 'slurm(partition=NAME)', ray. Default: in this process."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 StoreOption = Annotated[Path | None, typer.Option(help="The folder of the results; default runs/<name>.")]
 
@@ -102,6 +107,15 @@ def _fail(message: str, code: int) -> None:
 def one_of(value: str, known: tuple[str, ...], what: str) -> None:
     if value not in known:
         raise SpecError(f"{what} '{value}' is unknown{nearest(value, known) or '; one of: ' + ', '.join(known)}")
+
+
+def engine_of(on: str) -> Engine:
+    """The engine of `--on`; `HardsightError` if it can't run anything here."""
+    from hardsight.specs.catalog import build
+
+    engine = build(on, "Engine")
+    engine.check()
+    return engine
 
 
 def write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str, Path]:

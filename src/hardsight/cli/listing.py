@@ -31,6 +31,7 @@ GROUPS = {
     "checks": ("Check",),
     "corruptions": ("Corruption",),
     "preprocessing": ("Preprocess",),
+    "engines": ("Engine",),
 }
 """The arguments of `hardsight list`, and the kinds that each one shows."""
 

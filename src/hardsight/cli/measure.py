@@ -15,11 +15,13 @@ from hardsight.cli.base import (
     Device,
     Encoders,
     Eps,
+    On,
     OneEncoder,
     OnError,
     Seed,
     StoreOption,
     app,
+    engine_of,
     one_of,
     print_table,
     write_report,
@@ -64,6 +66,7 @@ def bench(
         bool, typer.Option("--dry-run", help="Print the cells with an estimate of forward passes and time; run nothing.")
     ] = False,
     on_error: OnError = "stop",
+    on: On = None,
     protocol: Annotated[
         str | None, typer.Option(help="A published protocol instead of a recipe (hardsight list protocols).")
     ] = None,
@@ -87,6 +90,7 @@ def bench(
         chosen = protocols.asked(found, encoders, data or [], given, setting or [], off_protocol)
     for one in chosen:
         one.check()
+    engine = engine_of(on) if on and not dry_run else None
 
     from hardsight.core.progress import Watch
     from hardsight.measure.bench import Bench
@@ -98,13 +102,18 @@ def bench(
     folder = store or Path("runs") / (first.name if plain else f"{first.name}-{_hash(chosen if found else first)}")
     results = Store(folder)
     planned = plan_of(found, chosen) if found else plan(first)
-    runner = Bench(planned, results, device, on_error, first.gallery, Watch())  # type: ignore[arg-type]
+    runner = Bench(planned, results, "cpu" if engine else device, on_error, first.gallery, Watch())  # type: ignore[arg-type]
     for line in planned.left_out:
         runner.watch.note(f"left out: {line}")
     if dry_run:
         _estimate(runner, as_json)
         return
-    cells = runner.run()
+    if engine:
+        from hardsight.measure.workers import run_on
+
+        cells = run_on(engine, runner, device)
+    else:
+        cells = runner.run()
     paths = write_report(cells, folder, first.title or first.name)
     print_table(cells, as_json)
     if not as_json:

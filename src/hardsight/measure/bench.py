@@ -26,13 +26,14 @@ from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sour
 from hardsight.measure.checks.base import Case
 from hardsight.measure.departures import record
 from hardsight.measure.evaluate import evaluate
+from hardsight.measure.lines import of_audit, of_cell
 from hardsight.measure.pictures import prepared_by
 from hardsight.measure.plan import Plan
 from hardsight.measure.queue import Queue, chunk_claim
 from hardsight.measure.stamps import fixes_weights, stamp
 from hardsight.measure.systems import Systems
 from hardsight.metrics import counts_in, of
-from hardsight.metrics.worst import counts_for, members_of
+from hardsight.metrics.worst import members_of
 from hardsight.metrics.worst import summary as worst_summary
 from hardsight.specs.catalog import complete, minimal
 from hardsight.specs.syntax import Call, read, show
@@ -78,6 +79,8 @@ class Bench:
         self._passes: dict[str, int] = {}
         """Of each cell that is not finished: how far it has moved the bar."""
         self._noted: set[str] = set()
+        self.left_out: set[str] = set()
+        """What should be said of training images that could not be read."""
 
     def run(self) -> list[StoredCell]:
         """Returns every cell of the plan, measured now or before. Finished chunks are kept if this is interrupted.
@@ -146,7 +149,7 @@ class Bench:
         return over
 
     def _wait(self) -> None:
-        self._note(f"the rest is being measured by other processes that write to {self.store.path}")
+        self.say_once(f"the rest is being measured by other processes that write to {self.store.path}")
 
     def _planned(self, one: Resolved, audited: frozenset[str]) -> dict[str, Any]:
         cell = one.cell
@@ -174,7 +177,7 @@ class Bench:
         except (WeightsError, MissingDependency) as error:
             if missing:
                 raise
-            self._note(f"{one.cell.encoder}: the store's numbers are given without a look at its weights: {error}")
+            self.say_once(f"{one.cell.encoder}: the store's numbers are given without a look at its weights: {error}")
 
     def _weights(self, cell: Cell) -> dict[str, str]:
         """By encoder, also those that a transfer attack is from: the SHA-256 of weights that no stamp tells."""
@@ -183,7 +186,7 @@ class Bench:
         pairs = zip([cell.encoder, *surrogates], stamps, strict=False)
         return {spec: self.systems.encoder(spec).card.sha256 for spec, known in pairs if not fixes_weights(spec, known)}
 
-    def _note(self, message: str) -> None:
+    def say_once(self, message: str) -> None:
         """Says it once."""
         if message not in self._noted:
             self._noted.add(message)
@@ -254,13 +257,7 @@ class Bench:
             found = {"attack": attack_name(spec, attack), **audit(case)}
         write_arrays(stored.path / "audit.npz", {"id": np.array(ids), "x_adv": case.found.x_adv.half().cpu().numpy()})
         write_json(stored.path / "audit.json", found)
-        name = f"{stored.what['encoder_name']} · {stored.what['task_name']}"
-        said = f"{name} · audit: {found['verdict']}, {len(found['checks'])} checks, {found['seconds']} s"
-        left_out = f", {case.unlabelled} of {len(batch.ids)} images left out: nothing of them is labelled"
-        self.watch.note(said + left_out * bool(case.unlabelled))
-        for check in found["checks"]:
-            if check["verdict"] in ("warn", "fail"):
-                self.watch.note(f"  {check['verdict']}: {check['title']}: {check['reason']}")
+        self.say_audit(stored)
         return set()
 
     def _found_elsewhere(self, cell: Cell, ids: list[str]) -> dict[str, Tensor]:
@@ -306,7 +303,7 @@ class Bench:
                 f"{one.attack_name} attacks none of the {cell.count} images of {cell.data}: the label of all is its target"
             )
         counts, left_out = counts_in(rows), stored.left_out
-        summary, headline = metric.summary(counts), counts_for(rows, metric, metric.headline)
+        summary = metric.summary(counts)
         if members_of(rows):  # a suite: the worst case over the whole set, and with `_by_image` that of each image
             summary = worst_summary(rows, task.name) | {f"{key}_by_image": value for key, value in summary.items()}
         stored.finish(
@@ -323,19 +320,20 @@ class Bench:
                 "git": revision(),
             }
         )
-        low, high = metric.interval(headline)
-        scale = 100 if metric.unit == "%" else 1
-        value, low, high = (
-            f"{scale * number:.{1 if scale == 100 else 3}f}" for number in (summary[metric.headline], low, high)
-        )
-        what = stored.what
-        self.watch.note(
-            f"{what['encoder_name']} · {task.name} on {what['data_name']} · {what['attack_name']} {cell.eps_text}".rstrip()
-            + f": {metric.label} {value} {metric.unit} [{low}, {high}], n = {len(rows['id'])}, {seconds:.1f} s"
-            + f", without {left_out} images whose label is the attack's target" * bool(left_out)
-        )
-        for message in [*skipped, *self.systems.skipped(cell)]:
-            self._note(f"left out: {message}")
+        self.say(stored)
+        self.left_out |= {f"left out: {message}" for message in self.systems.skipped(cell)}
+        for message in sorted(self.left_out):
+            self.say_once(message)
+
+    def say(self, stored: StoredCell) -> None:
+        """Says what came out of a cell."""
+        self.watch.note(of_cell(stored))
+        for message in (stored.done or {})["skipped"]:
+            self.say_once(f"left out: {message}")
+
+    def say_audit(self, stored: StoredCell) -> None:
+        for line in of_audit(stored):
+            self.watch.note(line)
 
     def _what(self, one: Resolved, encoder: Encoder) -> dict[str, Any]:
         what = {

@@ -1,0 +1,112 @@
+"""A plan on many workers: each finds its work in the store (`measure/queue`), and this process follows what appears there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hardsight.core.progress import Bar, Watch
+from hardsight.measure.bench import Bench, Todo
+from hardsight.measure.cells import Cell, Resolved
+from hardsight.measure.engines.base import Call, Engine, marked, results
+from hardsight.measure.plan import rebuilt
+from hardsight.measure.protocol import Protocol
+from hardsight.store.cells import Store, StoredCell, chunk_name, measured
+
+SHARE = 0.1
+"""The largest part of this process's time that is spent on looking at the store."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs of a bench."""
+
+    cells: tuple[Cell, ...]
+    audit: int
+    protocol: Protocol | None
+    store: Path
+    on_error: Literal["stop", "skip"]
+    gallery: int
+
+
+def work(job: Job, device: str = "auto") -> list[str]:
+    """In a worker: measures until nothing is left, and returns what should be said of it."""
+    watch = Watch(quiet=True)
+    plan = rebuilt(job.cells, job.audit, job.protocol)
+    bench = Bench(plan, Store(job.store), device, job.on_error, job.gallery, watch)
+    with watch, watch.bar("measuring", 1) as bar:
+        bench.work(bench.todo(), bar)
+    return sorted(bench.left_out)
+
+
+def run_on(engine: Engine, bench: Bench, device: str = "auto") -> list[StoredCell]:
+    """`bench.run()`, by the engine's workers. bench: its device is only used for the checks before."""
+    todo = bench.todo()
+    bench.check(todo)
+    if todo:
+        plan, store = bench.plan, bench.store.path.resolve()
+        job = Job(plan.cells, plan.audit, plan.protocol, store, bench.on_error, bench.gallery)
+        mark = marked(store)
+        parts = sum(len(one.cell.places) for one in todo.cells) + len(todo.unaudited)
+        calls = [Call(work, (job,), device, mark)] * min(engine.workers, parts)
+        try:
+            with bench.watch, bench.watch.bar(f"{len(calls)} workers", sum(one.passes for one in todo.cells)) as bar:
+                follow = Follow(bench, todo, bar)
+                for _, messages in results(engine, calls, follow, said=bench.watch.note):
+                    for message in messages:
+                        bench.say_once(message)
+                follow.look()
+        finally:
+            mark.unlink(missing_ok=True)
+    return bench.finish(todo)
+
+
+class Follow:
+    """Says what appears in the store while workers write to it, and moves the bar. Called: whether anything is new."""
+
+    def __init__(self, bench: Bench, todo: Todo, bar: Bar) -> None:
+        self.bench, self.bar = bench, bar
+        self.cells = {one.cell.id: one for one in todo.cells}
+        self.audits = set(todo.unaudited)
+        self.chunks = {cell: self._there(one) for cell, one in self.cells.items()}
+        for cell, there in self.chunks.items():
+            self._move(self.cells[cell], len(there))
+        self.heads, self._next = 0, 0.0
+
+    def __call__(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        started = time.monotonic()
+        new = self.look()
+        self._next = time.monotonic() + (time.monotonic() - started) / SHARE
+        return new
+
+    def look(self) -> bool:
+        """One look at every cell that is not finished."""
+        store, new = self.bench.store, False
+        for cell, one in list(self.cells.items()):
+            there = self._there(one)
+            if more := there - self.chunks[cell]:
+                new = True
+                self._move(one, len(more))
+                self.chunks[cell] = there
+            if measured(store.names(cell), one.cell.places) and (stored := store.cell(cell)):
+                del self.cells[cell]
+                self.bench.say(stored)
+        for cell in list(self.audits):
+            if "audit.json" in store.names(cell) and (stored := store.cell(cell)):
+                self.audits.remove(cell)
+                self.bench.say_audit(stored)
+                new = True
+        heads = len(list(store.path.glob("heads/*.safetensors")))
+        new, self.heads = new or heads > self.heads, heads
+        return new
+
+    def _there(self, one: Resolved) -> set[str]:
+        return set(self.bench.store.names(one.cell.id) & {chunk_name(place) for place in one.cell.places})
+
+    def _move(self, one: Resolved, chunks: int) -> None:
+        share = chunks / len(one.cell.places)
+        self.bar.advance(round(one.passes * share), round(one.cell.count * share))
