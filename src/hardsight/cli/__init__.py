@@ -4,7 +4,17 @@ Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right),
 fails, 130 interrupted (finished parts are kept).
 """
 
-from hardsight.cli import board, compare, data, geometry, measure, show, study, train  # each adds its commands to the app
+from hardsight.cli import (  # each adds its commands to the app
+    board,
+    compare,
+    data,
+    geometry,
+    measure,
+    show,
+    status,
+    study,
+    train,
+)
 from hardsight.cli.base import app, main
 
-__all__ = ["app", "board", "compare", "data", "geometry", "main", "measure", "show", "study", "train"]
+__all__ = ["app", "board", "compare", "data", "geometry", "main", "measure", "show", "status", "study", "train"]

@@ -154,7 +154,8 @@ class Bench:
     def _planned(self, one: Resolved, audited: frozenset[str]) -> dict[str, Any]:
         cell = one.cell
         what = " ".join(part for part in (cell.encoder, cell.task, cell.data, cell.column, cell.eps_text) if part)
-        return {"id": cell.id, "what": what, "passes": one.passes, "chunks": len(cell.chunks), "audited": cell.id in audited}
+        counts = {"passes": one.passes, "chunks": len(cell.chunks), "audited": cell.id in audited}
+        return {"id": cell.id, "what": what, "encoder": cell.encoder, **counts}
 
     def _compare(self) -> None:
         """Writes into every cell's record where it departs from the protocol, also of cells that were measured before."""

@@ -168,7 +168,7 @@ class Store:
         return self.path / "heads" / f"{head_id}.safetensors"
 
     def keep_plan(self, cells: Sequence[dict[str, Any]]) -> None:
-        """Notes that these cells are to be measured: {"id", "what", "passes", "chunks", "audited"} of each."""
+        """Notes that these cells are to be measured: {"id", "what", "encoder", "passes", "chunks", "audited"} of each."""
         content = json.dumps({"cells": list(cells)}, ensure_ascii=False).encode()
         path = self.path / "plans" / f"{hashlib.sha256(content).hexdigest()[:16]}.json"
         if not path.exists():
