@@ -69,6 +69,11 @@ def test_a_contradiction_is_refused_with_both_values(options: dict, settings: li
     assert allowed != asked(protocol, ["tiny"], [], {}, ROOT)
 
 
+def test_a_radius_that_is_no_number_is_told_as_that_and_not_as_a_contradiction() -> None:
+    with pytest.raises(SpecError, match="eps 'abc' is not a number"):
+        asked(load("paper002-classification"), ["zoo:dinov2_vits14"], ["cifar10:A"], {"eps": ("abc",)})
+
+
 def test_every_contradiction_is_in_the_message() -> None:
     with pytest.raises(SpecError, match=r"count is 10000, and 5 .*precision is float32, and bf16"):
         asked(load("robustbench-cifar10-linf"), ["tiny"], [], {"count": 5, "precision": "bf16"}, ROOT)

@@ -171,6 +171,9 @@ def asked(
 
 def _narrowed(parts: list[Part], name: str, given: Sequence[str], clashes: list[str]) -> list[Part]:
     """The parts with the given ones of a list only; all with what is given, a contradiction, if that isn't in the list."""
+    if name == "eps":
+        for one in given:
+            read_number(one, name)
     wanted = {meaning(one, GRIDS[name]) for one in given}
     known = {meaning(one, GRIDS[name]): one for part in parts for one in getattr(part.recipe, name)}
     if not wanted <= set(known):

@@ -50,7 +50,7 @@ class Probe:
     images: int | None
     optimizer: Literal["adamw", "adam", "sgd"] | None
     schedule: Literal["cosine", "constant", "poly"] | None
-    seeds: int = 1
+    seeds: int
 
     @property
     def tunes(self) -> bool:
