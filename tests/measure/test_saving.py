@@ -70,6 +70,17 @@ def test_folder_is_attacked_and_read_back(photos: Path, tmp_path: Path, attack: 
         assert record["embedding_moved_saved"] > 0
 
 
+def test_progress_moves_within_a_batch(photos: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    threat, attack = build("linf(8/255)", "Threat"), build("embed(steps=9)", "Attack")
+    attack_folder(
+        toy_system(build("classify", "Task")), attack, threat, photos, tmp_path / "out", tick=lambda *at: seen.append(at)
+    )
+    assert seen[0] == (0, 3) and seen[-1] == (3, 3) and seen == sorted(seen)
+    of_the_two = [done for done, _ in seen if done < 2]
+    assert of_the_two.count(1) > 2, "two images of one size are one batch: the first half of its passes, then the second"
+
+
 def test_command_writes_pngs_and_names_what_it_left_out(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_bytes(b"\x89PNG not really")
     words = ["attack", "--encoder", "tiny", "--images", str(photos), "--eps", "2/255", "--attack", "embed(steps=2)"]

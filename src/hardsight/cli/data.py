@@ -45,5 +45,5 @@ def get(spec: Spec) -> None:
     from hardsight.data.get import get
 
     with Watch() as watch, watch.bar("fetching, MiB", 1) as bar:
-        place = get(spec, lambda done, total: watch.bars.update(bar.key, completed=done, total=total or None))
+        place = get(spec, bar.reach)
     typer.echo(place)

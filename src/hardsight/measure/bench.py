@@ -25,8 +25,10 @@ from hardsight.measure.audit import audit
 from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.checks.base import Case
 from hardsight.measure.departures import record
+from hardsight.measure.engines.base import stop_if_asked
 from hardsight.measure.evaluate import evaluate
 from hardsight.measure.lines import of_audit, of_cell
+from hardsight.measure.passes import counted
 from hardsight.measure.pictures import prepared_by
 from hardsight.measure.plan import Plan
 from hardsight.measure.queue import Queue, chunk_claim
@@ -123,6 +125,7 @@ class Bench:
         with self.claims:
             queue = Queue(self.plan, self.store, self.claims, todo.missing, todo.unaudited, self._count_up(bar), self._wait)
             for part in queue:
+                stop_if_asked()
                 cell = part.one.cell
                 self.systems.forget_others(cell)
                 bar.say(f"{_short(cell.encoder)} · {cell.task} · {part.what}")
@@ -202,6 +205,7 @@ class Bench:
             attack = on(prepared(one.attack, self._lab(one, system)), target)
         started, here, skipped = time.monotonic(), set(), []
         for place, span in reversed(cell.chunks) if helping else cell.chunks:
+            whole = len(span) * attack.passes
             with self.claims.held(chunk_claim(cell.id, place), f"{_short(cell.encoder)} · {cell.task}") as mine:
                 if not mine or stored.has(place):
                     continue
@@ -209,19 +213,20 @@ class Bench:
                 batch = self._batch(one, span, attack, skipped)
                 if not batch.ids:  # no image could be read: write an empty chunk, so that the cell can be finished
                     stored.write_chunk(place, {})
+                    bar.advance(whole)
                 else:
                     rng = seeds.generator(cell.draws, place)
                     x, y = pixels(batch.images, self.device), tree.move(batch.target[target], self.device)
                     keep = self.gallery if place == 0 else 0
-                    with seeded(
-                        seeds.seed_of(cell.draws, place, "model")
-                    ):  # an encoder may draw random numbers too: random crops
+                    # an encoder may draw random numbers too: random crops
+                    with counted(system.encoder, whole, bar.advance), seeded(seeds.seed_of(cell.draws, place, "model")):
                         rows, seen = evaluate(system, attack, threat, x, y, batch.ids, rng, cell.precision, keep)
                     if seen is not None:
                         write_arrays(stored.path / "gallery.npz", seen)
                     stored.write_chunk(place, rows)
-            self._passes[cell.id] = self._passes.get(cell.id, 0) + len(span) * attack.passes
-            bar.advance(len(span) * attack.passes, len(span))
+            self._passes[cell.id] = self._passes.get(cell.id, 0) + whole
+            bar.advance(0, len(span))
+            stop_if_asked()
         if not all(stored.has(place) for place in cell.places):
             return
         with self.claims.held(f"done-{cell.id}") as mine:

@@ -23,6 +23,7 @@ from hardsight.core import seeds, tree
 from hardsight.core.errors import DataError
 from hardsight.data.images import list_images, open_image
 from hardsight.losses.objective import still
+from hardsight.measure.passes import counted
 from hardsight.specs.catalog import minimal
 from hardsight.specs.syntax import show
 from hardsight.store.files import write_bytes, write_json
@@ -111,11 +112,22 @@ def attack_folder(
             group_paths = [path for path, one in zip(group_paths, same.tolist(), strict=True) if not one]
             x, label = x[~same], tree.take(label, ~same)
         if group_paths:
-            records.extend(_attack_batch(system, attack, threat, x, label, rng, group_paths, source, target, names))
+            each, ran = max(attack.passes, 1), 0
+
+            def advance(passes: int) -> None:
+                nonlocal ran
+                ran += passes
+                if tick:
+                    tick(done + min(ran // each, len(group) - 1), len(paths))
+
+            with counted(system.encoder, each * len(group_paths), advance):
+                records.extend(_attack_batch(system, attack, threat, x, label, rng, group_paths, source, target, names))
         done += len(group)
         if tick:
             tick(done, len(paths))
 
+    if tick:
+        tick(0, len(paths))
     for path in paths:
         try:
             image = torch.from_numpy(open_image(path).copy()).permute(2, 0, 1)
