@@ -2,8 +2,9 @@
 
     python benchmarks/results/papers.py [FOLDER]
 
-FOLDER (default: runs) has a folder with figures.json for each study that was run, as `hardsight study NAME` writes it; the text
-around the tables is in papers.md and papers-quirks.md beside this file.
+FOLDER (default: runs) has a folder with figures.json for each study that was run, as `hardsight study NAME` writes it; a study
+that is not there keeps the section that the page has. The text around the tables is in papers.md and papers-quirks.md beside
+this file.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ def row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def section(study: Study) -> list[str]:
+    """What the page has of a study, if that was printed from figures."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+    if f"### {study.what}" not in lines:
+        return []
+    start = lines.index(f"### {study.what}")
+    end = next((place for place in range(start + 1, len(lines)) if lines[place].startswith("##")), len(lines))
+    found = lines[start:end]
+    while not found[-1]:
+        found.pop()
+    return (
+        ["", *found] if any("seeds" in line for line in found) and not any("No run of the" in line for line in found) else []
+    )
+
+
 def of_study(study: Study, runs: Path) -> list[str]:
     """A study's command, what it took, and a line a finding."""
     lines = ["", f"### {study.what}", "", "```sh", study.command, "```", ""]
@@ -51,7 +67,7 @@ def of_study(study: Study, runs: Path) -> list[str]:
     said = ["", *discussion.read_text(encoding="utf-8").rstrip().splitlines()] if discussion.exists() else []
     found = figures_of(runs / study.name)
     if found is None:
-        return [*lines, "No run of the whole study was at hand for this page.", *said]
+        return section(study) or [*lines, "No run of the whole study was at hand for this page.", *said]
     figures, seconds = found
     done = max((len(values) for figure in figures.values() for values in figure["arms"].values()), default=0)
     one = "" if done > 1 else ": without an interval over seeds, nothing is settled"
