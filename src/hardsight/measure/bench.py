@@ -322,6 +322,7 @@ class Bench:
                 "queries": float(rows["queries"].mean()),
                 "summary": summary,
                 "skipped": skipped,
+                "head": self.systems.head(one),
                 "versions": versions(),
                 "git": revision(),
             }

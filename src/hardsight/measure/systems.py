@@ -24,6 +24,7 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders.adapt import seeded
 from hardsight.encoders.base import Encoder
 from hardsight.measure.cells import Cell, Resolved
+from hardsight.measure.checks.trained import judged
 from hardsight.measure.plan import Plan
 from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe, head_identity, weights_of, with_weights
@@ -31,6 +32,9 @@ from hardsight.store.cells import Store
 from hardsight.store.claims import Busy, Claims
 from hardsight.store.files import read_json, write_bytes, write_json
 from hardsight.tasks.base import System
+
+BRIEF = ("how", "choice", "steps", "images", "held_out", "score", "train", "seeds")
+"""What a finished cell says of its head; the rest is stored with the head."""
 
 
 class Systems:
@@ -69,6 +73,17 @@ class Systems:
         if key not in self._systems:
             self._systems[key] = self._build(one)
         return self._systems[key]
+
+    def head(self, one: Resolved) -> dict[str, Any] | None:
+        """How the cell's head was trained, in short, and what the check `trained` says of it; None if no head was trained."""
+        fitted = self.system(one).fitted
+        if fitted is None:
+            return None
+        finding = judged(fitted)
+        return {name: fitted[name] for name in BRIEF if name in fitted} | {
+            "verdict": finding.verdict,
+            "reason": finding.reason,
+        }
 
     def skipped(self, cell: Cell) -> list[str]:
         """The training images that could not be read, with the reason, if a head was trained in this run."""

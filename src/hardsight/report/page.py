@@ -14,6 +14,7 @@ import numpy as np
 
 from hardsight.report.audits import audits
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
+from hardsight.report.heads import heads
 from hardsight.report.nearest import nearest
 from hardsight.report.pictures import galleries
 from hardsight.report.protocol import RULE, groups
@@ -103,6 +104,7 @@ def html(table: Table, title: str = "Robustness report") -> str:
         ],
         galleries=[(tasks[gallery.task, gallery.data], gallery) for gallery in galleries(table)],
         audits=audits(table),
+        heads=heads(table),
         nearest=nearest(table),
         protocols=groups(table),
         rule=RULE,
