@@ -8,6 +8,7 @@ from hardsight.cli import (  # each adds its commands to the app
     board,
     compare,
     data,
+    demo,
     geometry,
     measure,
     show,
@@ -17,4 +18,4 @@ from hardsight.cli import (  # each adds its commands to the app
 )
 from hardsight.cli.base import app, main
 
-__all__ = ["app", "board", "compare", "data", "geometry", "main", "measure", "show", "status", "study", "train"]
+__all__ = ["app", "board", "compare", "data", "demo", "geometry", "main", "measure", "show", "status", "study", "train"]

@@ -46,6 +46,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 StoreOption = Annotated[Path | None, typer.Option(help="The folder of the results; default runs/<name>.")]
 
 
+def _hush(quiet: bool) -> bool:
+    from hardsight.core.progress import Watch
+
+    Watch.silent = quiet
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, and no next command.", callback=_hush)]
+
+
 @app.callback(invoke_without_command=True)
 def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,

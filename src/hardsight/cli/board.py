@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hardsight.cli import after
 from hardsight.cli.base import app
 
 
@@ -24,3 +25,5 @@ def board(
         typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{len(found.names)} encoders, {len(found.setups)} setups, {len(found.rankings)} rankings")
     typer.echo(f"site  {out / 'index.html'}")
+    a, b = (found.names * 2)[:2]
+    after.say("board" if len(stores) == 1 < len(found.names) else "board one", store=stores[0], a=a, b=b)

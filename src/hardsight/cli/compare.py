@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hardsight.cli import after
 from hardsight.cli.base import AsJson, app
 from hardsight.core.errors import SpecError
 
@@ -46,6 +47,12 @@ def compare(
     if fail_under is not None and found.failures:
         typer.echo(f"hardsight: B fails in {found.failures} comparison{'s' * (found.failures != 1)}", err=True)
         raise typer.Exit(3)
+    sides = (
+        (store,)
+        if store
+        else tuple(Path(one) if (Path(one) / "store.json").exists() else Path(one).parent.parent for one in (a, b))
+    )
+    after.say("compare", as_json, stores=tuple(dict.fromkeys(sides)))
 
 
 def _print(found: Comparison) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hardsight.cli.base import AsJson, Device, Encoders, app
+from hardsight.cli import after
+from hardsight.cli.base import AsJson, Device, Encoders, Quiet, app
 from hardsight.core.errors import SpecError
 from hardsight.specs.recipe import Recipe
 
@@ -30,6 +31,7 @@ def geometry(
     device: Device = "auto",
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="Write an HTML page, the numbers and the arrays to this folder.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Statistics of an encoder's embeddings: alignment, uniformity, rank, classes, margins, effect of EmbedAttack."""
     from hardsight.specs.catalog import complete
@@ -74,3 +76,4 @@ def geometry(
     console.print(terminal(found), highlight=False)
     for kind, path in paths.items():
         typer.echo(f"{kind:>5}  {path}")
+    after.say("geometry", quiet, encoder=encoder[0] if encoder else f"run:{(run or [Path()])[0]}", data=data)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hardsight.cli import after
 from hardsight.cli.base import (
     AsJson,
     Device,
@@ -18,6 +20,7 @@ from hardsight.cli.base import (
     On,
     OneEncoder,
     OnError,
+    Quiet,
     Seed,
     StoreOption,
     app,
@@ -74,6 +77,7 @@ def bench(
         bool, typer.Option("--off-protocol", help="Allow settings that contradict the protocol; the report names them.")
     ] = False,
 ) -> None:
+    quiet: Quiet = False,
     """Evaluate encoders on tasks, clean and under attack, and write a report. Run it again to resume an interrupted run."""
     given = {"tasks": task, "attacks": attack, "threat": threat, "norm": norm, "count": count, "precision": precision}
     given |= {"eps": split_list(eps) if eps is not None else None, "seed": seed}
@@ -109,6 +113,8 @@ def bench(
         _estimate(runner, as_json)
         return
     if engine:
+        if not (as_json or quiet) and "--dry-run" in sys.argv:
+            after.say("dry run", command=("hardsight", *(word for word in sys.argv[1:] if word != "--dry-run")))
         from hardsight.measure.workers import run_on
 
         cells = run_on(engine, runner, device)
@@ -121,6 +127,10 @@ def bench(
             typer.echo(f"{kind:>5}  {path}")
 
 
+    alone = len(first.encoders) == 1 and any(one.startswith("classify") for one in first.tasks)
+    done = "bench clean" if set(first.attacks) == {"clean"} else "bench one" if alone else "bench"
+    facts = {"encoder": first.encoders[0], "task": first.tasks[0], "data": first.data[0]}
+    after.say(done, as_json or quiet, store=folder, **facts)
 @app.command()
 def attack(
     encoder: OneEncoder,
@@ -138,6 +148,7 @@ def attack(
     as_json: AsJson = False,
 ) -> None:
     """Write adversarial versions of your own images, as PNGs that stay within eps after rounding to 8 bits."""
+    quiet: Quiet = False,
     from hardsight.specs.catalog import build, complete
     from hardsight.specs.recipe import Recipe
 
@@ -193,6 +204,7 @@ def attack(
 @app.command()
 def probe(
     encoder: OneEncoder,
+    after.say("attack", quiet, encoder=encoder)
     task: Annotated[str, typer.Option(help="classify, segment or depth.")],
     data: Annotated[str, typer.Option(help="Data, such as cifar10:PATH.")] = "made",
     probe: Annotated[str, typer.Option(help="How the head is trained: probe(epochs=10, lr=1e-3).")] = "probe",
@@ -206,7 +218,8 @@ def probe(
     """Train a head on an encoder, store it, and evaluate it on clean images."""
     bench(
         encoder=[encoder], task=[task], data=[data], attack=["clean"], count=count, seed=seed, store=store, device=device,
-        as_json=as_json, on_error=on_error, setting=[f"probe={probe}"], recipe="made",
+        as_json=as_json, on_error=on_error, quiet=quiet, setting=[f"probe={probe}"], recipe="made",
+    quiet: Quiet = False,
     )  # fmt: skip
 
 
@@ -229,6 +242,7 @@ def speed(
     from hardsight.specs.catalog import build, complete
 
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
+    quiet: Quiet = False,
     for text, kind in ((encoder, "Encoder"), (task, "Task"), (threat_spec, "Threat"), (data, "Data"), (probe, "Probe")):
         complete(text, kind)
     from dataclasses import asdict
@@ -293,6 +307,7 @@ def _chosen(
 ) -> Recipe:
     """The recipe with the options and settings given."""
     chosen = recipes.load(recipe)
+    after.say("speed", quiet, encoder=encoder, task=task, data=data)
     if "eps" in given or "norm" in given:
         chosen = replace(chosen, threat=())
     lists = {name: tuple(value) for name, value in (("encoders", encoder), ("data", data)) if value}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hardsight.cli import after
 from hardsight.cli.base import AsJson, app, one_of, print_table, write_report
 from hardsight.core.errors import SpecError
 
@@ -30,6 +32,7 @@ def report(
     if not as_json:
         for kind, path in paths.items():
             typer.echo(f"{kind:>5}  {path}")
+    after.say("report", as_json, store=store)
 
 
 @app.command(name="list")
@@ -59,6 +62,8 @@ def list_(
     for row in rows:
         table.add_row(*row)
     Console(markup=False).print(table, highlight=False)
+    if what != "quirks" and rows:
+        after.say("list studies" if what == "studies" else "list", name=rows[0][0])
 
 
 @app.command()
@@ -71,21 +76,26 @@ def show(spec: Annotated[str, typer.Argument(help="A name or a spec, such as pgd
     from hardsight.specs.syntax import show as written
 
     if spec in {path.stem for path in SHIPPED.glob("*-*.toml")}:  # names in the catalog have no hyphen
-        typer.echo((SHIPPED / f"{spec}.toml").read_text(encoding="utf-8").rstrip())
+        text = (SHIPPED / f"{spec}.toml").read_text(encoding="utf-8")
+        typer.echo(text.rstrip())
+        after.say("show training recipe" if re.search("^method = ", text, re.MULTILINE) else "show recipe", name=spec)
         return
     if spec in protocols.names():
         typer.echo(protocols.text(protocols.load(spec)))
+        after.say("show protocol", name=spec)
         return
     if "/" in spec and not set(spec) & {":", "("}:  # only names of claims have a slash, and neither of these
-        from hardsight.cli.claims import text
+        from hardsight.cli import claims
 
-        typer.echo(text(spec))
+        typer.echo(claims.text(spec))
         return
     call = read(spec)
     entry = catalog.find(call.name)
     typer.echo(f"{entry.signature}\n\n{entry.doc}\n\nmodule  {entry.module}")
     if call.arguments or all(parameter.default is not catalog.REQUIRED for parameter in entry.parameters):
         typer.echo(f"means   {written(catalog.complete(call))}\nprint   {catalog.fingerprint(call)}")
+        if (done := f"show {entry.kind}") in after.NEXT:
+            after.say(done, name=spec)
 
 
 @app.command()
@@ -99,3 +109,4 @@ def doctor(as_json: AsJson = False) -> None:
         return
     for name, value in facts.items():
         typer.echo(f"{name:16} {value}")
+    after.say("doctor")

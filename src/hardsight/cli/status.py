@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hardsight.cli import after
 from hardsight.cli.base import AsJson, app
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def status(
         return
     for line in _lines(store, found):
         typer.echo(line)
+    if found.done:
+        after.say("status", store=store)
 
 
 def _lines(store: Path, found: Status) -> Iterator[str]:

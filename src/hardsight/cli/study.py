@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hardsight.cli.base import Device, app
+from hardsight.cli import after
+from hardsight.cli.base import Device, Quiet, app
 
 
 @app.command()
@@ -20,6 +21,7 @@ def study(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for runs, results and tables; default runs/<name>.")] = None,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Train several arms with several seeds, measure them in the same way, and compare them. Run it again to resume."""
     from hardsight.specs.study_file import load
@@ -37,4 +39,4 @@ def study(
     typer.echo(markdown(chosen, figures, spent(folder)))
     for kind, file in (("table", "table.md"), ("html", "study.html"), ("json", "figures.json")):
         typer.echo(f"{kind:>5}  {folder / file}")
-    typer.echo(f" next  hardsight report {folder / 'store'}    (every cell with its interval over images)")
+    after.say("study", quiet, store=folder / "store")

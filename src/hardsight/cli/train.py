@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardsight.cli.base import Device, app
+from hardsight.cli import after
+from hardsight.cli.base import Device, Quiet, app
 from hardsight.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def pretrain(
     seed: Seed = None,
     device: Device = "auto",
     minutes: Minutes = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train an encoder with a recipe. Run it again to resume; use torchrun for several devices.
 
@@ -43,7 +45,7 @@ def pretrain(
     """
     from hardsight.training.engine.recipe import read_recipe
 
-    _train(_changed(read_recipe(recipe), setting, seed), out, device, minutes)
+    _train(_changed(read_recipe(recipe), setting, seed), out, device, minutes, quiet)
 
 
 @app.command()
@@ -58,6 +60,7 @@ def harden(
     seed: Seed = None,
     device: Device = "auto",
     minutes: Minutes = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make an existing encoder more robust, starting from its weights. Default: DeACL, 5 epochs of AdamW at 1e-4.
 
@@ -77,7 +80,7 @@ def harden(
     chosen = _changed(chosen, setting, seed)
     if not start or (start.encoder, start.method) != (chosen.encoder, chosen.method):
         chosen = replace(chosen, name=_named(chosen))
-    _train(replace(chosen, title=chosen.title or f"{chosen.encoder} hardened"), out, device, minutes)
+    _train(replace(chosen, title=chosen.title or f"{chosen.encoder} hardened"), out, device, minutes, quiet)
 
 
 @app.command()
@@ -86,11 +89,12 @@ def resume(
     setting: Setting = None,
     device: Device = "auto",
     minutes: Minutes = None,
+    quiet: Quiet = False,
 ) -> None:
     """Resume a stopped run from its last checkpoint, with the recipe in its folder."""
     from hardsight.training.engine.recipe import recipe_of_run
 
-    _train(_changed(recipe_of_run(run), setting, None), run, device, minutes)
+    _train(_changed(recipe_of_run(run), setting, None), run, device, minutes, quiet)
 
 
 def _changed(recipe: TrainingRecipe, setting: list[str] | None, seed: int | None) -> TrainingRecipe:
@@ -109,7 +113,7 @@ def _named(recipe: TrainingRecipe) -> str:
     return re.sub(r"[^\w.-]+", "-", words).strip(".-")[:100]
 
 
-def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float | None) -> None:
+def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float | None, quiet: bool) -> None:
     from hardsight.core.machine import pick_device
     from hardsight.core.progress import Watch
     from hardsight.training.engine.loop import train
@@ -120,7 +124,9 @@ def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float
     path = train(recipe, folder, pick_device(device), Watch(quiet=not leads), minutes)
     if leads and path is not None:
         typer.echo(path)
+        after.say("train", quiet, encoder=f"run:{folder}", data=recipe.data)
     if path is None:
         if leads:
-            typer.echo(f"hardsight: saved after {minutes:g} minutes; continue with 'hardsight resume {folder}'", err=True)
+            typer.echo(f"hardsight: saved after {minutes:g} minutes", err=True)
+            after.say("stopped", run=folder)
         raise typer.Exit(130)

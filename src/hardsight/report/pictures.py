@@ -88,8 +88,8 @@ class _Painter:
             return Picture(text=_class(int(value), self.classes), mark=mark)
         if self.kind == "segment":
             self.seen.update(int(one) for one in np.unique(value))
-            return _masked(value.astype(np.uint8))
-        return _photo(depth_colours(value, self.far), quality=88)
+            return masked(value.astype(np.uint8))
+        return photo(depth_colours(value, self.far), quality=88)
 
 
 def galleries(table: Table) -> list[Gallery]:
@@ -138,7 +138,7 @@ def _gallery(table: Table, task: str, data: str, places: list[int], shown: dict)
                 lines.append(Line(place, title, colours[title] % COLOURS, colours[title], before, parts))
         truth = painter.paint(clean["target"], image=clean["image"])
         title = f"{name} ({preprocess})" if len({one for _, one in images}) > 1 else name
-        scenes.append(Scene(plain(title), _photo(clean["image"]), truth, tuple(lines)))
+        scenes.append(Scene(plain(title), photo(clean["image"]), truth, tuple(lines)))
     known = sorted(painter.seen - {IGNORE})
     legend = [(_hex(class_colour(one)), _class(one, painter.classes)) for one in known[:LEGEND]]
     legend += [("", f"and {len(known) - LEGEND} more")] if len(known) > LEGEND else []
@@ -162,8 +162,8 @@ def _part(entry: tuple | None, name: str, painter: _Painter, column: Column) -> 
     delta = loaded["delta"][at].astype(np.float64)
     grey = np.clip(0.5 + delta * factor(column, delta), 0, 1)
     return (
-        _photo(loaded["x_adv"][at]),
-        _photo(np.round(255 * grey).astype(np.uint8), quality=55),
+        photo(loaded["x_adv"][at]),
+        photo(np.round(255 * grey).astype(np.uint8), quality=55),
         painter.paint(loaded["answer"][at], loaded["target"][at], loaded["x_adv"][at]),
     )
 
@@ -207,7 +207,7 @@ def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _photo(pixels: np.ndarray, quality: int = 78) -> Picture:
+def photo(pixels: np.ndarray, quality: int = 78) -> Picture:
     image = Image.fromarray(np.ascontiguousarray(pixels), "RGB")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     return _uri(image, "WEBP", quality=quality, method=4)
@@ -226,7 +226,7 @@ def _boxed(image: np.ndarray, boxes: np.ndarray) -> Picture:
     return _uri(shrunk, "WEBP", quality=88, method=4)
 
 
-def _masked(mask: np.ndarray) -> Picture:
+def masked(mask: np.ndarray) -> Picture:
     image = Image.fromarray(np.ascontiguousarray(mask), "P")
     image.putpalette(class_palette().tobytes())
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.NEAREST)
