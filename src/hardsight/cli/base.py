@@ -43,7 +43,6 @@ On = Annotated[
     typer.Option(help="Where to run: 'local(4)' worker processes, 'slurm(partition=NAME)', ray. Default: in this process."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
-StoreOption = Annotated[Path | None, typer.Option(help="The folder of the results; default runs/<name>.")]
 
 
 def _hush(quiet: bool) -> bool:
@@ -54,6 +53,7 @@ def _hush(quiet: bool) -> bool:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, and no next command.", callback=_hush)]
+StoreOption = Annotated[Path | None, typer.Option(help="The folder of the results; default runs/<name>.")]
 
 
 @app.callback(invoke_without_command=True)

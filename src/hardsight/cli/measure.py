@@ -76,8 +76,8 @@ def bench(
     off_protocol: Annotated[
         bool, typer.Option("--off-protocol", help="Allow settings that contradict the protocol; the report names them.")
     ] = False,
-) -> None:
     quiet: Quiet = False,
+) -> None:
     """Evaluate encoders on tasks, clean and under attack, and write a report. Run it again to resume an interrupted run."""
     given = {"tasks": task, "attacks": attack, "threat": threat, "norm": norm, "count": count, "precision": precision}
     given |= {"eps": split_list(eps) if eps is not None else None, "seed": seed}
@@ -111,10 +111,10 @@ def bench(
         runner.watch.note(f"left out: {line}")
     if dry_run:
         _estimate(runner, as_json)
-        return
-    if engine:
         if not (as_json or quiet) and "--dry-run" in sys.argv:
             after.say("dry run", command=("hardsight", *(word for word in sys.argv[1:] if word != "--dry-run")))
+        return
+    if engine:
         from hardsight.measure.workers import run_on
 
         cells = run_on(engine, runner, device)
@@ -125,12 +125,12 @@ def bench(
     if not as_json:
         for kind, path in paths.items():
             typer.echo(f"{kind:>5}  {path}")
-
-
     alone = len(first.encoders) == 1 and any(one.startswith("classify") for one in first.tasks)
     done = "bench clean" if set(first.attacks) == {"clean"} else "bench one" if alone else "bench"
     facts = {"encoder": first.encoders[0], "task": first.tasks[0], "data": first.data[0]}
     after.say(done, as_json or quiet, store=folder, **facts)
+
+
 @app.command()
 def attack(
     encoder: OneEncoder,
@@ -146,9 +146,9 @@ def attack(
     device: Device = "auto",
     on_error: OnError = "stop",
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write adversarial versions of your own images, as PNGs that stay within eps after rounding to 8 bits."""
-    quiet: Quiet = False,
     from hardsight.specs.catalog import build, complete
     from hardsight.specs.recipe import Recipe
 
@@ -199,12 +199,12 @@ def attack(
     )
     for message in report["skipped"]:
         typer.echo(f"left out: {message}", err=True)
+    after.say("attack", quiet, encoder=encoder)
 
 
 @app.command()
 def probe(
     encoder: OneEncoder,
-    after.say("attack", quiet, encoder=encoder)
     task: Annotated[str, typer.Option(help="classify, segment or depth.")],
     data: Annotated[str, typer.Option(help="Data, such as cifar10:PATH.")] = "made",
     probe: Annotated[str, typer.Option(help="How the head is trained: probe(epochs=10, lr=1e-3).")] = "probe",
@@ -214,12 +214,12 @@ def probe(
     device: Device = "auto",
     as_json: AsJson = False,
     on_error: OnError = "stop",
+    quiet: Quiet = False,
 ) -> None:
     """Train a head on an encoder, store it, and evaluate it on clean images."""
     bench(
         encoder=[encoder], task=[task], data=[data], attack=["clean"], count=count, seed=seed, store=store, device=device,
         as_json=as_json, on_error=on_error, quiet=quiet, setting=[f"probe={probe}"], recipe="made",
-    quiet: Quiet = False,
     )  # fmt: skip
 
 
@@ -237,12 +237,12 @@ def speed(
     seed: Annotated[int, typer.Option(help="Random seed of the head and of random starts.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Time an attack on this machine, compared with a floor: its bare forward and backward passes."""
     from hardsight.specs.catalog import build, complete
 
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
-    quiet: Quiet = False,
     for text, kind in ((encoder, "Encoder"), (task, "Task"), (threat_spec, "Threat"), (data, "Data"), (probe, "Probe")):
         complete(text, kind)
     from dataclasses import asdict
@@ -300,6 +300,7 @@ def speed(
         console.width = max(console.width, 110)
     console.print(table, highlight=False)
     typer.echo(f"{len(x)} images, {rounds} rounds, seed {seed}, {device_name(where)}")
+    after.say("speed", quiet, encoder=encoder, task=task, data=data)
 
 
 def _chosen(
@@ -307,7 +308,6 @@ def _chosen(
 ) -> Recipe:
     """The recipe with the options and settings given."""
     chosen = recipes.load(recipe)
-    after.say("speed", quiet, encoder=encoder, task=task, data=data)
     if "eps" in given or "norm" in given:
         chosen = replace(chosen, threat=())
     lists = {name: tuple(value) for name, value in (("encoders", encoder), ("data", data)) if value}
