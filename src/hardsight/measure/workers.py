@@ -53,8 +53,8 @@ def run_on(engine: Engine, bench: Bench, device: str = "auto") -> list[StoredCel
         calls = [Call(work, (job,), device, mark)] * min(engine.workers, parts)
         try:
             with bench.watch, bench.watch.bar(f"{len(calls)} workers", sum(one.passes for one in todo.cells)) as bar:
-                follow = Follow(bench, todo, bar)
-                for _, messages in results(engine, calls, follow, said=bench.watch.note):
+                follow = Follow(bench, todo, bar, mark)
+                for _, messages in results(engine, calls, follow, said=bench.watch.note, over=follow.over):
                     for message in messages:
                         bench.say_once(message)
                 follow.look()
@@ -66,8 +66,8 @@ def run_on(engine: Engine, bench: Bench, device: str = "auto") -> list[StoredCel
 class Follow:
     """Says what appears in the store while workers write to it, and moves the bar. Called: whether anything is new."""
 
-    def __init__(self, bench: Bench, todo: Todo, bar: Bar) -> None:
-        self.bench, self.bar = bench, bar
+    def __init__(self, bench: Bench, todo: Todo, bar: Bar, mark: Path) -> None:
+        self.bench, self.bar, self.mark = bench, bar, mark
         self.cells = {one.cell.id: one for one in todo.cells}
         self.audits = set(todo.unaudited)
         self.chunks = {cell: self._there(one) for cell, one in self.cells.items()}
@@ -84,7 +84,8 @@ class Follow:
         return new
 
     def look(self) -> bool:
-        """One look at every cell that is not finished."""
+        """One look at every cell that is not finished; keeps the mark of the store, for workers that start late."""
+        self.mark.touch()
         store, new = self.bench.store, False
         for cell, one in list(self.cells.items()):
             there = self._there(one)
@@ -103,6 +104,10 @@ class Follow:
         heads = len(list(store.path.glob("heads/*.safetensors")))
         new, self.heads = new or heads > self.heads, heads
         return new
+
+    def over(self) -> bool:
+        """Whether the store has all that was to be done, whoever did it."""
+        return not self.cells and not self.audits
 
     def _there(self, one: Resolved) -> set[str]:
         return set(self.bench.store.names(one.cell.id) & {chunk_name(place) for place in one.cell.places})

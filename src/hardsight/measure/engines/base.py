@@ -25,6 +25,8 @@ from hardsight.core.process import token
 
 DEATHS = 5
 """So many times in a row a worker may die before anything new is in the store."""
+REST = 10.0
+"""Seconds in which workers end by themselves after all is done."""
 LATE = 20.0
 """Seconds after which a new file is seen by every machine that has the folder."""
 
@@ -79,6 +81,10 @@ class Stopped(BaseException):
     """A worker was asked to end: what it has finished is in the store."""
 
 
+_asked = threading.Event()
+"""Set in a worker that is to end after its chunk."""
+
+
 def carry_out(call: Call) -> Result:
     """Makes the call, in a worker: what it returns or raises can be pickled."""
     try:
@@ -109,6 +115,27 @@ def stop_on_terminate() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def stop_on_notice(number: int, seconds: float) -> None:
+    """In a worker: after that signal it ends with its chunk, or where it is after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    def asked(*_: object) -> None:
+        _asked.set()
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+
+    _asked.clear()
+    signal.signal(signal.SIGALRM, stop)
+    signal.signal(number, asked)
+
+
+def stop_if_asked() -> None:
+    """Between two chunks: raises `Stopped` where `stop_on_notice` has had its signal."""
+    if _asked.is_set():
+        raise Stopped
+
+
 def end_with(parent: Any, grace: float = 20.0) -> None:
     """In a worker: ends it when the process that started it has ended, however that did."""
 
@@ -127,13 +154,16 @@ def results(
     look: Callable[[], bool] = lambda: False,
     poll: float = 0.5,
     said: Callable[[str], None] = lambda _: None,
+    over: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, Any]]:
     """(place in `calls`, what it returned) as the calls end; the first error is raised. All that runs is stopped at the end.
 
     A call whose process died is made again; `StoreError` after `DEATHS` deaths without progress. look: called all the time; whether
-    there was progress since the last look. said: takes a sentence about a death.
+    there was progress since the last look. said: takes a sentence about a death. over: whether nothing is left to do, so that calls
+    which still wait for a machine are not waited for.
     """
     deaths: Counter[int] = Counter()
+    since: float | None = None
     try:
         running = {engine.submit(call): place for place, call in enumerate(calls)}
         while running:
@@ -155,6 +185,9 @@ def results(
                     )
                 said(f"a worker {result.value}; another one takes its place")
                 running[engine.submit(calls[place])] = place
+            since = (time.monotonic() if since is None else since) if over() else None
+            if since is not None and time.monotonic() - since > REST:
+                return
     finally:
         engine.cancel()
 
