@@ -76,4 +76,7 @@ def test_it_runs_and_says_what_departs(name: str, tmp_path: Path, monkeypatch: p
     assert all(protocol.title == cell["protocol"]["title"] for cell in attacked) and attacked
     if protocol.snapshots:
         assert len({cell["encoder"] for cell in cells}) == 3  # before hardening, and after each epoch
+        page = Path("store/report.html").read_text()
+        chart = page[page.index("<h2>Results over epochs</h2>") :]
+        assert all(f" at {epoch}" in chart for epoch in (0, 1, 2))
     assert f"not comparable with {protocol.title.split(',')[0]}" in " ".join(done.stdout.split())

@@ -35,6 +35,7 @@ def record(protocol: Protocol, what: Mapping[str, Any], images: int, skipped: in
         "version": protocol.version,
         "title": protocol.title,
         "source": protocol.source,
+        "snapshots": protocol.snapshots,
         "departures": departures(protocol, what, images, skipped),
     }
 

@@ -13,24 +13,14 @@ import jinja2
 import numpy as np
 
 from hardsight.report.audits import audits
+from hardsight.report.epochs import epochs
 from hardsight.report.figures import COLOURS, Figure, bars, curves, palette
 from hardsight.report.heads import heads
 from hardsight.report.nearest import nearest
 from hardsight.report.pictures import galleries
 from hardsight.report.protocol import RULE, groups
 from hardsight.report.results import CLEAN, NATURAL, WORST, CellLike, Record, Row, Table, grid, plain, shown, worst_at
-from hardsight.report.table import (
-    attacks_of,
-    caption,
-    document,
-    heading,
-    last,
-    mark,
-    range_of,
-    threats,
-    value_of,
-    versus,
-)
+from hardsight.report.table import attacks_of, caption, document, heading, last, mark, range_of, threats, value_of, versus
 from hardsight.store.files import write_bytes
 
 WHAT = (
@@ -83,6 +73,11 @@ def html(table: Table, title: str = "Robustness report") -> str:
     colours = palette(table)
     tasks = {(task, data): number for number, (task, data, _) in enumerate(table.groups())}
     meta = document(table)
+
+    def keyed(figure: Figure) -> dict[str, Any]:
+        row = table.rows[figure.places[0]]
+        return {"key": tasks[row.task, row.data], "figure": figure}
+
     return environment.get_template("page.html.j2").render(
         title=plain(title),
         summary=summary(table),
@@ -98,10 +93,8 @@ def html(table: Table, title: str = "Robustness report") -> str:
             _section(table, number, *group, colours, figure)
             for number, (group, figure) in enumerate(zip(table.groups(), bars(table), strict=True))
         ],
-        curves=[
-            {"key": tasks[table.rows[figure.places[0]].task, table.rows[figure.places[0]].data], "figure": figure}
-            for figure in curves(table)
-        ],
+        epochs=[keyed(figure) for figure in epochs(table)],
+        curves=[keyed(figure) for figure in curves(table)],
         galleries=[(tasks[gallery.task, gallery.data], gallery) for gallery in galleries(table)],
         audits=audits(table),
         heads=heads(table),
