@@ -16,6 +16,7 @@ import typer
 from hardsight import __version__
 from hardsight.cli.cite import bibtex
 from hardsight.core.errors import DataWarning, HardsightError, SpecError, nearest
+from hardsight.core.start import quick
 
 if TYPE_CHECKING:
     from hardsight.measure.engines.base import Engine
@@ -72,6 +73,7 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Runs the command line; a wrong input gives one line on stderr and exit code 2."""
+    quick()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the log of the profiler, which measures memory
 
     def interrupt(*_: object) -> None:

@@ -31,6 +31,7 @@ from hardsight.cli.base import (
 )
 from hardsight.core.errors import SpecError
 from hardsight.measure import protocol as protocols
+from hardsight.measure.early import check_data, check_encoders, check_recipe, images_for
 from hardsight.specs import recipe as recipes
 from hardsight.specs.catalog import complete
 from hardsight.specs.recipe import Recipe, split_list
@@ -94,6 +95,7 @@ def bench(
         chosen = protocols.asked(found, encoders, data or [], given, setting or [], off_protocol)
     for one in chosen:
         one.check()
+        check_recipe(one)
     engine = engine_of(on) if on and not dry_run else None
 
     from hardsight.core.progress import Watch
@@ -156,6 +158,9 @@ def attack(
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
     for text, kind in ((encoder, "Encoder"), (attack, "Attack"), (task, "Task"), (threat_spec, "Threat")):
         complete(text, kind)
+    images_for(images, out)
+    check_encoders([encoder])
+    check_data([data] if data else [])
     from torch import nn
 
     from hardsight.core.machine import pick_device
@@ -245,6 +250,8 @@ def speed(
     threat_spec = Recipe(norm=norm, eps=(eps,)).threats()[0][0]
     for text, kind in ((encoder, "Encoder"), (task, "Task"), (threat_spec, "Threat"), (data, "Data"), (probe, "Probe")):
         complete(text, kind)
+    check_encoders([encoder])
+    check_data([data])
     from dataclasses import asdict
 
     from hardsight.core import tree

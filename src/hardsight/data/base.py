@@ -7,11 +7,12 @@ have the same size, and a sample that cannot be read raises `DataError` with the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from hardsight.core.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE = 255
 """The mask value of a pixel without a class: losses, metrics and attacks ignore it."""

@@ -1,10 +1,10 @@
-"""Parts drawn by a seed, for a set of one's own that comes without any: the same images for the same seed and number."""
+"""Parts drawn by a seed, for a set of one's own that comes without any: the same images for the same seed and number.
+
+Here and in `splits`, torch is imported where it is used, so that a folder that is missing is noticed without it.
+"""
 
 from __future__ import annotations
 
-import torch
-
-from hardsight.core import seeds
 from hardsight.core.errors import DataError
 
 
@@ -14,6 +14,10 @@ def drawn(count: int, test: float, seed: int) -> dict[str, list[int]]:
     Of several images at least one is in each part, unless the share is 0 or 1; a part without images is left out. Raises
     `DataError` for another share.
     """
+    import torch
+
+    from hardsight.core import seeds
+
     if not 0 <= test <= 1:
         raise DataError(f"test={test}: the share of images to test on must be between 0 and 1")
     wanted = round(test * count)

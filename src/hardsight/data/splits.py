@@ -7,13 +7,15 @@ changes made by one caller never affect another.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hardsight.data.base import Sample
 from hardsight.data.images import Size, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEMORY = 2**30
 """How many bytes one split of files may cache; samples beyond that are read again on each access."""
@@ -55,6 +57,8 @@ class Files:
         self._kept, self._room = {}, self.memory
 
     def _fresh(self, place: int) -> tuple[Tensor, dict[str, Tensor]]:
+        import torch
+
         pixels, extra = self._read(place)
         pixels = fit(pixels, self.size)
         image = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 0)))
@@ -86,6 +90,8 @@ class Arrays:
 
     def batch(self, places: Sequence[int]) -> tuple[list[str], Tensor, dict[str, Tensor]]:
         """Ids, images uint8 [B, 3, H, W], targets [B]."""
+        import torch
+
         where = [checked(place, len(self)) for place in places]
         images = torch.from_numpy(np.ascontiguousarray(self.images[self.rows[where]]))
         target = {} if self.labels is None else {"label": torch.from_numpy(self.labels[where])}
@@ -101,4 +107,4 @@ def checked(place: int, count: int) -> int:
 
 def widened(value: Tensor) -> Tensor:
     """Integer targets as int64 and depths as float32, always a copy."""
-    return value.clone() if value.is_floating_point() else value.to(torch.int64, copy=True)
+    return value.clone() if value.is_floating_point() else value.clone().long()

@@ -17,6 +17,7 @@ from torch import nn
 
 from hardsight.core.errors import SpecError, WeightsError
 from hardsight.encoders.base import Encoder
+from hardsight.encoders.places import run_there
 from hardsight.encoders.timm_models import TimmBody
 from hardsight.specs.catalog import build, complete, register
 from hardsight.specs.syntax import override, show
@@ -80,8 +81,7 @@ def network_of(encoder: Encoder) -> nn.Module:
 
 def _read(path: Path, folder: Path) -> tuple[bytes, dict[str, Any]]:
     """The file's bytes and its card, after a check that the hash on the card matches."""
-    if not folder.is_dir():
-        raise WeightsError(f"there is no run {folder}")
+    run_there(folder)
     if not path.is_file():
         existing = ", ".join(sorted(one.name for one in folder.glob("*.safetensors"))) or "none"
         raise WeightsError(

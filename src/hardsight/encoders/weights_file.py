@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hardsight.core.errors import WeightsError
 from hardsight.encoders.layouts import COUNTERS, SKIPPED
+from hardsight.encoders.places import file_there
 
 State = dict[str, Tensor]
 PICKLE = b"\x80"
@@ -77,9 +78,7 @@ def read_weights(place: Path) -> object:
     Raises `WeightsError`; for a file that cannot be loaded without running code, it says what to do if you trust that code,
     and for one that holds no weights what it is.
     """
-    if not place.is_file():
-        raise WeightsError(f"there is no file {place}" + ("; it is a folder" if place.is_dir() else ""))
-    form = form_of(place)
+    form = form_of(file_there(place))
     try:
         if form == "safetensors":
             from safetensors.torch import load_file

@@ -37,11 +37,11 @@ def zoo(
     an attack perturbs the image at its original size, and the encoder enlarges it. Raises `SpecError` for an unknown name
     or an argument that the entry's source doesn't have, `WeightsError` if its weights are missing or not the listed ones.
     """
-    entry = _entry(name)
-    if "file" in entry:
-        call = Call("file", (("path", str(_verified(name, entry))), ("arch", entry["arch"])))
+    listed = entry(name)
+    if "file" in listed:
+        call = Call("file", (("path", str(_verified(name, listed))), ("arch", listed["arch"])))
     else:
-        call = read(entry["spec"])
+        call = read(listed["spec"])
     call = complete(call, "Encoder")
     for key, value in (("size", size), ("resize", resize), ("layers", layers), ("positions", positions)):
         if value is not None:
@@ -49,13 +49,13 @@ def zoo(
     try:
         encoder = build(call, "Encoder")
     except WeightsError as error:
-        where = f"; fetch it from {entry['url']}" if "url" in entry and "there is no file" in str(error) else ""
-        raise WeightsError(f"zoo:{name} ({entry['what']}): {error}{where}") from error
+        where = f"; fetch it from {listed['url']}" if "url" in listed and "there is no file" in str(error) else ""
+        raise WeightsError(f"zoo:{name} ({listed['what']}): {error}{where}") from error
     card = encoder.card
-    licence = entry.get("licence", card.licence)
-    note = "; ".join(text for text in (entry.get("note", ""), card.note) if text)
-    preprocess = card.preprocess if size else entry.get("preprocess", card.preprocess)
-    known = {"name": name, "source": entry.get("spec", f"zoo:{name}"), "licence": licence, "note": note}
+    licence = listed.get("licence", card.licence)
+    note = "; ".join(text for text in (listed.get("note", ""), card.note) if text)
+    preprocess = card.preprocess if size else listed.get("preprocess", card.preprocess)
+    known = {"name": name, "source": listed.get("spec", f"zoo:{name}"), "licence": licence, "note": note}
     encoder.card = replace(card, preprocess=preprocess, **known)
     return encoder
 
@@ -70,7 +70,8 @@ def _table() -> dict[str, dict[str, Any]]:
     return tomllib.loads((HERE / "zoo.toml").read_text(encoding="utf-8"))
 
 
-def _entry(name: str) -> dict[str, Any]:
+def entry(name: str) -> dict[str, Any]:
+    """The entry of that name; `SpecError`, with the most similar known one, if there is none."""
     table = _table()
     if name not in table:
         others = f"; it has {', '.join(table)}"

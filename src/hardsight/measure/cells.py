@@ -5,6 +5,7 @@ Everything that plans, measures or audits takes the resolved cell; no other code
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -53,12 +54,12 @@ class Cell:
     eps_text: str
     joined: int = 0
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """The fingerprint of everything that determines the number; names that only tables print are not part of it."""
         return self._fingerprint(MEASURE)
 
-    @property
+    @functools.cached_property
     def draws(self) -> str:
         """What the cell's random numbers derive from: not the quirks of its task, so that these are compared in pairs."""
         return self._fingerprint(DRAWS, without_quirks(self.task))

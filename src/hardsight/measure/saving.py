@@ -21,8 +21,9 @@ from hardsight.attacks.targets import judged
 from hardsight.attacks.threats.base import Threat, per_image
 from hardsight.core import seeds, tree
 from hardsight.core.errors import DataError
-from hardsight.data.images import list_images, open_image
+from hardsight.data.images import open_image
 from hardsight.losses.objective import still
+from hardsight.measure.early import images_for
 from hardsight.measure.passes import counted
 from hardsight.specs.catalog import minimal
 from hardsight.specs.syntax import show
@@ -81,11 +82,7 @@ def attack_folder(
     Returns the content of attack.json: one record per image, with the size of the perturbation and the relative distance by
     which the embedding moved, both before and after rounding. Raises `DataError` if `target` is inside `source`.
     """
-    if target.resolve() == source.resolve() or source.resolve() in target.resolve().parents:
-        raise DataError(
-            f"{target} lies within {source}: adversarial images would be mixed with the clean ones; give another --out"
-        )
-    paths = list_images(source)
+    paths = images_for(source, target)
     names = _names(paths, source)
     device = next(system.encoder.parameters()).device
     groups: dict[tuple[int, ...], list[tuple[Path, Tensor]]] = defaultdict(list)
