@@ -24,6 +24,7 @@ def measured(store: Path, probe: str) -> str:
     assert lines[0]["verdict"] in ("pass", "warn")
     page = html(grid(cells))
     assert "<h2>Heads</h2>" in page
+    assert (lines[0]["verdict"] == "warn") == ('<ul class="problems">' in page)
     assert lines[0]["score"][0] in page
     return " ".join(str(lines[0][key]) for key in ("how", "images", "held_out", "steps", "seeds", "mark", "reason"))
 
