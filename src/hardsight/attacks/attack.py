@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.aim import Aim, label
-from hardsight.attacks.inputs import checked, shaped, target_of
+from hardsight.attacks.inputs import checked, greatest_class, shaped, target_of
 from hardsight.attacks.search.base import Best, Search
 from hardsight.attacks.search.compose import in_each
 from hardsight.attacks.search.minimal import unsigned
@@ -194,7 +194,8 @@ class Single:
         if isinstance(where, int):
             return lambda x: system.encoder(x, (where,)).layers[0]
         if where == "output":
-            return lambda x: shaped(system.output(x), x, y, system.task)
+            most = greatest_class(y, system.task)
+            return lambda x: shaped(system.output(x), x, y, system.task, most)
         return system.pooled if where == "pooled" else system.dense
 
     def objective(self, system: System, x: Tensor, y: Any) -> Objective:

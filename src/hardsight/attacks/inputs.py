@@ -46,8 +46,18 @@ def target_of(y: Any, x: Tensor, task: Task) -> Any:
     return y
 
 
-def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
-    """The output, unchanged; raises `ShapeError`, with both shapes, if it does not fit images x with targets y."""
+def greatest_class(y: Any, task: Task) -> int:
+    """The greatest class number of labels or masks y, which the model must distinguish; -1 if there is none."""
+    if task.target not in ("label", "mask") or not isinstance(y, Tensor) or not len(y):
+        return -1
+    return int((y if task.target == "label" else torch.where(y == IGNORE, 0, y)).max())
+
+
+def shaped(output: Any, x: Tensor, y: Any, task: Task, most: int | None = None) -> Any:
+    """The output, unchanged; raises `ShapeError`, with both shapes, if it does not fit images x with targets y.
+
+    most: `greatest_class`, for a caller that asks in each step of a search, where a GPU's answer would be waited for.
+    """
     if task.target == "boxes" and not (isinstance(output, Places) and len(output) == len(x)):
         tensor = getattr(output, "classes", output)
         what = f"{type(output).__name__} {list(tensor.shape)}" if isinstance(tensor, Tensor) else type(output).__name__
@@ -73,12 +83,10 @@ def shaped(output: Any, x: Tensor, y: Any, task: Task) -> Any:
             f"{task.name}: the model returns {list(output.shape)} for images {list(x.shape)}; "
             f"it should return [{', '.join(map(str, wanted))}]"
         )
-    if task.target in ("label", "mask") and len(y):
-        classes = y if task.target == "label" else torch.where(y == IGNORE, 0, y)
-        if int(classes.max()) >= output.shape[1]:
-            raise ShapeError(
-                f"{task.name}: the model distinguishes {output.shape[1]} classes, but a target is class {int(classes.max())}"
-            )
+    if task.target in ("label", "mask"):
+        most = greatest_class(y, task) if most is None else most
+        if most >= output.shape[1]:
+            raise ShapeError(f"{task.name}: the model distinguishes {output.shape[1]} classes, but a target is class {most}")
     return output
 
 

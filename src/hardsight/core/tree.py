@@ -63,5 +63,17 @@ def where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return no.index_copy(0, places, yes.index_select(0, places))
 
 
+def some(mask: Tensor) -> bool:
+    """Whether any value of the mask is True; elsewhere than on a CPU, where the host would wait for the answer, True unasked."""
+    return mask.device.type != "cpu" or bool(mask.any())
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal; elsewhere than on a CPU, where the host would wait for the answer, False unasked."""
+    return one.device.type == "cpu" and torch.equal(one, other)
+
+
 def move(tree: Tree, device: torch.device | str) -> Tree:
-    return each(tree, lambda tensor: tensor.to(device))
+    """The tree on the device; the host does not wait for what it sends there, but for what it fetches."""
+    sent = torch.device(device).type != "cpu"
+    return each(tree, lambda tensor: tensor.to(device, non_blocking=sent))

@@ -127,7 +127,7 @@ def pixels(batch_images: Tensor, device: torch.device | str) -> Tensor:
     """uint8 images [B, 3, ...] as float32 in [0, 1] on the device; they are copied as uint8 and divided by 255 there."""
     if batch_images.dtype != torch.uint8:
         raise DataError(f"images must be uint8, 0 to 255; these are {batch_images.dtype}")
-    return batch_images.to(device).to(torch.float32).div_(255)
+    return batch_images.to(device, non_blocking=True).to(torch.float32).div_(255)
 
 
 ROUNDING = 1e-6

@@ -161,7 +161,7 @@ def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Re
     slope = grad.flatten(1).abs().amax(1) if len(x) else torch.zeros_like(reading.loss)
     slope = torch.where(torch.isfinite(reading.loss), slope, torch.nan)
     good = torch.isfinite(slope)
-    if not bool(good.all()):
+    if tree.some(~good):
         grad = tree.where(good, grad, torch.zeros_like(grad))
     return Reading(reading.loss, reading.error, slope), grad
 

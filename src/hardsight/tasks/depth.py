@@ -159,17 +159,19 @@ def median_scaled(output: Tensor, target: Tensor) -> Tensor:
     Source: Zhou et al., CVPR 2017, section 4.1. The median of an even count is the mean of the middle two, as in numpy.
     differs: the output is not clipped afterwards.
     """
-    factors = []
-    for depth, truth in zip(output, target, strict=True):
-        valid = truth > 0
-        both = [_median(values[valid]) for values in (truth, depth)] if bool(valid.any()) else [output.new_ones(())] * 2
-        factors.append(both[0] / both[1].clamp_min(TINY))
-    return output * torch.stack(factors)[:, None, None]
+    valid = target > 0
+    truth, depth = (_median(values, valid) for values in (target, output))
+    factors = torch.where(valid.flatten(1).any(1), truth / depth.clamp_min(TINY), 1.0)
+    return output * factors[:, None, None]
 
 
-def _median(values: Tensor) -> Tensor:
-    ordered = values.sort().values
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+def _median(values: Tensor, valid: Tensor) -> Tensor:
+    """[B]: of the valid values of each image; NaN of none."""
+    ordered = torch.where(valid, values, torch.nan).flatten(1).sort(1).values  # NaN is the last
+    last = valid.flatten(1).sum(1, keepdim=True) - 1
+    middle = (last.clamp_min(0) // 2, (last + 1).clamp_min(0) // 2)
+    low, high = (ordered.gather(1, place) for place in middle)
+    return ((low + high) / 2).squeeze(1)
 
 
 def _ratio(output: Tensor, target: Tensor) -> Tensor:

@@ -86,8 +86,14 @@ class Best:
         self.flat = torch.zeros_like(self.queries)
         self.halted = torch.zeros_like(self.queries, dtype=torch.bool)
 
-    def see(self, x_adv: Tensor, reading: Reading, places: Tensor | None = None, queries: int | Tensor = 1) -> None:
-        """Records an evaluation at x_adv, of all images or of those at `places`; queries: how many passes it took."""
+    def see(
+        self, x_adv: Tensor, reading: Reading, places: Tensor | None = None, queries: int | Tensor = 1,
+        among: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Records an evaluation at x_adv, of all images or of those at `places`; queries: how many passes it took.
+
+        among: mask of those that count, if some have left the search and are evaluated all the same.
+        """
         at = slice(None) if places is None else places
         loss = reading.loss.detach().to(self.loss.dtype)
         if reading.error is not None and self.error is None:
@@ -96,18 +102,23 @@ class Best:
         old = Reading(self.loss[at], None if self.error is None else self.error[at])
         wins = better(Reading(loss, error), old)
         higher = torch.isfinite(loss) & (loss > self.greatest[at])
-        one = self.x_best_loss is self.x_adv and torch.equal(wins, higher)
+        one = self.x_best_loss is self.x_adv and (self.error is None or tree.equal(wins, higher))
+        if among is not None:
+            wins, higher = wins & among, higher & among
         self.x_adv = _updated(self.x_adv, x_adv, wins, places)
         self.x_best_loss = self.x_adv if one else _updated(self.x_best_loss, x_adv, higher, places)
         if error is not None and self.error is not None and old.error is not None:
             self.error[at] = torch.where(wins, error, old.error)
         self.loss[at] = torch.where(wins, loss, old.loss)
         self.greatest[at] = torch.where(higher, loss, self.greatest[at])
-        self.queries[at] += queries
-        self.halted[at] |= ~torch.isfinite(loss)
+        halted, flat = ~torch.isfinite(loss), torch.zeros_like(loss, dtype=torch.bool)
         if reading.slope is not None:
-            self.halted[at] |= ~torch.isfinite(reading.slope)
-            self.flat[at] += reading.slope == 0
+            halted, flat = halted | ~torch.isfinite(reading.slope), reading.slope == 0
+        if among is not None:
+            queries, halted, flat = queries * among, halted & among, flat & among
+        self.queries[at] += queries
+        self.halted[at] |= halted
+        self.flat[at] += flat
 
     def add(self, found: AttackResult, places: Tensor | None = None) -> None:
         """Records the result of another search, of all images or of those at `places`, with its counts."""
@@ -123,9 +134,11 @@ class Best:
 
 def _updated(kept: Tensor, x_adv: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
     """`kept` with the images of x_adv where `mask` is True; not in place, since other code may hold the same tensors."""
-    if not bool(mask.any()):
+    if not tree.some(mask):
         return kept
     if places is None:
         return tree.where(mask, x_adv, kept)
+    if mask.device.type != "cpu":  # how many have won is not asked
+        return kept.index_copy(0, places, tree.where(mask, x_adv.to(kept.dtype), kept[places]))
     won = mask.nonzero().flatten()
     return kept.index_copy(0, places[won], x_adv.index_select(0, won).to(kept.dtype))

@@ -13,6 +13,8 @@ from hardsight.core.errors import SpecError
 from hardsight.losses.objective import AttackResult, Objective, loss_and_grad
 from hardsight.specs.catalog import register
 
+ASKS = 5
+"""On a GPU the host waits to learn which images have left the batch: it asks after so many steps, and those count no longer."""
 RISE = 0.01
 """Smallest relative increase of a loss that `patience` counts as progress."""
 
@@ -60,27 +62,31 @@ def pgd(
     ) -> AttackResult:
         x_adv = begin(where if start is None else start, x, threat, rng)
         best = Best(x_adv)
-        places = None
+        places = among = None
+        exits, every = not objective.coupled and bool(early_exit or patience), 1 if x.device.type == "cpu" else ASKS
         velocity = torch.zeros_like(x) if momentum else x[:, :0]
         top, since = torch.full((len(x),), -torch.inf, device=x.device), torch.zeros(len(x), device=x.device)  # for patience
         for t in range(steps):
             ahead = threat.project(x_adv + step * threat.eps * momentum * velocity, x) if nesterov else x_adv
             reading, grad = loss_and_grad(objective, ahead, t / steps)
-            best.see(ahead, reading, places)
-            leaves = torch.zeros_like(reading.loss, dtype=torch.bool)
-            if early_exit and reading.error is not None and not objective.coupled:
-                leaves |= reading.error >= 1
-            if patience and not objective.coupled:
-                rose = ~(reading.loss <= top + RISE * top.abs())
-                top, since = torch.where(rose, reading.loss, top), torch.where(rose, t, since)
-                leaves |= t - since >= patience
-            if bool(leaves.any()):
-                stays = (~leaves).nonzero().flatten()
-                places = stays if places is None else places[stays]
-                objective, x, x_adv = objective[stays], x[stays], x_adv[stays]
-                velocity, grad, top, since = velocity[stays], grad[stays], top[stays], since[stays]
-                if not len(places):
-                    return best.result()
+            best.see(ahead, reading, places, among=among)
+            if exits:
+                leaves = torch.zeros_like(reading.loss, dtype=torch.bool)
+                if early_exit and reading.error is not None:
+                    leaves |= reading.error >= 1
+                if patience:
+                    rose = ~(reading.loss <= top + RISE * top.abs())
+                    top, since = torch.where(rose, reading.loss, top), torch.where(rose, t, since)
+                    leaves |= t - since >= patience
+                among = ~leaves if among is None else among & ~leaves
+                if (t + 1) % every == 0:
+                    stays, among = among.nonzero().flatten(), None
+                    if len(stays) < len(x):
+                        places = stays if places is None else places[stays]
+                        objective, x, x_adv = objective[stays], x[stays], x_adv[stays]
+                        velocity, grad, top, since = velocity[stays], grad[stays], top[stays], since[stays]
+                    if not len(stays):
+                        return best.result()
             if momentum:
                 grad = velocity = momentum * velocity + grad / per_image(
                     grad.abs().flatten(1).mean(1).clamp_min(1e-30), grad
@@ -90,7 +96,7 @@ def pgd(
             x_adv = threat.project(ahead, x)
         with torch.no_grad():
             reading = objective(x_adv)
-        best.see(x_adv, reading, places)
+        best.see(x_adv, reading, places, among=among)
         if keep == "last":
             return best.result()._replace(x_adv=x_adv, loss=reading.loss, error=reading.error)
         return best.result()

@@ -103,19 +103,19 @@ class Masked:
         if self.mask is not None:
             if self.mask.shape != x.shape[-2:]:
                 raise ShapeError(f"the mask is {list(self.mask.shape)}, but the images are [{height}, {width}]")
-            region, shape = self.mask.to(x.device), None
+            region, shape = self.mask.cpu(), None
         else:
             top, left, bottom, right = self.box or (0.0, 0.0, 1.0, 1.0)
             rows = slice(_edge(top, height), _edge(bottom, height))
             columns = slice(_edge(left, width), _edge(right, width))
-            region = torch.zeros(height, width, dtype=torch.bool, device=x.device)
+            region = torch.zeros(height, width, dtype=torch.bool)
             region[rows, columns] = True
             shape = None if self.outside else (rows.stop - rows.start, columns.stop - columns.start)
             region = region ^ self.outside
         places = region.flatten().nonzero().flatten()
         if not len(places):
             raise SpecError(f"{self.norm}: no pixel of images [{height}, {width}] is in the region")
-        return places, shape or (len(places), 1)
+        return places.to(x.device, non_blocking=True), shape or (len(places), 1)
 
 
 def _edge(share: float, length: int) -> int:

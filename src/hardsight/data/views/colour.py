@@ -45,8 +45,10 @@ def at_once(x: Tensor, colours: Colours) -> Tensor:
     if colours.hue.any():
         mix = mix @ _turn(colours.hue)
     mix = mix * (colours.bright * colours.contrast).view(-1, 1, 1)
-    mean = (x.mean(2) @ torch.tensor(GREY).to(x)) * (colours.bright * (1 - colours.contrast)).to(x)
-    return torch.baddbmm(mean.view(-1, 1, 1), mix.to(x), x).clamp(0, 1)
+    mean = (x.mean(2) @ torch.tensor(GREY).to(x, non_blocking=True)) * (colours.bright * (1 - colours.contrast)).to(
+        x, non_blocking=True
+    )
+    return torch.baddbmm(mean.view(-1, 1, 1), mix.to(x, non_blocking=True), x).clamp(0, 1)
 
 
 def step_by_step(x: Tensor, colours: Colours) -> Tensor:
@@ -58,7 +60,7 @@ def step_by_step(x: Tensor, colours: Colours) -> Tensor:
         for step, change, factor in zip(range(len(steps)), steps, colours, strict=False):
             which = ((colours.order[:, place] == step) & (factor != idle[step])).nonzero()[:, 0]
             if len(which):
-                there = which.to(x.device)
+                there = which.to(x.device, non_blocking=True)
                 x = x.clone() if x is given else x
                 x.index_copy_(0, there, change(x.index_select(0, there), factor[which]))
     return drained(x, colours.drained)
@@ -66,20 +68,20 @@ def step_by_step(x: Tensor, colours: Colours) -> Tensor:
 
 def brightened(x: Tensor, factor: Tensor) -> Tensor:
     """x [B, 3, N] times `factor` [B], clamped."""
-    return (x * factor.to(x).view(-1, 1, 1)).clamp(0, 1)
+    return (x * factor.to(x, non_blocking=True).view(-1, 1, 1)).clamp(0, 1)
 
 
 def contrasted(x: Tensor, factor: Tensor) -> Tensor:
     """x [B, 3, N] blended with its mean grey, clamped: factor 0 gives that grey, 1 gives x."""
-    factor = factor.to(x).view(-1, 1, 1)
-    mean = (x.mean(2) @ torch.tensor(TV_GREY).to(x)).view(-1, 1, 1)
+    factor = factor.to(x, non_blocking=True).view(-1, 1, 1)
+    mean = (x.mean(2) @ torch.tensor(TV_GREY).to(x, non_blocking=True)).view(-1, 1, 1)
     return (x * factor + mean * (1 - factor)).clamp(0, 1)
 
 
 def saturated(x: Tensor, factor: Tensor) -> Tensor:
     """x [B, 3, N] blended with its greyscale version, clamped: factor 0 gives greyscale, 1 gives x."""
     factor, grey = factor.view(-1, 1, 1), torch.tensor(TV_GREY).expand(3, 3)
-    return torch.bmm((torch.eye(3) * factor + grey * (1 - factor)).to(x), x).clamp(0, 1)
+    return torch.bmm((torch.eye(3) * factor + grey * (1 - factor)).to(x, non_blocking=True), x).clamp(0, 1)
 
 
 def turned(x: Tensor, share: Tensor) -> Tensor:
@@ -88,7 +90,9 @@ def turned(x: Tensor, share: Tensor) -> Tensor:
     most = torch.maximum(torch.maximum(red, green), blue)
     span = most - torch.minimum(torch.minimum(red, green), blue)
     later = torch.where(most == green, blue - red + 2 * span, red - green + 4 * span)
-    place = torch.where(most == red, green - blue, later) / span.clamp_min(1e-12) / 6 + share.to(x)[:, None]
+    place = (
+        torch.where(most == red, green - blue, later) / span.clamp_min(1e-12) / 6 + share.to(x, non_blocking=True)[:, None]
+    )
     found = []
     for own in (
         5 / 6,
@@ -103,7 +107,11 @@ def turned(x: Tensor, share: Tensor) -> Tensor:
 
 def drained(x: Tensor, which: Tensor) -> Tensor:
     """x [B, 3, N], converted to greyscale where `which` [B] is True."""
-    return changed(x, which, lambda some: (some.transpose(1, 2) @ torch.tensor(TV_GREY).to(x))[:, None].expand_as(some))
+    return changed(
+        x,
+        which,
+        lambda some: (some.transpose(1, 2) @ torch.tensor(TV_GREY).to(x, non_blocking=True))[:, None].expand_as(some),
+    )
 
 
 def solarised(x: Tensor, which: Tensor, threshold: float) -> Tensor:
@@ -119,7 +127,7 @@ def blurred(x: Tensor, which: Tensor, sigma: Tensor, taps: int) -> Tensor:
     some = sigma[which]
 
     def blur(x: Tensor) -> Tensor:
-        return apart(x, *(_gaussian(some, length, taps).to(x) for length in x.shape[2:]))
+        return apart(x, *(_gaussian(some, length, taps).to(x, non_blocking=True) for length in x.shape[2:]))
 
     return changed(x, which, blur)
 
@@ -128,7 +136,7 @@ def changed(x: Tensor, which: Tensor, change: Callable[[Tensor], Tensor]) -> Ten
     """x [B, ...] with `change` applied to the images where `which` [B], on the CPU, is True; the others are only copied."""
     if which.all():
         return change(x)
-    places = which.nonzero()[:, 0].to(x.device)
+    places = which.nonzero()[:, 0].to(x.device, non_blocking=True)
     return x.index_copy(0, places, change(x.index_select(0, places))) if len(places) else x
 
 
@@ -144,7 +152,7 @@ def _gaussian(sigma: Tensor, length: int, taps: int) -> Tensor:
         torch.where(there < length - 1, 2 * (length - 1) - there, length * 3),
     )
     far = torch.stack([(place - here).abs() for place in (there, left, right)])
-    folded = (far == steps.view(-1, 1, 1, 1)).sum(1).to(weights)
+    folded = (far == steps.view(-1, 1, 1, 1)).sum(1).to(weights, non_blocking=True)
     return (weights @ folded.flatten(1)).view(-1, length, length)
 
 

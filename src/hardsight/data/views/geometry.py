@@ -73,16 +73,16 @@ def cut(x: Tensor, crop: Crop, size: tuple[int, int], fenced: bool) -> Tensor:
     """
     if size[0] < x.shape[2] or size[1] < x.shape[3]:
         return _smoothed(x, crop, size, fenced)
-    across = _places(crop.across, crop.wide, size[1], x.shape[3], fenced).to(x)
-    down = _places(crop.down, crop.high, size[0], x.shape[2], fenced).to(x)
+    across = _places(crop.across, crop.wide, size[1], x.shape[3], fenced).to(x, non_blocking=True)
+    down = _places(crop.down, crop.high, size[0], x.shape[2], fenced).to(x, non_blocking=True)
     grid = torch.stack([across[:, None, :].expand(-1, size[0], -1), down[:, :, None].expand(-1, -1, size[1])], 3)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _smoothed(x: Tensor, crop: Crop, size: tuple[int, int], fenced: bool) -> Tensor:
     """Resamples rows and columns with one matrix each: slower than grid sampling, but averages any number of pixels."""
-    columns = _weights(crop.across, crop.wide, size[1], x.shape[3], fenced).to(x)
-    rows = _weights(crop.down, crop.high, size[0], x.shape[2], fenced).to(x)
+    columns = _weights(crop.across, crop.wide, size[1], x.shape[3], fenced).to(x, non_blocking=True)
+    rows = _weights(crop.down, crop.high, size[0], x.shape[2], fenced).to(x, non_blocking=True)
     return apart(x, rows, columns)
 
 
@@ -125,5 +125,8 @@ def shifted(x: Tensor, padding: int, flip: bool, when: When) -> Tensor:
     each = torch.arange(count, device=x.device)[:, None, None, None]
     channel = torch.arange(channels, device=x.device)[:, None, None]
     return F.pad(x, (padding,) * 4)[
-        each, channel, rows.to(x.device)[:, None, :, None], columns.to(x.device)[:, None, None, :]
+        each,
+        channel,
+        rows.to(x.device, non_blocking=True)[:, None, :, None],
+        columns.to(x.device, non_blocking=True)[:, None, None, :],
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,6 +46,7 @@ class Swapped(nn.Module):
         self._normalize()
         self.register_buffer("queue", torch.zeros(targets, queue, dim))
         self.register_buffer("stored", torch.zeros((), dtype=torch.long))
+        self.full = False
 
     def forward(
         self, online: tuple[Tensor, ...], target: tuple[Tensor, ...] | None, label: Tensor | None, places: Tensor
@@ -73,9 +76,18 @@ class Swapped(nn.Module):
     def _codes(self, z: Tensor, place: int) -> Tensor:
         scores = gather(self._scores(z))
         length = self.queue.shape[1]
-        if length and place < len(self.queue) and int(self.stored) == length:
+        if length and place < len(self.queue) and self._is_full(length):
             scores = torch.cat([scores, self.prototypes(self.queue[place].to(scores.dtype))])
         return sinkhorn(scores, self.eps, self.rounds)[own(z)]
+
+    def _is_full(self, length: int) -> bool:
+        """Asked until it is, since the host waits for a GPU's answer."""
+        self.full = self.full or int(self.stored) == length
+        return self.full
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.full = False
+        super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def _normalize(self) -> None:

@@ -31,7 +31,8 @@ class HalfLogDet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
         eye = torch.eye(z.shape[-2], dtype=z.dtype, device=z.device)
-        root = torch.linalg.cholesky(eye + scale * (z @ z.mT))
+        root, failed = torch.linalg.cholesky_ex(eye + scale * (z @ z.mT))
+        root = torch.where(failed[..., None, None] == 0, root, torch.nan)  # the engine skips a loss that is not finite
         ctx.save_for_backward(z, root)
         ctx.scale = scale
         return root.diagonal(dim1=-2, dim2=-1).log().sum(-1)

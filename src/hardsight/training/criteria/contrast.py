@@ -60,7 +60,7 @@ class NTXent(nn.Module):
         self.noticed = (places.to(losses[0].device), mean(noticed)) if noticed else None
         return mean(losses)
 
-    def logs(self) -> dict[str, float]:
+    def logs(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The rate of false negatives, and how well they were detected; empty where there are no labels."""
         return {} if self.counts is None else shares(self.counts)
 

@@ -115,7 +115,7 @@ def batches(kept: Kept, plan: Iterable[list[int]], device: torch.device) -> Iter
     def ready() -> Samples:
         places, batch = coming.popleft().result()
         target = {name: tree.move(value, device) for name, value in batch.target.items()}
-        return Samples(pixels(batch.images, device), target, torch.tensor(places, device=device))
+        return Samples(pixels(batch.images, device), target, torch.tensor(places).to(device, non_blocking=True))
 
     coming: deque[Future[tuple[list[int], Batch]]] = deque()
     loader = ThreadPoolExecutor(1)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hardsight.training.engine.window import wide
+
 IN_A_ROW = 3
 """Consecutive skipped steps before the run goes back."""
 BACK_OFFS = 3
@@ -66,20 +68,20 @@ def spread_of(embeddings: Tensor) -> float:
     return float(unit.std(0, unbiased=False).mean() * math.sqrt(embeddings.shape[1]))
 
 
-def norm_of(weights: list[nn.Parameter], clip: float) -> float:
-    """The norm of all gradients together; gradients are scaled down to norm `clip` where it is larger (0: never)."""
+def norm_of(weights: list[nn.Parameter], clip: float) -> Tensor:
+    """The norm of all gradients together, in float64; gradients are scaled down to norm `clip` where it is larger (0: never)."""
     gradients = [one.grad for one in weights if one.grad is not None]
     shared = [one for one in gradients if hasattr(one, "full_tensor")]
     own = [one for one in gradients if not hasattr(one, "full_tensor")]
-    square = 0.0
+    square = wide(weights[0].new_zeros(()))
     for part in filter(None, (own, shared)):
         norm: Any = nn.utils.get_total_norm(part)
-        square += float(norm.full_tensor() if part is shared else norm) ** 2
-    size = math.sqrt(square)
-    if clip and size > clip:
-        for part in filter(None, (own, shared)):
-            for one in part:
-                one.mul_(clip / size)
+        square = square + wide(norm.full_tensor() if part is shared else norm).square()
+    size = square.sqrt()
+    if clip:
+        factor = torch.where(size > clip, clip / size, 1.0)
+        for one in gradients:
+            one.mul_(factor.to(one.device, one.dtype))
     return size
 
 

@@ -32,13 +32,14 @@ from hardsight.training.engine.decoding import Decoder, is_unlike, open_training
 from hardsight.training.engine.export import write_encoder
 from hardsight.training.engine.feed import Kept, Part, batches, order
 from hardsight.training.engine.guard import BACK_OFFS, COLLAPSED, NotFinite, device_memory, norm_of
+from hardsight.training.engine.needs import in_channels_last, need_batch, need_fitting
 from hardsight.training.engine.parallel import Forward, Group
 from hardsight.training.engine.recipe import TrainingRecipe, need_same, to_dict
 from hardsight.training.engine.settle import Asked, patient, settings
 from hardsight.training.engine.state import Training
 from hardsight.training.engine.watching import Watching, look
+from hardsight.training.engine.window import EVERY, Taken, Window, finite, numbers, wide
 from hardsight.training.methods.base import Samples
-from hardsight.training.methods.joint import follow
 
 
 @torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
@@ -84,6 +85,7 @@ class Run:
     watch: Watch
     weights: list[nn.Parameter]
     lrs: list[float]
+    window: Window
     decoder: Decoder | None = None
     logs: list[logs.Log] = field(default_factory=list)
     saved: float = 0.0
@@ -122,9 +124,7 @@ class Run:
         first = training.batches - epoch * self.per_epoch
         for parts in self.batches(epoch, first):
             started = time.perf_counter()
-            for replay in range(training.learner.replays):
-                self.step(parts, epoch, replay)
-            training.batches += 1
+            self.batch(parts, epoch)
             training.seconds += time.perf_counter() - started
             bar.advance(1, recipe.batch)
             bar.say(
@@ -133,7 +133,7 @@ class Run:
                 if training.totals
                 else recipe.name
             )
-            if training.batches % self.per_epoch and self._saves(asked):
+            if training.batches % self.per_epoch and not self.window.batches and self._saves(asked):
                 return False
         self._end_of(epoch)
         return not self._stops(asked)
@@ -157,6 +157,35 @@ class Run:
                 yield parts
                 parts = []
 
+    def batch(self, parts: list[Samples], epoch: int) -> None:
+        """All steps on one batch; where the host need not ask at each, it reads their numbers after `EVERY` batches."""
+        window = self.window
+        if not window.asks:
+            window.before = window.before if window.batches else state.copied(self.training)
+            window.batches.append((parts, epoch))
+        for replay in range(self.training.learner.replays):
+            self.step(parts, epoch, replay)
+        self.training.batches += 1
+        if len(window.batches) == EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Reads the numbers of the steps since the last time; if one was not finite, runs their batches again, one by one."""
+        window, training = self.window, self.training
+        (taken, window.taken), (batches, window.batches) = (window.taken, []), (window.batches, [])
+        found = numbers(taken, training.group.world)
+        if window.asks or all(finite(one) for one in found):
+            for one, values in zip(taken, found, strict=True):
+                self._record(one, values)
+            return
+        state.restore(training, window.before)
+        window.asks = True
+        try:
+            for parts, epoch in batches:
+                self.batch(parts, epoch)
+        finally:
+            window.asks = False
+
     def step(self, parts: list[Samples], epoch: int, replay: int) -> None:
         training, recipe, group = self.training, self.recipe, self.training.group
         learner, optimizer = training.learner, training.optimizer
@@ -164,7 +193,7 @@ class Run:
         steps = recipe.epochs * self.per_epoch * learner.replays
         torch.manual_seed(seeds.seed_of("step", recipe.seed, step, group.rank))  # dropout has no generator argument
         optimizer.zero_grad(set_to_none=True)
-        loss, found, keep, when = 0.0, {}, None, None
+        loss, found, keep, when = 0.0, None, None, None
         for place, samples in enumerate(parts):
             rng = seeds.generator("step", recipe.seed, step, place)
             when = When(rng, step, steps, epoch, recipe.epochs, replay, group.rank, group.world)
@@ -172,29 +201,32 @@ class Run:
                 found = self.forward(samples, when)
             (found.loss / len(parts)).backward()
             learner.after_backward(when)
-            loss, keep, found = loss + float(found.loss.detach()) / len(parts), found.keep, found.logs
+            loss, keep = loss + wide(found.loss) / len(parts), found.keep
         assert when is not None
+        assert found is not None
         for lr, options in zip(self.lrs, optimizer.param_groups, strict=True):
             options["lr"] = lr * self.rate(when) * training.guard.factor
         if training.sharded:
             parallel.mean_gradients(self.weights, group)
-        norm = norm_of(self.weights, recipe.clip)
-        loss, norm = (value / group.world for value in group.total([loss, norm]))
-        if training.guard.passes(loss, norm, learner):
-            optimizer.step()
-            learner.after_step(keep, when)
-            if training.average is not None:
-                self._average(training.average)
-            numbers = {"loss": loss, **found}
-            training.count(numbers)
-            if recipe.every and (step + 1) % recipe.every == 0:
-                self._write(step + 1, {**numbers, "gradient": norm, "lr": optimizer.param_groups[0]["lr"]})
+        sums = group.summed(torch.stack([torch.as_tensor(loss), norm_of(self.weights, recipe.clip)]))
+        if self.window.asks:
+            loss, norm = (value / group.world for value in sums.tolist())
+            if not training.guard.passes(loss, norm, learner):
+                return
+        optimizer.step()
+        learner.after_step(keep, when)
+        training.follow()
+        self.window.taken.append(Taken(step, sums, found.logs, optimizer.param_groups[0]["lr"]))
+        if self.window.asks:
+            self.settle()
 
-    def _average(self, average: Encoder) -> None:
-        encoder = self.training.learner.encoder
-        follow(average, encoder, self.recipe.ema)
-        for slow, fast in zip(average.buffers(), encoder.buffers(), strict=True):
-            slow.copy_(fast)
+    def _record(self, step: Taken, found: dict[str, float]) -> None:
+        """Adds a step's numbers to the epoch's, and to the log if it is due."""
+        gradient = found.pop("gradient")
+        self.training.guard.row = 0
+        self.training.count(found)
+        if self.recipe.every and (step.step + 1) % self.recipe.every == 0:
+            self._write(step.step + 1, {**found, "gradient": gradient, "lr": step.lr})
 
     def _saves(self, asked: Asked) -> bool:
         """Within an epoch: saves if it is time to, or if the run must stop; returns whether it must stop."""
@@ -210,6 +242,7 @@ class Run:
 
     def _end_of(self, epoch: int) -> None:
         training, recipe = self.training, self.recipe
+        self.settle()
         numbers = training.means()
         training.totals = {}
         if self.watching and self.held and ((epoch + 1) % self.watching.every == 0 or epoch + 1 == recipe.epochs):
@@ -307,19 +340,15 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     places = choose(split, recipe.images)
     apart = watching.holds(len(places)) if watching else 0
     trained = Kept(Part(split, sorted(places[apart:])))
-    _need_batch(recipe, data.card.name, len(places), apart)
+    need_batch(recipe, data.card.name, len(places), apart)
     parallel.need_shares(recipe.batch, recipe.accumulate, group)
     with torch.random.fork_rng():
         torch.manual_seed(seeds.seed_of("parts", recipe.seed))
         learner = build(recipe.method, "Method").begin(encoder, data.card, len(trained.part)).to(group.device)
         learner.prepare(trained.part)
-    _need_statistics(recipe, learner, group)
-    if learner.replays > 1 and recipe.accumulate > 1:
-        raise SpecError(f"{recipe.name}: {recipe.method} replays each batch, which needs accumulate = 1")
+    need_fitting(recipe, learner, group)
     if recipe.channels_last:
         in_channels_last(learner)
-    if recipe.ema and recipe.parallel == "fsdp" and group.world > 1:
-        raise SpecError(f"{recipe.name}: ema needs full weights, and fsdp shards them; use ddp, or ema = 0")
     average = copy.deepcopy(learner.encoder).requires_grad_(False).eval() if recipe.ema else None
     learner, forward = parallel.spread(learner, recipe.parallel, group, recipe.sync_norm, recipe.compile)
     weights = [one for one in learner.parameters() if one.requires_grad]
@@ -333,7 +362,8 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     held = Kept(Part(split, places[:apart])) if apart else None
     rate: Schedule = build(recipe.schedule, "Schedule")
     decoder = Decoder(trained.part, data.card.size, recipe.seed) if is_unlike(trained.part) else None
-    run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs, decoder)
+    window = Window(asks=group.device.type in ("cpu", "mps") or training.sharded)
+    run = Run(training, forward, trained, held, watching, rate, data.card, folder, watch, weights, lrs, window, decoder)
     run.saved = time.perf_counter()
     if group.leads:
         write_json(folder / "recipe.json", to_dict(recipe))
@@ -345,27 +375,3 @@ def begin(recipe: TrainingRecipe, folder: Path, group: Group, watch: Watch) -> R
     elif group.leads:
         watch.note(f"{recipe.name}: resumes after batch {training.batches} of {recipe.epochs * run.per_epoch}")
     return run
-
-
-def in_channels_last(learner: nn.Module) -> None:
-    """Stores the weights of convolutions with the channels last, of images and of clips each in its own format."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for weight in learner.parameters():
-        if weight.dim() in formats:
-            weight.data = weight.data.contiguous(memory_format=formats[weight.dim()])
-
-
-def _need_batch(recipe: TrainingRecipe, name: str, images: int, apart: int) -> None:
-    if images - apart < recipe.batch:
-        held = f", {apart} of them held out" if apart else ""
-        raise SpecError(f"{recipe.name}: batch is {recipe.batch}, and {name} has only {images} training images{held}")
-
-
-def _need_statistics(recipe: TrainingRecipe, learner: nn.Module, group: Group) -> None:
-    share = recipe.batch // recipe.accumulate // group.world
-    norms = [part for part in learner.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if share == 1 and norms:
-        raise SpecError(
-            f"{recipe.name}: {type(norms[0]).__name__} needs the statistics of a batch, and one image has none; "
-            "give a batch of at least 2 for each process and part"
-        )

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from hardsight.core.errors import SpecError
 from hardsight.core.when import When
@@ -50,6 +50,12 @@ class Group:
         kept = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(kept)
         return kept.tolist()
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The same of a tensor, without waiting for it."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, by rank."""

@@ -8,6 +8,7 @@ process (a queue, a perturbation, its batch statistics) is stored for each proce
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -26,6 +27,7 @@ from hardsight.training.engine.guard import Guard
 from hardsight.training.engine.parallel import Group
 from hardsight.training.engine.recipe import TrainingRecipe, to_dict
 from hardsight.training.methods.base import Learner
+from hardsight.training.methods.joint import follow
 
 ENGINE = 1
 """Increased when a change of this code changes the result of a run, or the format of a checkpoint."""
@@ -61,6 +63,13 @@ class Training:
         for key, value in numbers.items():
             total, steps = self.totals.get(key, (0.0, 0))
             self.totals[key] = (total + value, steps + 1)
+
+    def follow(self) -> None:
+        """Moves the average towards the encoder's weights, and copies its buffers."""
+        if self.average is not None:
+            follow(self.average, self.learner.encoder, self.recipe.ema)
+            for slow, fast in zip(self.average.buffers(), self.learner.encoder.buffers(), strict=True):
+                slow.copy_(fast)
 
     def means(self) -> dict[str, float]:
         return {key: total / steps for key, (total, steps) in self.totals.items()}
@@ -118,10 +127,31 @@ def load(training: Training, folder: Path) -> bool:
         raise StoreError(
             f"{path} does not fit this recipe's networks: other code wrote it ({text}); start a new run in another folder, or delete this one"
         ) from None
+    _put(training, saved)
+    return True
+
+
+def copied(training: Training) -> dict[str, Any]:
+    """The state in memory, on its device: what `restore` takes."""
+    average = None if training.average is None else training.average.state_dict()
+    states = {"learner": training.learner.state_dict(), "optimizer": training.optimizer.state_dict(), "average": average}
+    plain = {"guard": asdict(training.guard), **{key: getattr(training, key) for key in PLAIN}}
+    return copy.deepcopy({**states, **plain})
+
+
+def restore(training: Training, kept: dict[str, Any]) -> None:
+    """Takes the run back to a state that `copied` gave, which must not be used again."""
+    training.learner.load_state_dict(kept["learner"])
+    training.optimizer.load_state_dict(kept["optimizer"])
+    if training.average is not None:
+        training.average.load_state_dict(kept["average"])
+    _put(training, kept)
+
+
+def _put(training: Training, saved: dict[str, Any]) -> None:
     training.guard = Guard(**saved["guard"])
     for key in PLAIN:
         setattr(training, key, saved[key])
-    return True
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -62,7 +62,7 @@ class AIRLearner(WrappedLearner):
         }
         loss = 2 * ((1 - share) * losses["clean"] + share * losses["adversarial"])
         loss = loss + self.standard * losses["standard"] + self.robust * losses["robust"]
-        return Step(loss, {name: float(one.detach()) for name, one in losses.items()})
+        return Step(loss, {name: one.detach() for name, one in losses.items()})
 
     def _alike(self, z: Tensor, other: Tensor) -> Tensor:
         return alike(z, other, self.inner.criterion.temperature)

@@ -8,10 +8,12 @@ be placed between the two; each robust method is a wrapper (`methods/robust`) ar
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from hardsight.core.errors import SpecError
 from hardsight.core.when import When
 from hardsight.data.base import DataCard, Images
 from hardsight.data.views import Batched, Views
@@ -32,6 +34,10 @@ class Samples(NamedTuple):
     places: Tensor
 
 
+Logs = Mapping[str, float | Tensor | tuple[Tensor, Tensor]]
+"""Numbers to plot by their name, as scalars that the engine reads when the device has them; a pair is a part and its whole."""
+
+
 class Step(NamedTuple):
     """loss: [B] from a learner's `read`, a scalar from its `forward`, with a graph. logs: numbers to plot.
 
@@ -39,7 +45,7 @@ class Step(NamedTuple):
     """
 
     loss: Tensor
-    logs: dict[str, float]
+    logs: Logs
     keep: Any = None
 
 
@@ -78,6 +84,14 @@ class Learner(nn.Module):
 
     def after_step(self, keep: Any, when: When) -> None:
         """Weights are updated: momentum networks, queues and centres are updated here."""
+
+
+def need(part: nn.Module, ready: Callable[[], Tensor], message: str) -> None:
+    """`SpecError` unless `ready()` is True; once it was, it is not asked again, since the host waits for a GPU's answer."""
+    if not part.__dict__.get("is_ready"):
+        if not bool(ready()):
+            raise SpecError(message)
+        part.__dict__["is_ready"] = True
 
 
 class Method(Protocol):

@@ -20,7 +20,7 @@ from hardsight.losses.objective import against
 from hardsight.specs.catalog import register
 from hardsight.specs.schedules import Schedule, constant, stairs
 from hardsight.training.criteria.contrast import NTXent
-from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Step, mlp
+from hardsight.training.methods.base import Drawn, Learner, Method, Samples, Step, mlp, need
 from hardsight.training.methods.clusters import features
 from hardsight.training.methods.joint import Joint, embedded, single
 from hardsight.training.methods.mixed import Clusters
@@ -99,8 +99,8 @@ class DynACLppLearner(Learner):
     def forward(self, samples: Samples, when: When) -> Step:
         (x,) = self.draw(samples, when)
         label = self.clusters.labels[0, samples.places]
-        if bool((label < 0).any()):
-            raise SpecError("dynacl_pp: there are no pseudo-labels yet; call the learner's `prepare` before the first step")
+        early = "dynacl_pp: there are no pseudo-labels yet; call the learner's `prepare` before the first step"
+        need(self, (label >= 0).all, early)
         if when.progress < self.head:
             with attack_mode(self.encoder, "eval"), torch.no_grad():
                 pooled = single(self.encoder(x).pooled)
@@ -111,7 +111,7 @@ class DynACLppLearner(Learner):
         clean, moved = self._logits(x), self._logits(x_adv)
         near = F.cross_entropy(clean, label)
         firm = _away(moved, clean.softmax(1)).mean()
-        return Step(near + self.beta * firm, {"stage": 2.0, "near": float(near.detach()), "firm": float(firm.detach())})
+        return Step(near + self.beta * firm, {"stage": 2.0, "near": near.detach(), "firm": firm.detach()})
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.clusters.heads[0](single(self.encoder(x).pooled))

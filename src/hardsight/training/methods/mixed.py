@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardsight.core import seeds
-from hardsight.core.errors import SpecError
 from hardsight.core.when import When
 from hardsight.data.base import Images
 from hardsight.data.views import Views
 from hardsight.encoders.base import Encoder
 from hardsight.encoders.norms import Norms, norm_as
 from hardsight.losses.objective import Objective, Reading
-from hardsight.training.methods.base import Drawn, Learner, Samples, Step
+from hardsight.training.methods.base import Drawn, Learner, Samples, Step, need
 from hardsight.training.methods.clusters import features, kmeans
 from hardsight.training.methods.joint import embedded, single
 from hardsight.training.methods.robust.adversary import Adversary, attack_mode
@@ -47,8 +46,8 @@ class Clusters(nn.Module):
     def forward(self, pooled: Tensor, places: Tensor) -> Tensor:
         """[B]: the mean cross-entropy over the sets."""
         wanted = self.labels[:, places]
-        if bool((wanted < 0).any()):
-            raise SpecError("advcl: there are no pseudo-labels yet; call the learner's `prepare` before the first step")
+        early = "advcl: there are no pseudo-labels yet; call the learner's `prepare` before the first step"
+        need(self, (wanted >= 0).all, early)
         losses = [F.cross_entropy(head(pooled), one, reduction="none") for head, one in zip(self.heads, wanted, strict=True)]
         return torch.stack(losses).mean(0)
 
@@ -97,12 +96,12 @@ class MixedLearner(Learner):
             calm = self._embed(clean, "clean")
         moved = self._attack(base, lambda x: self.raised(self._embed((x,), "adversarial")[0], calm), when)
         loss = self.trained(self._embed((moved,), "adversarial")[0], self._embed(clean, "clean")).mean()
-        logs = {"contrast": float(loss.detach())}
+        logs = {"contrast": loss.detach()}
         if self.clusters is not None:
             moved = self._attack(base, lambda x: self._classified(x, samples.places), when)
             classified = self._classified(moved, samples.places).mean()
             loss = loss + self.weight * classified
-            logs["clusters"] = float(classified.detach())
+            logs["clusters"] = classified.detach()
         return Step(loss, logs)
 
     def _attack(self, x: Tensor, raised: Callable[[Tensor], Tensor], when: When) -> Tensor:

@@ -27,7 +27,7 @@ class Classifier(Learner):
         label = samples.target["label"]
         found = through(lambda x: self.classifier(self.encoder(x).pooled), views)
         loss = torch.stack([F.cross_entropy(logits, label, reduction="none") for logits in found]).mean(0)
-        return Step(loss, {"accuracy": float((found[0].argmax(1) == label).float().mean())})
+        return Step(loss, {"accuracy": (found[0].argmax(1) == label).float().mean()})
 
 
 @dataclass(frozen=True)

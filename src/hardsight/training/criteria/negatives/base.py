@@ -134,17 +134,17 @@ def tally(pairs: Pairs, treated: Treated) -> Tensor | None:
     return torch.stack(sums)
 
 
-def shares(counts: Tensor) -> dict[str, float]:
-    """The rates that a `tally` gives; a rate with denominator 0 is left out.
+def shares(counts: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The rates that a `tally` gives, each as a part and its whole; a rate with denominator 0 counts nowhere.
 
     false_negative_rate: share of the negatives, before any treatment. A detector's precision and recall;
     false_negatives_left: their share of the negatives that it keeps.
     """
-    negatives, false, *detected = counts.tolist()
+    negatives, false, *detected = counts.unbind()
     parts = {"false_negative_rate": (false, negatives)}
     if detected:
         suspects, found = detected
         parts["detector_precision"] = (found, suspects)
         parts["detector_recall"] = (found, false)
         parts["false_negatives_left"] = (false - found, negatives - suspects)
-    return {name: part / whole for name, (part, whole) in parts.items() if whole}
+    return parts

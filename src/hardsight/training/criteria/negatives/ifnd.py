@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,7 @@ class PseudoLabels(nn.Module):
         self.register_buffer("label", torch.full((images,), -1))
         self.register_buffer("centre", torch.zeros(clusters, dim))
         self.register_buffer("visits", torch.zeros((), dtype=torch.long))
+        self.count: int | None = None
 
     def forward(self, pairs: Pairs) -> Treated:
         """Suspects are negatives with the trusted pseudo-label of the row's image."""
@@ -55,10 +56,15 @@ class PseudoLabels(nn.Module):
         """Stores the embeddings; clusters them each time that as many images as the split has were shown."""
         at, z = gather(places), gather(noticed.T.contiguous())
         self.memory[at] = F.normalize(z.to(self.memory), dim=1)
-        epochs = int(self.visits) // len(self.memory)
+        before = int(self.visits) if self.count is None else self.count  # on a GPU the host would wait for it
         self.visits += len(at)
-        if (now := int(self.visits) // len(self.memory)) > epochs:
+        self.count = before + len(at)
+        if (now := self.count // len(self.memory)) > before // len(self.memory):
             self._cluster(now)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.count = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def _cluster(self, epochs: int) -> None:
         """k-means on the sphere over the images shown so far; the most confident share of them keeps its label."""

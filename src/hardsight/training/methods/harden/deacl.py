@@ -34,7 +34,7 @@ class DeACLLearner(HardeningLearner):
         clean, moved = self.encoder(torch.cat([x, x_adv])).pooled.float().chunk(2)
         near = F.cosine_similarity(clean, wanted).mean()
         firm = F.cosine_similarity(moved, clean).mean()
-        return Step(-near - self.weight * firm, {"near": float(near.detach()), "firm": float(firm.detach())})
+        return Step(-near - self.weight * firm, {"near": near.detach(), "firm": firm.detach()})
 
 
 @dataclass(frozen=True)

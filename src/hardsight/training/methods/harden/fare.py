@@ -33,10 +33,10 @@ class FareLearner(HardeningLearner):
         x_adv = self.attack(x, far_l2(), wanted, when)
         if not self.clean:
             moved = distance(self.encoder(x_adv).pooled, wanted).mean()
-            return Step(moved, {"moved": float(moved.detach())})
+            return Step(moved, {"moved": moved.detach()})
         calm, firm = self.encoder(torch.cat([x, x_adv])).pooled.chunk(2)
         near, moved = distance(calm, wanted).mean(), distance(firm, wanted).mean()
-        return Step(moved + self.clean * near, {"moved": float(moved.detach()), "near": float(near.detach())})
+        return Step(moved + self.clean * near, {"moved": moved.detach(), "near": near.detach()})
 
 
 @dataclass(frozen=True)

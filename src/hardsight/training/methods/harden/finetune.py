@@ -48,8 +48,8 @@ class TRADESLearner(WrappedLearner):
         x_adv = self.adversary.on(net, x, against(logits, kl(), target=clean), when)
         calm, moved = logits(torch.cat([x, x_adv])).chunk(2)
         right, firm = ce()(calm, label).mean(), kl()(moved, calm).mean()
-        accuracy = float((calm.argmax(1) == label).float().mean())
-        return Step(right + self.beta * firm, {"accuracy": accuracy, "firm": float(firm.detach())})
+        accuracy = (calm.argmax(1) == label).float().mean()
+        return Step(right + self.beta * firm, {"accuracy": accuracy, "firm": firm.detach()})
 
 
 @dataclass(frozen=True)

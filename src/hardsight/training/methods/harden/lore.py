@@ -68,13 +68,14 @@ class LoreLearner(HardeningLearner):
         if when.replay == self.replays - 1:
             loss = loss + (price - price.detach()) * excess.detach()  # its value is 0, its gradient the multipliers'
         logs = {"moved": moved, "excess": excess, "price": price}
-        return Step(loss.mean(), {name: float(one.detach().mean()) for name, one in logs.items()})
+        return Step(loss.mean(), {name: one.detach().mean() for name, one in logs.items()})
 
     def after_backward(self, when: When) -> None:
         """Takes the multipliers' gradient from the engine's optimizer, which would minimize where they need ascent."""
         for weight in self.dual.parameters():
-            if weight.grad is not None and bool(weight.grad.isfinite().all()):
-                self._ascent[weight] = self._ascent.get(weight, 0) + weight.grad
+            if weight.grad is not None:
+                ascent = torch.where(weight.grad.isfinite().all(), weight.grad, 0.0)
+                self._ascent[weight] = self._ascent.get(weight, 0) + ascent
             weight.grad = None
 
     def after_step(self, keep: Any, when: When) -> None:

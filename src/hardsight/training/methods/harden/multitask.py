@@ -32,7 +32,7 @@ from hardsight.data.views import Views, views
 from hardsight.encoders.base import Encoder, Features
 from hardsight.losses.objective import Objective, Reading, still
 from hardsight.specs.catalog import register
-from hardsight.training.methods.base import Learner, Method, Samples, Step
+from hardsight.training.methods.base import Learner, Method, Samples, Step, need
 from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.harden.linear_heads import FeatureScale, Kind, LinearHead, rows_of, truth_of
 from hardsight.training.methods.robust.adversary import Adversary, adversary
@@ -101,8 +101,8 @@ class MultitaskLearner(HardeningLearner):
         self.ready.fill_(1)
 
     def forward(self, samples: Samples, when: When) -> Step:
-        if not bool(self.ready):
-            raise SpecError("multitask: its heads are not fitted yet; call the learner's `prepare` before the first step")
+        early = "multitask: its heads are not fitted yet; call the learner's `prepare` before the first step"
+        need(self, self.ready.any, early)
         (x,) = self.draw(samples, when)
         corner = (float(torch.rand((), generator=when.rng)), float(torch.rand((), generator=when.rng)))
         with torch.no_grad():
@@ -112,11 +112,11 @@ class MultitaskLearner(HardeningLearner):
         seen = self._maps(self.encoder(torch.cat([x_adv, x]) if self.plan.clean else x_adv, self.plan.layers), corner)
         firm = self._kept({name: one[: len(x)] for name, one in seen.items()}, wanted, answered)
         loss = torch.stack(list(firm.values())).sum()
-        logs = {f"firm {name}": float(value.detach()) for name, value in firm.items()}
+        logs = {f"firm {name}": value.detach() for name, value in firm.items()}
         if self.plan.clean:
             near = self._kept({name: one[len(x) :] for name, one in seen.items()}, wanted, answered)
             loss = loss + self.plan.clean * torch.stack(list(near.values())).sum()
-            logs |= {f"near {name}": float(value.detach()) for name, value in near.items()}
+            logs |= {f"near {name}": value.detach() for name, value in near.items()}
         return Step(loss, logs)
 
     def moved(self, x: Tensor, wanted: Mapped, answered: Mapped, corner: Corner, when: When) -> Tensor:

@@ -21,7 +21,7 @@ from hardsight.losses.objective import Objective, Reading, still
 from hardsight.specs.catalog import register
 from hardsight.training.criteria.contrast import nt_xent
 from hardsight.training.criteria.gather import alone
-from hardsight.training.methods.base import Learner, Method, Samples, Step, mlp
+from hardsight.training.methods.base import Learner, Method, Samples, Step, mlp, need
 from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
@@ -67,8 +67,8 @@ class ProFeATLearner(HardeningLearner):
         self.ready.fill_(1)
 
     def forward(self, samples: Samples, when: When) -> Step:
-        if not bool(self.ready):
-            raise SpecError("profeat: the projector is not trained yet; call the learner's `prepare` before the first step")
+        early = "profeat: the projector is not trained yet; call the learner's `prepare` before the first step"
+        need(self, self.ready.any, early)
         (x,) = self.draw(samples, when)
         wanted = self.teacher_features(x)
         aims = wanted, self.projector(wanted)
@@ -85,7 +85,7 @@ class ProFeATLearner(HardeningLearner):
         seen, moved = self.projector(calm), self.projector(firm)
         near = self._both(1 - angle(calm, aims[0]), 1 - angle(seen, aims[1]))
         steady = self._both(1 - angle(firm, calm), 1 - angle(moved, seen))
-        return Step(-near - self.beta * steady, {"near": float(near.detach()), "firm": float(steady.detach())})
+        return Step(-near - self.beta * steady, {"near": near.detach(), "firm": steady.detach()})
 
     def _both(self, features: Tensor, projections: Tensor) -> Tensor:
         return ((1 - self.share) * features + self.share * projections).mean()

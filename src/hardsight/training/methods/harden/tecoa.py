@@ -18,7 +18,7 @@ from hardsight.data.views import Views, views
 from hardsight.encoders.base import Encoder
 from hardsight.losses.classify import ce
 from hardsight.specs.catalog import register
-from hardsight.training.methods.base import Learner, Method, Samples, Step
+from hardsight.training.methods.base import Learner, Method, Samples, Step, need
 from hardsight.training.methods.harden.base import HardeningLearner
 from hardsight.training.methods.robust.adversary import Adversary, adversary
 
@@ -50,8 +50,7 @@ class Prototypes(nn.Module):
         self.means.copy_(sums / self.found.clamp_min(1)[:, None])
 
     def forward(self, pooled: Tensor) -> Tensor:
-        if not bool(self.found.any()):
-            raise SpecError("tecoa: there are no prototypes yet; call the learner's `prepare` before the first step")
+        need(self, self.found.any, "tecoa: there are no prototypes yet; call the learner's `prepare` before the first step")
         return F.normalize(pooled - self.centre, dim=1) @ F.normalize(self.means, dim=1).T / self.temperature
 
 
@@ -78,7 +77,7 @@ class TeCoALearner(HardeningLearner):
         label = samples.target["label"]
         x_adv = self.attack(x, ce(), label, when, self.prototypes)
         logits = self.prototypes(self.encoder(x_adv).pooled.float())
-        return Step(F.cross_entropy(logits, label), {"accuracy": float((logits.argmax(1) == label).float().mean())})
+        return Step(F.cross_entropy(logits, label), {"accuracy": (logits.argmax(1) == label).float().mean()})
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class DualLearner(WrappedLearner):
         share = self.share(when)
         loss = (1 - share) * calm.loss.mean() + share * hard.loss.mean()
         losses = {"clean": calm.loss, "adversarial": hard.loss}
-        return Step(loss, {**calm.logs, **{name: float(one.detach().mean()) for name, one in losses.items()}}, calm.keep)
+        return Step(loss, {**calm.logs, **{name: one.detach().mean() for name, one in losses.items()}}, calm.keep)
 
     def after_step(self, keep: Any, when: When) -> None:
         super().after_step(keep, when)

@@ -59,7 +59,7 @@ class TrajectoryLearner(WrappedLearner):
         step = self.inner.read(put(views, part, x_adv.detach()), samples, when)
         last = step.loss.mean()
         return step._replace(
-            loss=last + StoredGradients.apply(past, gradients, *weights), logs={**step.logs, "last": float(last.detach())}
+            loss=last + StoredGradients.apply(past, gradients, *weights), logs={**step.logs, "last": last.detach()}
         )
 
 
