@@ -65,7 +65,7 @@ def lay_out(pages: Path) -> None:
     for source in [*map(ROOT.joinpath, PAGES), *(ROOT / "docs").rglob("*.md")]:
         place = pages / source.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, place)
+        place.write_text(source.read_text(encoding="utf-8").replace(".ipynb)", ".md)"), encoding="utf-8")
     for source in (HERE / "iframe-worker.js", HERE / "style.css"):
         shutil.copy(source, pages)
     for source in (ROOT / "docs" / "notebooks").glob("*.ipynb"):

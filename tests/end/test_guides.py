@@ -110,3 +110,9 @@ def test_what_is_not_run_is_an_installation_or_a_known_study(page: Path) -> None
         found = re.fullmatch(NOT_RUN, command)
         assert found, command
         assert found["study"] is None or found["study"] in shipped()
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md", DOCS / "cite.md"], ids=lambda page: page.stem)
+def test_its_links_lead_to_files_of_the_repository(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
