@@ -15,6 +15,7 @@ from hardsight.core.progress import Watch
 from hardsight.measure.study import _timed, check, run, training_recipe
 from hardsight.metrics.intervals import mean_over_runs
 from hardsight.report.study import Figures, markdown
+from hardsight.specs.catalog import build
 from hardsight.specs.study_file import read_study
 
 SMALL = """
@@ -151,3 +152,19 @@ def test_the_seconds_of_a_killed_training_are_kept(tmp_path: Path, monkeypatch: 
     with _timed(path, time.process_time):
         pass
     assert json.loads(path.read_text()) >= within
+
+
+def test_workers_find_the_same_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = replace(read_study(write(tmp_path, SMALL)), seeds=1)
+    found = []
+    for name, on in (("here", None), ("there", "local(2)")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        figures = run(study, Path("runs"), "cpu", Watch(quiet=True), engine=build(on, "Engine") if on else None)
+        figures.pop("training")  # seconds
+        found.append(figures)
+    assert found[0] == found[1]
+    stores = [{path.name for path in (tmp_path / name / "runs/store/cells").iterdir()} for name in ("here", "there")]
+    assert stores[0] == stores[1] and len(stores[0]) == 6
+    assert not list((tmp_path / "there").rglob("*.tmp"))

@@ -465,3 +465,19 @@ def test_the_verb(tmp_path: Path) -> None:
     assert (tmp_path / "geometry.html").is_file()
     for wrong in ([], ["--encoder", small, "--views", "pgd"], ["--run", str(tmp_path)]):
         assert isinstance(CliRunner().invoke(app, [*words, *wrong]).exception, SpecError)
+
+
+def test_workers_find_the_same_statistics(tmp_path: Path) -> None:
+    words = [
+        "geometry",
+        "--encoder",
+        "tiny",
+        "--encoder",
+        "tiny(widths=(4, 8, 8, 8))",
+        "--data",
+        "made(size=32, train=64, test=16)",
+    ]
+    words += ["--count", "8", "--probe", "probe(images=48, epochs=1)", "--device", "cpu", "--json"]
+    here, there = (CliRunner().invoke(app, [*words, *on]) for on in ([], ["--on", "local(2)"]))
+    assert (here.exit_code, there.exit_code) == (0, 0), there.output
+    assert here.stdout == there.stdout and len(json.loads(here.stdout)["encoders"]) == 2

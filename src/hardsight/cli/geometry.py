@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hardsight.cli import after
-from hardsight.cli.base import AsJson, Device, Encoders, Quiet, app
+from hardsight.cli.base import AsJson, Device, Encoders, On, Quiet, app, engine_of
 from hardsight.core.errors import SpecError
 from hardsight.specs.recipe import Recipe
 
@@ -31,6 +31,7 @@ def geometry(
     device: Device = "auto",
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="Write an HTML page, the numbers and the arrays to this folder.")] = None,
+    on: On = None,
     quiet: Quiet = False,
 ) -> None:
     """Statistics of an encoder's embeddings: alignment, uniformity, rank, classes, margins, effect of EmbedAttack."""
@@ -54,18 +55,24 @@ def geometry(
 
     for folder in run or []:
         kept_in(folder)
-    where, opened = pick_device(device), open_data(data)
-    with Watch() as watch, watch.bar("geometry", count) as bar:
+    opened = open_data(data)
+    how: dict[str, Any] = {"count": count, "seed": seed, "views": views, "probe": probe, "k": k}
+    if on:
+        from hardsight.measure.workers import geometry_on
 
-        def tick(label: str, done: int, total: int) -> None:
-            bar.say(label)
-            bar(done, total)
+        found = geometry_on(engine_of(on), encoder or [], run or [], data, threat, Watch(), device, **how)
+    else:
+        where = pick_device(device)
+        with Watch() as watch, watch.bar("geometry", count) as bar:
 
-        named = ((one.card.name, one) for one in (load_encoder(text, where) for text in encoder or []))
-        how = {"count": count, "seed": seed, "views": views, "probe": probe, "k": k}
-        found = over(named, opened, threat, tick, **how)
-        for folder in run or []:
-            found += over_epochs(folder, opened, threat, tick, where, **how)
+            def tick(label: str, done: int, total: int) -> None:
+                bar.say(label)
+                bar(done, total)
+
+            named = ((one.card.name, one) for one in (load_encoder(text, where) for text in encoder or []))
+            found = over(named, opened, threat, tick, **how)
+            for folder in run or []:
+                found += over_epochs(folder, opened, threat, tick, where, **how)
     paths = write(found, out) if out is not None else {}
     if as_json:
         typer.echo(json.dumps(document(found), indent=1))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hardsight.cli import after
-from hardsight.cli.base import Device, Quiet, app
+from hardsight.cli.base import Device, On, Quiet, app, engine_of
 
 
 @app.command()
@@ -21,6 +21,7 @@ def study(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for runs, results and tables; default runs/<name>.")] = None,
     device: Device = "auto",
+    on: On = None,
     quiet: Quiet = False,
 ) -> None:
     """Train several arms with several seeds, measure them in the same way, and compare them. Run it again to resume."""
@@ -31,11 +32,12 @@ def study(
         chosen = chosen.with_set(assignment)
     if seeds is not None:
         chosen = replace(chosen, seeds=seeds)
+    engine = engine_of(on) if on else None
     from hardsight.measure.study import run, spent
     from hardsight.report.study import markdown
 
     folder = out or Path("runs") / chosen.name
-    figures = run(chosen, folder, device)
+    figures = run(chosen, folder, device, engine=engine)
     typer.echo(markdown(chosen, figures, spent(folder)))
     for kind, file in (("table", "table.md"), ("html", "study.html"), ("json", "figures.json")):
         typer.echo(f"{kind:>5}  {folder / file}")

@@ -24,6 +24,7 @@ from hardsight.core.progress import Watch
 from hardsight.data import open_data
 from hardsight.encoders import load_encoder
 from hardsight.measure.bench import Bench
+from hardsight.measure.engines.base import Call, Engine, marked, results
 from hardsight.measure.geometry import geometry_of
 from hardsight.measure.plan import plan
 from hardsight.measure.stamps import stamp
@@ -49,13 +50,20 @@ DETECTION = {"detector_precision", "detector_recall"}
 """What training logs of the false negatives that it takes out, against the labels."""
 
 
-def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = None) -> Figures:
-    """Trains and measures what is missing in `folder`, seed by seed; writes its figures, tables and page there after each."""
+def run(
+    study: Study, folder: Path, device: str = "auto", watch: Watch | None = None, engine: Engine | None = None
+) -> Figures:
+    """Trains and measures what is missing in `folder`, seed by seed; writes its figures, tables and page there after each.
+
+    engine: its workers do what is missing, all arms and seeds at a time; this process then only reads it.
+    """
     watch = watch or Watch()
     check(study)
     figures: Figures = {}
     pace = Pace(study, watch)
     with _timed(folder / "time.json", time.monotonic):
+        if engine:
+            _on(engine, study, folder, device, watch)
         for seed in range(study.seeds):
             for arm in study.arms:
                 with pace.of(arm, seed):
@@ -64,6 +72,43 @@ def run(study: Study, folder: Path, device: str = "auto", watch: Watch | None = 
             write(study, figures, folder, spent(folder))
     write(study, figures, folder, spent(folder))
     return figures
+
+
+def _on(engine: Engine, study: Study, folder: Path, device: str, watch: Watch) -> None:
+    """By the engine's workers: every training, those that start from another arm's encoder after that one's, then every arm and seed."""
+    seeds, phases = range(study.seeds), dict[int, dict[str, Arm]]()
+    for arm in study.arms:
+        phases.setdefault(_depth(study, arm), {})[study.trained(arm).name] = study.trained(arm)
+    units: list[tuple[str, Callable[..., None], list[tuple[Arm, int]]]] = []
+    for _, arms in sorted(phases.items()):
+        missing = [(arm, seed) for seed in seeds for arm in arms.values() if arm.recipe]
+        missing = [one for one in missing if not (_place(folder, one[0].name, one[1]) / "encoder.safetensors").exists()]
+        units.append(("trained", _train_there, missing))
+    units.append(("measured", _measure_there, [(arm, seed) for seed in seeds for arm in study.arms]))
+    mark = marked(folder)
+    try:
+        for done, function, asked in (unit for unit in units if unit[2]):
+            engine.check()
+            calls = [Call(function, (study, arm, seed, folder), device, mark) for arm, seed in asked]
+            for count, (place, _) in enumerate(results(engine, calls, said=watch.note), 1):
+                arm, seed = asked[place]
+                watch.note(f"{study.name}: {count} of {len(asked)} runs {done} ('{arm.name}', seed {seed})")
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _depth(study: Study, arm: Arm) -> int:
+    """How many trainings come before an arm's own."""
+    first = study.trained(arm)
+    return 1 + _depth(study, study.arm(first.after)) if first.after else 0
+
+
+def _train_there(study: Study, arm: Arm, seed: int, folder: Path, device: str = "auto") -> None:
+    _encoder(study, arm, seed, folder, device, Watch(quiet=True))
+
+
+def _measure_there(study: Study, arm: Arm, seed: int, folder: Path, device: str = "auto") -> None:
+    _arm(study, arm, seed, folder, device, Watch(quiet=True), {})
 
 
 def spent(folder: Path) -> float:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from hardsight.core.machine import pick_device
 from hardsight.core.progress import Bar, Watch
+from hardsight.encoders import load_encoder
 from hardsight.measure.bench import Bench, Todo
 from hardsight.measure.cells import Cell, Resolved
 from hardsight.measure.engines.base import Call, Engine, marked, results
+from hardsight.measure.geometry import geometry_of, kept_in
 from hardsight.measure.plan import rebuilt
 from hardsight.measure.protocol import Protocol
+from hardsight.metrics.embeddings import EncoderGeometry
 from hardsight.store.cells import Store, StoredCell, chunk_name, measured
 
 SHARE = 0.1
@@ -115,3 +120,33 @@ class Follow:
     def _move(self, one: Resolved, chunks: int) -> None:
         share = chunks / len(one.cell.places)
         self.bar.advance(round(one.passes * share), round(one.cell.count * share))
+
+
+def geometry_at(encoder: Any, data: str, threat: str, how: dict[str, Any], device: str = "auto") -> EncoderGeometry:
+    """In a worker: the statistics of one encoder. how: arguments of `geometry_of`."""
+    return geometry_of(load_encoder(encoder, pick_device(device)), data, threat, **how)
+
+
+def geometry_on(
+    engine: Engine,
+    encoders: Sequence[str],
+    runs: Sequence[Path],
+    data: str,
+    threat: str,
+    watch: Watch,
+    device: str = "auto",
+    **how: Any,
+) -> list[EncoderGeometry]:
+    """`over(encoders)` and `over_epochs` of each run, by the engine's workers: each encoder is one call."""
+    kept = [(folder.resolve().name, epoch, call) for folder in runs for epoch, call in kept_in(folder).items()]
+    labels = ["" for _ in encoders] + [f"{name}, epoch {epoch}" for name, epoch, _ in kept]
+    asked = zip(labels, [*encoders, *(call for _, _, call in kept)], strict=True)
+    calls = [Call(geometry_at, (one, data, threat, {**how, "label": label}), device) for label, one in asked]
+    found: dict[int, EncoderGeometry] = {}
+    with watch, watch.bar(f"geometry, {min(engine.workers, len(calls))} workers", len(calls)) as bar:
+        for place, value in results(engine, calls, said=watch.note):
+            found[place] = value
+            bar.advance(1)
+    for place, (name, epoch, _) in enumerate(kept, len(encoders)):
+        found[place] = replace(found[place], series=name, epoch=epoch)
+    return [found[place] for place in range(len(calls))]
