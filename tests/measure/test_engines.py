@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,9 @@ def test_a_store_that_workers_do_not_see(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.state == "error" and isinstance(found.value, StoreError)
     assert "doesn't see the store" in str(found.value) and "on a folder that all machines share" in str(found.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_with_other_versions_refuses() -> None:
+    found = base.carry_out(replace(Call(twice, (1,), "cpu"), versions="hardsight 0.0.1, torch 2.0"))
+    assert found.state == "error" and isinstance(found.value, StoreError)
+    assert "but this command hardsight 0.0.1, torch 2.0: install the same there" in str(found.value)

@@ -176,6 +176,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     """A Slurm cluster of one node with four CPUs on loopback."""
     pytest.importorskip("submitit", reason="submitit is not installed")
     folder = tmp_path_factory.mktemp("slurm")
+    monkeypatch.setenv("SLURM_TEST_PORT", str(20000 + os.getpid() % 20000))
     started = subprocess.run([str(SCRIPT), "start", str(folder)], capture_output=True, text=True, check=False, timeout=120)
     if started.returncode:
         pytest.skip(f"no Slurm here: {started.stdout.strip() or started.stderr.strip()}")

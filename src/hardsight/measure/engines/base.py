@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -20,6 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
+from hardsight import __version__
 from hardsight.core.errors import DataWarning, HardsightError, StoreError
 from hardsight.core.process import token
 
@@ -45,6 +47,8 @@ class Call:
     folder: str = field(default_factory=os.getcwd)
     threads: int = field(default_factory=torch.get_num_threads)
     variables: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    versions: str = f"hardsight {__version__}, torch {torch.__version__}"
+    """Others may give rows with other bytes."""
 
 
 class Result(NamedTuple):
@@ -94,6 +98,10 @@ def carry_out(call: Call) -> Result:
             os.environ.setdefault(name, value)
         torch.set_num_threads(call.threads)
         warnings.simplefilter("ignore", DataWarning)  # said before, by the process that read the data first
+        if call.versions != Call.versions:
+            raise StoreError(
+                f"the worker on {socket.gethostname()} has {Call.versions}, but this command {call.versions}: install the same there"
+            )
         if call.mark:
             _see(call.mark)
         value = call.function(*call.arguments, device=call.device)
@@ -203,8 +211,6 @@ def marked(store: Path) -> Path:
 
 
 def _see(mark: Path) -> None:
-    import socket
-
     until = time.monotonic() + LATE
     while not mark.exists():
         try:
