@@ -32,6 +32,7 @@ from hardsight.store.cells import Store
 from hardsight.store.claims import Busy, Claims
 from hardsight.store.files import read_json, write_bytes, write_json
 from hardsight.tasks.base import System
+from hardsight.tasks.official import trained_as
 
 BRIEF = ("how", "choice", "steps", "images", "held_out", "score", "train", "seeds")
 """What a finished cell says of its head; the rest is stored with the head."""
@@ -107,7 +108,8 @@ class Systems:
         tunes = hasattr(one.probe, "fit")
         if not head.state_dict() and not tunes:
             return System(encoder, head.eval(), task)
-        specs = {"encoder": cell.encoder, "task": cell.task, "data": cell.data, "probe": cell.probe}
+        trained = cell.task if tunes else trained_as(cell.task)
+        specs = {"encoder": cell.encoder, "task": trained, "data": cell.data, "probe": cell.probe}
         identity = head_identity(encoder, specs, cell.seed, cell.stamp)
         head_id = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
         path = self.store.head(head_id)

@@ -18,8 +18,13 @@ from hardsight.data.base import IGNORE, DataCard
 from hardsight.encoders.base import Encoder
 from hardsight.losses import released
 from hardsight.losses.depth import gradient_gap, silog
+from hardsight.specs.catalog import complete, minimal
 from hardsight.specs.quirks import switched
+from hardsight.specs.syntax import Call, show
 from hardsight.tasks.base import Task, Training
+
+TRAINS = {"B5", "C", "F2"}
+"""The quirks of the loss that heads are trained with."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,18 @@ def everywhere(depth: Tensor) -> Tensor:
 def official(task: Task, quirks: str | tuple[str, ...]) -> Task:
     """The task with these quirks; the task itself if there are none."""
     return Official(task, frozenset(switched(quirks, task.name))) if quirks else task  # type: ignore[return-value]
+
+
+def trained_as(task: str) -> str:
+    """The spec as far as a head's training depends on it: without windows, and of the quirks those of the training loss.
+
+    Of a head on cached features; a probe that fine-tunes sees the whole task.
+    """
+    call = complete(task, "Task")
+    quirks = dict(call.arguments).get("official") or ()
+    bugs = tuple(sorted(TRAINS & set(switched(quirks, call.name)))) if quirks else ()
+    kept = {name: value for name, value in call.arguments if name not in ("window", "stride")}
+    return show(minimal(Call(call.name, tuple((kept | ({"official": bugs} if "official" in kept else {})).items()))))
 
 
 def _enlarged(output: Tensor, size: torch.Size) -> Tensor:
