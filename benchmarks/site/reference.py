@@ -15,7 +15,7 @@ import typer.cli
 
 import hardsight
 from hardsight.cli import app
-from hardsight.cli.listing import GROUPS
+from hardsight.cli.listing import GROUPS, rows_of
 from hardsight.specs import catalog
 
 SOURCE = Path(hardsight.__file__).parents[1]
@@ -26,6 +26,7 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for group, kinds in GROUPS.items():
         (folder / f"{group}.md").write_text(parts(group, kinds), encoding="utf-8")
+    (folder / "included.md").write_text(included(), encoding="utf-8")
     (folder / "python.md").write_text(python(), encoding="utf-8")
     (folder / "commands.md").write_text(commands(), encoding="utf-8")
 
@@ -49,6 +50,18 @@ def parts(group: str, kinds: tuple[str, ...]) -> str:
     for one in (one for one in found if one.kind in kinds):
         lines += [f"## {one.name}", "", *signature(one.signature), "", *said(one.doc, one.name)]
     return "\n".join(lines) + "\n"
+
+
+def included() -> str:
+    """What is measured or trained by a name: recipes, protocols, studies, and the quirks of paper 002's evaluation."""
+    lines = ["# Recipes, protocols, studies", "", "`hardsight show NAME` says more about each.", ""]
+    for what in ("recipes", "protocols", "studies", "quirks"):
+        lines += [f"## {what.capitalize()}", "", "| name | what |", "|:--|:--|"]
+        lines += [
+            f"| `{name}` | {escape(' '.join(text.split())).replace('|', '&#124;')} |" for name, _, text in rows_of(what)
+        ]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def python() -> str:
@@ -81,6 +94,9 @@ def commands() -> str:
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="hardsight")  # type: ignore[arg-type]
     text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="hardsight")
+    for name, one in command.commands.items():  # type: ignore[attr-defined]
+        short = one.get_short_help_str()
+        text = text.replace(f"* `{name}`: {short}\n", f"* `{name}`: {one.get_short_help_str(limit=300)}\n")
     text = re.sub(r"\[/?bold\]|\[/\]", "", text).replace("# `hardsight`", "# Commands", 1)
     return re.sub(r"^(#+ )`(.*)`$", r"\1\2", text, flags=re.MULTILINE)
 
