@@ -9,6 +9,7 @@ from hardsight.cli import (  # each adds its commands to the app
     compare,
     data,
     demo,
+    export,
     geometry,
     measure,
     show,
@@ -18,4 +19,18 @@ from hardsight.cli import (  # each adds its commands to the app
 )
 from hardsight.cli.base import app, main
 
-__all__ = ["app", "board", "compare", "data", "demo", "geometry", "main", "measure", "show", "status", "study", "train"]
+__all__ = [
+    "app",
+    "board",
+    "compare",
+    "data",
+    "demo",
+    "export",
+    "geometry",
+    "main",
+    "measure",
+    "show",
+    "status",
+    "study",
+    "train",
+]

@@ -35,6 +35,8 @@ NEXT = {
     "show recipe": ("hardsight bench --recipe {name} --dry-run", "what it costs"),
     "show training recipe": ("hardsight pretrain --recipe {name}", "trains it"),
     "show protocol": ("hardsight bench --protocol {name} --encoder zoo:made_simclr --dry-run", "what it costs"),
+    "export": ("hardsight bench --encoder hf:{out} --dry-run", "it is an encoder like any other"),
+    "push": ("hardsight bench --encoder {encoder} --dry-run", "it is an encoder like any other"),
     "doctor": ("hardsight demo", "one attack on two tasks, in half a minute"),
 }
 """By what was done: the command, with facts of the run in braces, and why it is worth typing."""

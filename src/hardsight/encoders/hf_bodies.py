@@ -137,7 +137,7 @@ class HfBody(nn.Module):
         extra: dict[str, Any] = dict(self.extra)
         if self.masked and self.patch:  # nothing is masked, and patches stay in their order
             count = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
-            extra["noise"] = torch.arange(count, device=pixels.device, dtype=pixels.dtype).expand(len(pixels), -1)
+            extra["noise"] = torch.arange(count, device=pixels.device, dtype=pixels.dtype).expand(pixels.shape[0], -1)
         return self.model(pixel_values=pixels, output_hidden_states=True, return_dict=True, **extra)
 
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:

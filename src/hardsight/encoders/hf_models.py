@@ -1,13 +1,15 @@
 """transformers: vision encoders from the Hugging Face hub or from a local folder with `config.json` and `model.safetensors`.
 
 `hf:facebook/dinov2-small`, `hf:/data/mine(pretrained=False)`. Only safetensors are read, and no code of a repository is run.
+What `hardsight export` has written is read too, of whatever library the network is (`exported`).
 How each architecture answers is in `hf_bodies`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from torch import nn
 from hardsight.core.errors import MissingDependency, SpecError, WeightsError
 from hardsight.encoders.adapt import HUGGING_FACE, downloading, finish, seeded
 from hardsight.encoders.base import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from hardsight.encoders.exported import PART, also, load
 from hardsight.encoders.hf_bodies import HfBody, at_rest, family_of
 from hardsight.encoders.prepared import OVERRIDES, USUAL, Prepared, of_processor
 from hardsight.specs.catalog import register
@@ -55,6 +58,17 @@ def hf(
     of them, rescaling and normalizing or neither, or ImageNet's without one (noted on the card).
     Raises `MissingDependency`, `WeightsError` (missing or incomplete), `SpecError` (no architecture that is read).
     """
+    where, local = _place(name)
+    part = _written(name, where, local).get(PART)
+    if part and part["network"]["kind"] != "transformers":
+        if not pretrained:
+            raise SpecError(f"hf:{name} was exported with its weights; pretrained=False is for models of transformers")
+        return load(part, f"hf:{name}", _files(where, local), None if layers == (-1,) else layers, resize)
+    if part:
+        pooled = part["network"]["pooled"] if pooled == "auto" else pooled
+        layers = tuple(part["layers"]) if layers == (-1,) else layers
+        size, resize = size or part["size"], resize or part["resize"]
+        mean, std = mean or tuple(part["mean"]), std or tuple(part["std"])
     model, processor, note = _load(name, pretrained, seed)
     if pooled == "pooler" and RANDOM_POOLER in note:
         raise WeightsError(f"hf:{name} has no weights for its pooler; use pooled='cls' or pooled='mean'")
@@ -69,20 +83,40 @@ def hf(
     source = f"hf:{name}" + ("" if pretrained else "(pretrained=False)")
     note = note.removeprefix("; ")
     more = {"mean": mean or known.mean, "std": std or known.std, "preprocess": known.preprocess}
-    return finish(body, name, arch, source, layers, side, dry, resize=resize, note=note, **more)
+    encoder = finish(body, name, arch, source, layers, side, dry, resize=resize, note=note, **more)
+    return also(encoder, part) if part else encoder
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """A folder's path or a repository's name, and whether it is a folder."""
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingDependency("hf needs transformers: pip install 'hardsight[hf]'")
+    place = Path(name).expanduser()
+    if not place.is_dir() and (place.is_absolute() or name.startswith((".", "~"))):
+        raise WeightsError(f"hf:{name} is no folder; a local model is a folder with config.json and model.safetensors")
+    return (str(place), True) if place.is_dir() else (name, False)
+
+
+def _written(name: str, where: str, local: bool) -> dict[str, Any]:
+    """The content of config.json."""
+    import transformers
+
+    with downloading(f"hf:{name}", "a folder with config.json and model.safetensors", "" if local else HUGGING_FACE):
+        return transformers.PretrainedConfig.get_config_dict(where, local_files_only=local)[0]
+
+
+def _files(where: str, local: bool) -> Callable[[str], Path]:
+    """A function from a file's name to its path."""
+    from huggingface_hub import hf_hub_download
+
+    return lambda name: Path(where) / name if local else Path(hf_hub_download(where, name))
 
 
 def _load(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, dict[str, Any], str]:
     """The model, its image processor's fields, and a note for the card."""
-    try:
-        import transformers
-    except ImportError:
-        raise MissingDependency("hf needs transformers: pip install 'hardsight[hf]'") from None
-    place = Path(name).expanduser()
-    local = place.is_dir()
-    if not local and (place.is_absolute() or name.startswith((".", "~"))):
-        raise WeightsError(f"hf:{name} is no folder; a local model is a folder with config.json and model.safetensors")
-    where = str(place) if local else name
+    import transformers
+
+    where, local = _place(name)
     host = "" if local else HUGGING_FACE
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     with downloading(f"hf:{name}", "a folder with config.json and model.safetensors", host):

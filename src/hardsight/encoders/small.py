@@ -165,7 +165,7 @@ class TinyViT(nn.Module):
     def forward(self, pixels: Tensor, layers: tuple[int, ...]) -> BodyOutput:
         grid = self.patch_embed(pixels)
         tokens = (grid + waves(grid)).flatten(2).transpose(1, 2)
-        x, states = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1), []
+        x, states = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1), []
         for block in self.blocks:
             x = block(x)
             states.append(x)
