@@ -142,7 +142,8 @@ def test_a_line_of_the_documents_runs(line: str, place: Path, request: pytest.Fi
     if "--recipe" in words and words[0] == "bench":
         assert ROOT / words[words.index("--recipe") + 1] in MEASURING, "a recipe that the tests above run"
         return
-    if words[0] in ("board", "compare", "report", "resume") or any(word.startswith("run:") for word in words):
+    begins = words[0] in ("board", "compare", "report", "resume") or (words[0] == "export" and "runs/made" in words)
+    if begins or any(word.startswith("run:") for word in words):
         request.getfixturevalue("begun")(words)
     for name, make in DATA.items():
         for at, word in enumerate(words):
@@ -178,9 +179,9 @@ def begun(place: Path):
             chosen = [part for encoder in encoders for part in ("--encoder", encoder)]
             for store in stores:
                 run(*few_steps(["bench", *chosen, "--task", "classify", "--attack", "clean"]), "--store", store)
-        elif words[0] == "report":
-            few = few_steps(["bench", "--encoder", "tiny", "--task", "classify", "--attack", "clean"])
-            run(*few, "--store", words[1])
+        elif words[0] in ("report", "export"):
+            encoder, store = (words[1], "runs/made") if ":" in words[1] else ("tiny", words[1])
+            run(*few_steps(["bench", "--encoder", encoder, "--task", "classify", "--attack", "clean"]), "--store", store)
         else:
             run("pretrain", "--recipe", "cf-amc-ssl-cifar10-small", *LESS)
 
