@@ -21,6 +21,21 @@ SCHEMA = "0.3.0"
 LEAST = {"%": (0.0, 1.0)}
 """The range of a metric by its unit; of any other, `UNBOUNDED`."""
 UNBOUNDED = (0.0, 1e9)
+SETTINGS = (
+    "task",
+    "data",
+    "attack",
+    "threat",
+    "probe",
+    "split",
+    "count",
+    "chunk",
+    "seed",
+    "precision",
+    "stamp",
+    "preprocess",
+)
+"""Of a cell, what fixes its number."""
 
 
 def every_eval_ever(table: Table, organization: str, relationship: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -38,11 +53,12 @@ def every_eval_ever(table: Table, organization: str, relationship: str) -> Itera
         )
         stamp = _epoch(finished)
         developer, model = _developer(str(card.get("source", "")), name)
-        results = [
-            _result(row, column, [one.cell.what for one in records if one.row == place and one.column == column], stamp)
-            for place, row in rows
-            for column in _columns(row)
-        ]  # fmt: skip
+        results = []
+        for place, row in rows:
+            cells = [one for one in records if one.row == place]
+            for column in _columns(row):
+                own = [one.cell.what for one in cells if one.column == column]
+                results.append(_result(row, column, _shared(own or [one.cell.what for one in cells]), stamp))
         details = {
             "deployment_type": "self_deployed",
             "model_availability": "open_weights" if _open(str(card.get("source", ""))) else "unknown",
@@ -136,25 +152,11 @@ def _columns(row: Row) -> list[Column]:
     ]
 
 
-def _result(row: Row, column: Column, whats: list[dict[str, Any]], stamp: str) -> dict[str, Any]:
-    number, what = row.numbers[column], whats[0] if whats else {}
+def _result(row: Row, column: Column, settings: dict[str, str], stamp: str) -> dict[str, Any]:
+    number = row.numbers[column]
     attack = {CLEAN: "clean", WORST: f"worst case over {', '.join(number.over)}"}.get(column.attack, row.names[column])
     threat = "" if column.attack == CLEAN else column.norm if column.norm == NATURAL else f"{column.norm} {column.eps_text}"
     low, high = LEAST.get(row.unit, UNBOUNDED)
-    settings = (
-        "task",
-        "data",
-        "attack",
-        "threat",
-        "probe",
-        "split",
-        "count",
-        "chunk",
-        "seed",
-        "precision",
-        "stamp",
-        "preprocess",
-    )
     return {
         "evaluation_result_id": number.cell + (f"/{WORST}" if column.attack == WORST else ""),
         "evaluation_name": " ".join(part for part in (f"{row.task} on {row.data},", attack, threat) if part).rstrip(","),
@@ -173,7 +175,7 @@ def _result(row: Row, column: Column, whats: list[dict[str, Any]], stamp: str) -
         },
         "score_details": {
             "score": float(number.value),
-            "details": {"attack": attack, "norm": column.norm, "eps": column.eps_text} | {f"setting.{key}": str(what[key]) for key in settings if key in what},
+            "details": {"attack": attack, "norm": column.norm, "eps": column.eps_text, **settings},
             "uncertainty": {
                 "confidence_interval": {
                     "lower": float(number.low),
@@ -185,6 +187,13 @@ def _result(row: Row, column: Column, whats: list[dict[str, Any]], stamp: str) -
             },
         },
     }  # fmt: skip
+
+
+def _shared(whats: list[dict[str, Any]]) -> dict[str, str]:
+    """The settings that are the same in all of these cells: of one cell all, of a worst case those of its cells."""
+    first = whats[0] if whats else {}
+    alike = (key for key in SETTINGS if key in first and all(one.get(key) == first[key] for one in whats))
+    return {f"setting.{key}": str(first[key]) for key in alike}
 
 
 def _library(records: list[Any]) -> dict[str, str]:
@@ -218,7 +227,7 @@ def _open(source: str) -> bool:
 
 def _path(text: object) -> str:
     """Text as a part of a path, that can't leave its folder."""
-    return re.sub(r"[^\w.-]+", "-", str(text)).strip(".-") or "unnamed"
+    return re.sub(r"\.{2,}", ".", re.sub(r"[^\w.-]+", "-", str(text))).strip(".-") or "unnamed"
 
 
 def _uuid(record: dict[str, Any]) -> str:
