@@ -13,6 +13,7 @@ from hardsight import report
 from hardsight.cli.base import print_table
 from hardsight.report import page, protocol, table
 from hardsight.report.claims import found
+from hardsight.report.results import grid
 from hardsight.store.cells import Store
 from tests.report.test_report import HOSTILE, N, add
 
@@ -157,7 +158,7 @@ def test_the_terminal_says_what_is_compared_and_what_is_not(tmp_path, capsys):
     store = Store(tmp_path)
     under(store, "clean", 11)
     under(store, "task", 0, ["attack.steps is 2, the protocol has 20"])
-    print_table(store.cells(), False)
+    print_table(grid(store.cells()), False)
     said = " ".join(capsys.readouterr().out.split())
     assert "reported 94, measured 91.7 [64.6–98.5] %: agrees" in said
     assert (

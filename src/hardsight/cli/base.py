@@ -20,6 +20,7 @@ from hardsight.core.start import quick
 
 if TYPE_CHECKING:
     from hardsight.measure.engines.base import Engine
+    from hardsight.report.results import Table
     from hardsight.store.cells import StoredCell
 
 app = typer.Typer(
@@ -130,19 +131,24 @@ def engine_of(on: str) -> Engine:
     return engine
 
 
-def write_report(cells: list[StoredCell], folder: Path, title: str) -> dict[str, Path]:
-    from hardsight.report import write
+def report_on(cells: list[StoredCell], folder: Path, title: str, as_json: bool) -> None:
+    """Writes the report, and prints its table and where the files are."""
+    from hardsight.report import write_table
+    from hardsight.report.results import grid
 
-    return write(cells, folder, title=title)
+    table = grid(cells)
+    paths = write_table(table, folder, title)
+    print_table(table, as_json)
+    for kind, path in paths.items() if not as_json else ():
+        typer.echo(f"{kind:>5}  {path}")
 
 
-def print_table(cells: list[StoredCell], as_json: bool) -> None:
+def print_table(table: Table, as_json: bool) -> None:
     from hardsight.report.audits import sentence
     from hardsight.report.nearest import sentences
     from hardsight.report.protocol import sentences as compared
-    from hardsight.report.table import document, grid, terminal
+    from hardsight.report.table import document, terminal
 
-    table = grid(cells)
     if as_json:
         typer.echo(json.dumps(document(table), indent=1))
         return

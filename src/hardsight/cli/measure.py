@@ -26,8 +26,7 @@ from hardsight.cli.base import (
     app,
     engine_of,
     one_of,
-    print_table,
-    write_report,
+    report_on,
 )
 from hardsight.core.errors import SpecError
 from hardsight.measure import protocol as protocols
@@ -122,11 +121,7 @@ def bench(
         cells = run_on(engine, runner, device)
     else:
         cells = runner.run()
-    paths = write_report(cells, folder, first.title or first.name)
-    print_table(cells, as_json)
-    if not as_json:
-        for kind, path in paths.items():
-            typer.echo(f"{kind:>5}  {path}")
+    report_on(cells, folder, first.title or first.name, as_json)
     alone = len(first.encoders) == 1 and any(one.startswith("classify") for one in first.tasks)
     done = "bench clean" if set(first.attacks) == {"clean"} else "bench one" if alone else "bench"
     facts = {"encoder": first.encoders[0], "task": first.tasks[0], "data": first.data[0]}

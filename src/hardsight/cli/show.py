@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hardsight.cli import after
-from hardsight.cli.base import AsJson, app, one_of, print_table, write_report
+from hardsight.cli.base import AsJson, app, one_of, report_on
 from hardsight.core.errors import SpecError
 
 
@@ -27,11 +27,7 @@ def report(
     cells = Store(store, must_exist=True).cells()
     if not cells:
         raise SpecError(f"{store} contains no results yet; run 'hardsight bench --store {store}' first")
-    paths = write_report(cells, out or store, title or store.resolve().name)
-    print_table(cells, as_json)
-    if not as_json:
-        for kind, path in paths.items():
-            typer.echo(f"{kind:>5}  {path}")
+    report_on(cells, out or store, title or store.resolve().name, as_json)
     after.say("report", as_json, store=store)
 
 

@@ -8,13 +8,13 @@ forward passes.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hardsight.core.errors import SpecError, nearest
-from hardsight.metrics.intervals import bootstrap, wilson
+from hardsight.metrics.intervals import bootstrap, bootstraps, wilson
 
 Counts = dict[str, np.ndarray]
 """Counts by name, each [n, ...] with the images first."""
@@ -64,6 +64,15 @@ class Metric:
             return self.figures(counts)
         sums = {key: value.sum(0, keepdims=True) for key, value in counts.items()}
         return {key: float(value[0]) for key, value in self.totals(sums).items()}
+
+    def intervals(self, counts: Counts, keys: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """`interval` of several figures from the same counts; the images are drawn and summed once."""
+        if self.spread:
+            found = self.spread(counts)
+            return {key: found[key] for key in keys}
+        if self.shares:
+            return {key: self.interval(counts, key) for key in keys}
+        return bootstraps(counts, self.totals, keys)
 
     def interval(self, counts: Counts, key: str | None = None) -> tuple[float, float]:
         """The 95% interval of `key` (None: the headline): Wilson's for a share of images, else a bootstrap over images."""

@@ -40,7 +40,18 @@ def bootstrap(
     seed: int = 0,
 ) -> tuple[float, float]:
     """The 95% percentile interval over images, from `resampled`; NaN if no draw is finite."""
-    values = resampled(counts, figure, draws, seed)
+    return _percentiles(resampled(counts, figure, draws, seed))
+
+
+def bootstraps(
+    counts: dict[str, np.ndarray], totals: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], keys: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """`bootstrap` of several figures of `totals`, from the same draws."""
+    values = totals(_sums(counts, 1000, 0))
+    return {key: _percentiles(values[key]) for key in keys}
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
     values = values[np.isfinite(values)]
     if not len(values):
         return float("nan"), float("nan")
@@ -58,9 +69,12 @@ def resampled(
 
     figure: sums, each [draws, ...] -> [draws]. Also works for figures that are not means over images, such as mIoU.
     """
+    return figure(_sums(counts, draws, seed))
+
+
+def _sums(counts: dict[str, np.ndarray], draws: int, seed: int) -> dict[str, np.ndarray]:
     times = picks(len(next(iter(counts.values()))), draws, seed)
-    sums = {key: np.tensordot(times, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
-    return figure(sums)
+    return {key: np.tensordot(times, value.astype(np.float64), axes=(1, 0)) for key, value in counts.items()}
 
 
 def drawn(metric: Metric, counts: dict[str, np.ndarray], key: str) -> np.ndarray:

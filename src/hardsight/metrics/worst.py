@@ -25,6 +25,8 @@ Members = dict[str, Counts]
 
 SUITE = "suite"
 """The name under which the cell's own counts are added to its members."""
+WINDOW = 16
+"""Images that are tried at once, at first; twice as many where none changes its member."""
 SLIGHT = 1e-12
 """A smaller decrease of a figure is treated as rounding error."""
 
@@ -84,6 +86,8 @@ def set_wise_each(counts: Counts, metric: Metric, key: str | None = None) -> np.
         {name: one[best, each] for name, one in sums.items()},
         values[best, each],
     )
+    if len(each) == 1:
+        return _swept({name: one[0] for name, one in counts.items()}, metric, key, picks[0], sums, value[0])[None]
     unchanged = np.zeros(len(each), dtype=int)  # number of images in a row that kept their member, in each set
     for image in itertools.cycle(images):
         options = {
@@ -100,6 +104,33 @@ def set_wise_each(counts: Counts, metric: Metric, key: str | None = None) -> np.
             sums[name][at] = option[at, choice[at]]
         if (unchanged >= len(images)).all():
             break
+    return picks
+
+
+def _swept(counts: Counts, metric: Metric, key: str | None, picks: np.ndarray, sums: Counts, value: float) -> np.ndarray:
+    """The sweeps of `set_wise_each` for one set, counts [M, N, ...]: many images that keep their member are tried at once.
+
+    The image that changes next, and all numbers, are those of trying one image after the other.
+    """
+    count, window = len(picks), WINDOW
+    place = kept = 0
+    while kept < count:
+        images = np.arange(place, min(place + window, place + count - kept, count))
+        options = {
+            name: (sums[name] - one[picks[images], images])[:, None] + np.ascontiguousarray(one[:, images].swapaxes(0, 1))
+            for name, one in counts.items()
+        }
+        values = _quality(metric.totals(options), metric, key)
+        choice = values.argmin(1)
+        lower = np.flatnonzero(values[np.arange(len(images)), choice] < value - SLIGHT)
+        if not len(lower):
+            place, kept, window = (place + len(images)) % count, kept + len(images), 2 * window
+            continue
+        at = int(lower[0])
+        image, pick = int(images[at]), int(choice[at])
+        picks[image], value = pick, float(values[at, pick])
+        sums = {name: option[None, at, pick] for name, option in options.items()}
+        place, kept, window = (image + 1) % count, 0, max(WINDOW, 2 * at)
     return picks
 
 

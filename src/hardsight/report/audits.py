@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from hardsight.report.results import Table, plain
@@ -10,11 +11,12 @@ MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "none": "–"}
 RANK = ("fail", "warn", "pass", "none")
 
 
+@functools.lru_cache(maxsize=2)
 def audits(table: Table) -> dict[str, Any]:
     """{"heads": titles of the checks, "lines": one per audited number, "problems": its warnings and failures}."""
     lines, heads = [], []
     for record in table.records:
-        found = getattr(record.cell, "audit", None)
+        found = record.cell.audit
         if not found:
             continue
         row = table.rows[record.row]

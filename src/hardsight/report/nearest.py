@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from hardsight.metrics.intervals import quantile
 from hardsight.report.results import Table, plain
 
-SHARES = (0.25, 0.5, 0.75)
 NONE = "none found"
 
 
+@functools.lru_cache(maxsize=2)
 def nearest(table: Table) -> list[dict[str, Any]]:
     """One line per cell of an attack such as FMN: quantiles of the minimal perturbation over the images.
 
@@ -22,12 +22,11 @@ def nearest(table: Table) -> list[dict[str, Any]]:
     """
     lines = []
     for record in table.records:
-        sizes = record.cell.rows().get("nearest", np.zeros(0))
-        sizes = sizes[sizes > 0]
-        if not len(sizes):
+        found = record.cell.facts.get("nearest")
+        if not found:
             continue
         row, norm = table.rows[record.row], record.column.norm
-        quarter, (median, low, high), most = (quantile(sizes, share) for share in SHARES)
+        quarter, (median, low, high), most = found["quantiles"]
         lines.append(
             {
                 "place": record.row,
@@ -37,8 +36,8 @@ def nearest(table: Table) -> list[dict[str, Any]]:
                 "data": row.data,
                 "attack": plain(row.names[record.column]),
                 "norm": norm,
-                "n": len(sizes),
-                "felled": int(np.isfinite(sizes).sum()),
+                "n": found["n"],
+                "felled": found["felled"],
                 "quarter": quarter[0],
                 "median": median,
                 "low": low,

@@ -176,17 +176,17 @@ def warnings(table: Table) -> list[str]:
 
 def _gradients(record: Record) -> list[str]:
     """Warnings for a cell whose attack had many zero gradients, or non-finite losses or gradients."""
-    rows = record.cell.rows()
+    rows = record.cell.facts
     found, name = (
         [],
         f"{record.cell.what.get('encoder_name', '?')} · {record.cell.what.get('task_name', '?')} · {record.column.title}",
     )
-    if "halted" in rows and (halted := int(rows["halted"].sum())):
+    if "halted" in rows and (halted := rows["halted"]):
         found.append(
             f"{plain(name)}: loss or gradient was not finite on {_many(halted, 'image')}, where the attack stopped early."
         )
-    if "flat" in rows and (passes := int(rows["queries"].sum())):
-        share = int(rows["flat"].sum()) / passes
+    if "flat" in rows and (passes := rows["queries"]):
+        share = rows["flat"] / passes
         if share > ZERO_SHARE and record.column.eps > 0:
             found.append(
                 f"{plain(name)}: the gradient was zero in {share:.0%} of the forward passes; gradients may be masked, and "
@@ -196,8 +196,7 @@ def _gradients(record: Record) -> list[str]:
 
 
 def _largest(record: Record) -> float:
-    sizes = record.cell.rows().get("size", np.zeros(0))
-    return float(np.nan_to_num(sizes, nan=np.inf).max(initial=0))
+    return record.cell.facts["largest"]
 
 
 def _overview(table: Table, colours: dict[str, int]) -> dict[str, Any]:

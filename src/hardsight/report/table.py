@@ -7,6 +7,7 @@ The text formats show the main eps, each value with its 95% interval; CSV and JS
 from __future__ import annotations
 
 import csv as _csv
+import functools
 import io
 import re
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def caption(table: Table, places: Sequence[int] | None = None) -> str:
     means = {len(number.over) for row in rows for c in table.shown if c.attack == MEAN and (number := row.numbers.get(c))}
     parts += [f"mean over {_span(means)} corruptions"] if means else []
     parts += resolutions(table, places)
-    left_out = {n for one in table.records if one.row in places and (n := (one.cell.done or {}).get("left_out"))}
+    left_out = {n for one in table.records_at(places) if (n := (one.cell.done or {}).get("left_out"))}
     parts += [f"without {_span(left_out)} images whose label is the attack's target"] if left_out else []
     if any(number.partial for number in numbers):
         parts.append("* partial: the cell is not finished")
@@ -133,16 +134,14 @@ def resolutions(table: Table, places: Sequence[int]) -> list[str]:
     eps bounds the attacked pixels, so it is a stricter limit for an encoder that upsamples them internally.
     """
     notes: dict[str, dict[str, None]] = {}
-    for record in table.records:
-        if record.row not in places:
-            continue
+    for record in table.records_at(places):
         card, data = (record.cell.what.get(f"{what}_card") or {} for what in ("encoder", "data"))
         high, wide = data.get("size") or (0, 0)
         if own := data.get("own"):
             notes.setdefault(f"images were resized from {own[0]}x{own[1]} to {high}x{wide} before the attack", {})
         if high and (side := card.get("resize")) and side != min(high, wide):
             notes.setdefault(f"eps at {high}x{wide}, which", {})[f"{plain(card.get('name'))} resizes to {side}"] = None
-    cells = ((table.rows[one.row].title, one.cell.what.get("preprocess", "")) for one in table.records if one.row in places)
+    cells = ((table.rows[one.row].title, one.cell.what.get("preprocess", "")) for one in table.records_at(places))
     return [" ".join([text, ", ".join(names)]).strip() for text, names in notes.items()] + [*map(plain, sentence(cells))]
 
 
@@ -304,6 +303,7 @@ def _attack(row: Row, column: Column) -> str:
     return f"{name} {column.variant}" if column.variant else name
 
 
+@functools.lru_cache(maxsize=2)
 def document(table: Table) -> dict[str, Any]:
     """Everything in one JSON document, structured like lm-eval's: results by "encoder/task/data", then by attack.
 
@@ -346,8 +346,8 @@ def document(table: Table) -> dict[str, Any]:
             results[key][name if column.attack == CLEAN else f"{name}@{column.norm.lower()}({column.eps_text})"] = entry
         if audited := [
             audit
-            for record in table.records
-            if table.rows[record.row] is row and (audit := getattr(record.cell, "audit", None))
+            for record in table.records_at([place])
+            if (audit := record.cell.audit)
         ]:
             results[key]["audit"] = audited[0]
         samples[key] = {

@@ -5,6 +5,7 @@
                     /rows-00003.npz   the rows of one chunk: written to a temporary file, synced and renamed
                     /gallery.npz  the first few images, clean and attacked, for visual inspection
                     /done.json    written at the end: versions, git revision, device, seconds, summary
+                    /figures.json what a report has computed from the rows (`report/kept`); it can be deleted at any time
          /heads/<id>.safetensors, .json   trained heads, by the fingerprint of everything that determines them
          /plans/<hash>.json       the cells of each plan that was run on the store, in order, for `hardsight status`
          /claims/<what>.json      only while processes run: who works on what (`store/claims`)

@@ -139,6 +139,7 @@ def load(paths: list[Path]) -> tuple[tuple[Claim, ...], tuple[Finding, ...]]:
     """The claims and findings of some files; `SpecError` for the first thing in them that is wrong, or given twice."""
     claims: dict[str, Claim] = {}
     findings: dict[str, Finding] = {}
+    known: dict[tuple, Claim] = {}
     for path in paths:
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -146,9 +147,9 @@ def load(paths: list[Path]) -> tuple[tuple[Claim, ...], tuple[Finding, ...]]:
             raise SpecError(f"{path.name} is not TOML, or gives a name twice: {error}") from None
         file = _File(path.name, path.stem, content)
         for one in file.claims():
-            same = next((c for c in claims.values() if _identity(c) == _identity(one)), None)
-            if one.name in claims or same:
-                raise SpecError(f"{path.name}: {one.name} is there twice, as {(same or claims[one.name]).name}")
+            same = known.setdefault(_identity(one), one)
+            if one.name in claims or same is not one:
+                raise SpecError(f"{path.name}: {one.name} is there twice, as {(claims[one.name] if same is one else same).name}")
             claims[one.name] = one
         findings |= {one.name: one for one in file.findings()}
     return tuple(claims.values()), tuple(findings.values())
