@@ -344,11 +344,7 @@ def document(table: Table) -> dict[str, Any]:
                 entry["area"] = row.areas[column.series][0]
             name = _attack(row, column)
             results[key][name if column.attack == CLEAN else f"{name}@{column.norm.lower()}({column.eps_text})"] = entry
-        if audited := [
-            audit
-            for record in table.records_at([place])
-            if (audit := record.cell.audit)
-        ]:
+        if audited := [audit for record in table.records_at([place]) if (audit := record.cell.audit)]:
             results[key]["audit"] = audited[0]
         samples[key] = {
             "original": max(n.asked for n in row.numbers.values()),

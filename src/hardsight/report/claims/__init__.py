@@ -149,7 +149,9 @@ def load(paths: list[Path]) -> tuple[tuple[Claim, ...], tuple[Finding, ...]]:
         for one in file.claims():
             same = known.setdefault(_identity(one), one)
             if one.name in claims or same is not one:
-                raise SpecError(f"{path.name}: {one.name} is there twice, as {(claims[one.name] if same is one else same).name}")
+                raise SpecError(
+                    f"{path.name}: {one.name} is there twice, as {(claims[one.name] if same is one else same).name}"
+                )
             claims[one.name] = one
         findings |= {one.name: one for one in file.findings()}
     return tuple(claims.values()), tuple(findings.values())
