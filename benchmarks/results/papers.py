@@ -16,12 +16,13 @@ from pathlib import Path
 
 from hardsight.measure import protocol as protocols
 from hardsight.report.claims import shipped as claims
-from hardsight.report.study_reading import Figures, readings, took
+from hardsight.report.study_reading import Figures, compared, interval, readings, took
 from hardsight.specs.study import Study
 from hardsight.specs.study_file import load, shipped
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "papers.md"
+UNITS = {"%": "points", "m": "m"}
 PAPERS = ("paper 000", "paper 001", "paper 002", "paper 003")
 
 
@@ -64,10 +65,10 @@ def of_study(study: Study, runs: Path) -> list[str]:
     if f"hardsight study {study.name}\n" in (PAGE.parent / "results.md").read_text(encoding="utf-8"):
         return [*lines, "Its tables and their discussion are in [results.md](results.md)."]
     discussion = shipped()[study.name].with_suffix(".md")
-    said = ["", *discussion.read_text(encoding="utf-8").rstrip().splitlines()] if discussion.exists() else []
+    text = ["", *discussion.read_text(encoding="utf-8").rstrip().splitlines()] if discussion.exists() else []
     found = figures_of(runs / study.name)
     if found is None:
-        return section(study) or [*lines, "No run of the whole study was at hand for this page.", *said]
+        return section(study) or [*lines, "No run of the whole study was at hand for this page.", *text]
     figures, seconds = found
     done = max((len(values) for figure in figures.values() for values in figure["arms"].values()), default=0)
     one = "" if done > 1 else ": without an interval over seeds, nothing is settled"
@@ -76,7 +77,25 @@ def of_study(study: Study, runs: Path) -> list[str]:
     if read:
         lines += ["", row("finding", "number", "verdict"), "|:--|:--|:--|"]
         lines += [row(f"{r.says} ({r.source})", f"{r.what}: {r.text}" if r.number else "–", r.verdict) for r in read]
-    return lines + said
+    if not read and study.compare:
+        lines += moved(study, figures)
+    return lines + text
+
+
+def moved(study: Study, figures: Figures) -> list[str]:
+    """What each comparison moves, paired by seed: a line for each measure that has its arms, a column for clean and each attack."""
+    lines = []
+    for one in study.compare:
+        for measure in (each.name for each in study.measures):
+            here = [
+                figure for name, figure in figures.items() if name.startswith(f"{measure}: ") and "worst case" not in name
+            ]
+            found = [(number, figure["unit"]) for figure in here if (number := compared(one, figure))]
+            if found:
+                cells = (f"{interval(number, unit, '+')} {UNITS[unit]}" for number, unit in found)
+                lines.append(row(f"{one.of} − {one.to}", measure, *cells))
+    heads = ("clean", "EmbedAttack", "the task's own attack")
+    return ["", row("difference", "on", *heads), "|:--|:--|--:|--:|--:|", *lines] if lines else []
 
 
 def of_paper(paper: str, runs: Path) -> list[str]:
