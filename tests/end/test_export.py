@@ -13,7 +13,7 @@ import torch
 from hardsight.core.errors import HardsightError, SpecError, WeightsError
 from hardsight.data.base import DataCard
 from hardsight.encoders import load_encoder
-from hardsight.measure.export import export_encoder
+from hardsight.measure.export import Form, export_encoder
 from hardsight.report.records import every_eval_ever, robustbench
 from hardsight.report.results import grid
 from hardsight.training.engine.export import write_encoder
@@ -67,21 +67,26 @@ def ran(code: str, monkeypatch: pytest.MonkeyPatch, folder: Path, **names: Any) 
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "to"),
     [
-        "timm:test_vit(pretrained=False, size=96, layers=[0, -1], pooled=mean)",
-        "timm:test_resnet(pretrained=False, resize=64)",
+        ("timm:test_vit(pretrained=False, size=96, layers=[0, -1], pooled=mean)", "timm"),
+        ("timm:test_resnet(pretrained=False, resize=64)", "timm"),
+        ("timm:test_vit(pretrained=False, size=96)", "hf"),
     ],
 )
-def test_timm_reads_what_is_exported_for_it(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timm_reads_what_is_exported_for_it(spec: str, to: Form, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "out"
-    files = export_encoder(spec, "timm", folder)
+    files = export_encoder(spec, to, folder)
     assert set(files) == {"model.safetensors", "config.json", "README.md"}
     x = same(spec, folder)
     encoder = load_encoder(spec)
     pixels = (encoder._fit(x)[0] - encoder.mean) / encoder.std
-    code, ours = blocks(folder)
+    code, *other, ours = blocks(folder)
     with torch.no_grad():
+        for one in other:
+            found = ran(one, monkeypatch, folder, pixels=pixels)
+            assert torch.equal(found["features"], encoder.body.model.forward_features(pixels))
+        assert len(other) == (to == "hf")
         found = ran(code, monkeypatch, folder, pixels=pixels)
         assert torch.equal(found["model"].forward_features(pixels), encoder.body.model.forward_features(pixels))
         assert tuple(found["model"].pretrained_cfg["mean"]) == encoder.card.mean

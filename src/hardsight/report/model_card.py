@@ -113,7 +113,7 @@ def _what(card: dict[str, Any]) -> str:
     )
     classes = f", and its own classifier of {card['classes']} classes" if card["classes"] else ""
     return _inline(
-        f"A vision encoder: {card['arch']}, {card['parameters']:,} parameters, trained for images of {card['size']} pixels a side"
+        f"A vision encoder: {card['arch']}, {card['parameters']:,} parameters, for images of {card['size']} pixels a side"
         f"{side}. It takes pixels in [0, 1] and gives pooled features of {card['dim']} values{dense}{classes}."
     )
 
