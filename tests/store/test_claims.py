@@ -184,3 +184,15 @@ def test_a_killed_process_is_known_before_it_is_waited_for(tmp_path: Path) -> No
         time.sleep(0.01)
     assert not process.runs(who)
     child.join()
+
+
+def test_what_the_dead_have_left_is_cleared(tmp_path: Path) -> None:
+    """They may have finished what they had claimed, so that nobody takes it over."""
+    left, there = claim(tmp_path, "x", ended()), claim(tmp_path, "y", ELSEWHERE)
+    with Claims(tmp_path) as mine:
+        assert mine.take("z")
+        mine.clear()
+        assert not left.exists() and there.exists() and set(held(tmp_path)) == {"y", "z"}
+    os.utime(there, (0, 0))
+    Claims(tmp_path).clear()
+    assert not (tmp_path / "claims").exists()

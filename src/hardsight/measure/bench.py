@@ -138,6 +138,7 @@ class Bench:
     def finish(self, todo: Todo) -> list[StoredCell]:
         """Compares with the protocol and removes what killed processes left behind; every cell of the plan."""
         self._compare()
+        self.claims.clear()
         if todo:
             for folder in ("", "heads", "plans", *(f"cells/{cell}" for cell in todo.missing | todo.unaudited)):
                 sweep(self.store.path / folder)

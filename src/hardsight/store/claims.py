@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hardsight.core.process import runs, token
-from hardsight.store.files import ASIDE, cannot_write, sweep
+from hardsight.store.files import ABANDONED, ASIDE, cannot_write, clock, sweep
 
 BEAT, STALE = 10.0, 90.0
 """Seconds. NFS clients see a file's date up to 60 s late."""
@@ -68,6 +68,16 @@ class Claims:
                 return False
             self._remove(path)
         return False
+
+    def clear(self) -> None:
+        """Removes the claims that killed processes have left, also on what is done since, which nobody takes over."""
+        for what, claim in held(self.folder.parent).items():
+            known = runs(claim["who"])
+            if known is False or (known is None and clock(self.folder) - claim["changed"] > ABANDONED):
+                self._remove(self._path(what))
+        sweep(self.folder)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def release(self, what: str) -> None:
         self._release(self._path(what))
