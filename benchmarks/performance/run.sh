@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs attacks.py, training.py and beside_autoattack.py, and writes docs/performance.md from head.md and the tables they print.
+# Runs attacks.py, training.py, many.py and beside_autoattack.py, and writes docs/performance.md from head.md and the tables they print.
 # Tables that already exist in runs/ (performance/*.md, autoattack-*.md) are not measured again.
 #   HARDSIGHT_DATA=... bash benchmarks/performance/run.sh
 set -euo pipefail
@@ -33,6 +33,10 @@ found=runs/performance/pictures.md
 what="pictures --rounds 5 --workers 2"
 [ -s "$found" ] || { uv run python benchmarks/performance/training.py $what 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
 printf '\n## Training on pictures of unlike sizes\n\n```sh\nuv run python benchmarks/performance/training.py %s\n```\n\n' "$what" >>"$page.new"
+sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
+found=runs/performance/many.md
+[ -s "$found" ] || { uv run python benchmarks/performance/many.py all --rounds 5 --kills 100 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
+printf '\n## Many workers on one store\n\n```sh\nuv run python benchmarks/performance/many.py all --rounds 5 --kills 100\n```\n\n' >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 while read -r name more; do
   tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')

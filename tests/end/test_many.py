@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
+import re
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,4 +126,78 @@ def test_workers_end_with_the_command_and_it_goes_on(
     assert gone(workers)
     Bench(plan(GRID), Store(tmp_path), gallery=2).run()
     assert rows_of(tmp_path) == rows_of(measured)
+    assert clean(tmp_path)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 200 kB, in memory: less than the grid's results take."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+def test_a_full_disk_and_one_gone_read_only_lose_nothing(measured: Path, disk: Path) -> None:
+    words = [*WORDS, "--store", str(disk / "store")]
+    full = Command(*words, "--on", "local(2)", parent=True).end()
+    assert full[0] == 2 and "Traceback" not in full[1]
+    assert re.search("cannot write .*: the disk is full; .*run the same command again to resume", full[1])
+    there = len(list(disk.glob("store/cells/*/rows-*.npz")))
+    assert there and not list(disk.rglob("*.tmp"))
+    remount(disk, "size=1m")
+    command = Command(*words)
+    command.wait(lambda: len(list(disk.glob("store/cells/*/rows-*.npz"))) > there)
+    while command.process.is_alive():
+        with contextlib.suppress(subprocess.CalledProcessError):  # refused while a file is being written
+            remount(disk, "ro")
+            break
+    code, said = command.end()
+    assert code == 2 and "Read-only file system" in said and "Traceback" not in said, said
+    remount(disk, "rw,size=8m")
+    done = inside(*words)
+    assert done.returncode == 0, done.stderr
+    store = disk / "store"
+    assert rows_of(store) == rows_of(measured)
+    assert clean(store)
+
+
+def jump() -> None:
+    """From now on, this process's clock is a year ahead and a year behind by turns."""
+    real, turns = time.time, itertools.cycle((3e7, -3e7))
+    time.time = lambda: real() + next(turns)
+
+
+def test_a_clock_that_jumps_changes_nothing(measured: Path, tmp_path: Path) -> None:
+    commands = [Command(*WORDS, "--store", str(tmp_path), before=one) for one in (jump, None)]
+    ended = [command.end() for command in commands]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert rows_of(tmp_path) == rows_of(measured)
+    assert clean(tmp_path)
+
+
+def test_random_kills_lose_and_double_nothing(measured: Path, tmp_path: Path) -> None:
+    """A short version of `benchmarks/performance/many.py soak`."""
+    rng, killed = random.Random(0), set[int]()
+    command = Command(*WORDS, "--store", str(tmp_path), "--on", "local(4)", parent=True)
+    while command.process.is_alive() and len(killed) < 6:
+        time.sleep(rng.uniform(0.05, 0.5))
+        if there := sorted(pids(tmp_path) - killed):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim := rng.choice(there), signal.SIGKILL)
+                killed.add(victim)
+    code, said = command.end()
+    assert code == 0, said
+    assert len(killed) >= 3
+    assert rows_of(tmp_path) == rows_of(measured)
+    assert said.count(", n = 12") == 12 and said.count("· audit:") == 4
     assert clean(tmp_path)

@@ -194,7 +194,10 @@ def job_of(store: Path) -> str:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ""
-    found = dict(one.decode().partition("=")[::2] for one in variables if b"=" in one)
+    found: dict[str, str] = {}
+    for one in variables:
+        name, _, value = one.decode().partition("=")
+        found[name] = value
     return f"{found['SLURM_ARRAY_JOB_ID']}_{found['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_JOB_ID" in found else ""
 
 
