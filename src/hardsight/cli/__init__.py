@@ -1,7 +1,8 @@
 """The command line: one function per command. Results go to stdout, progress and errors to stderr; imports are lazy.
 
 Exit codes: 0 done, 1 failed, 2 wrong input (one line says what would be right), 3 a comparison
-fails, 130 interrupted (finished parts are kept).
+fails, 75 a training run was stopped by a scheduler or lost a process (the same command goes on), 130 interrupted (finished parts
+are kept).
 """
 
 from hardsight.cli import (  # each adds its commands to the app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,14 @@ import typer
 
 from hardsight.cli import after
 from hardsight.cli.base import Device, Quiet, app
-from hardsight.core.errors import SpecError
+from hardsight.core.errors import ProcessLost, SpecError
 
 if TYPE_CHECKING:
     from hardsight.training.engine.recipe import TrainingRecipe
 
+
+REQUEUE = 75
+"""Exit code of a run that was stopped from outside and goes on with the same command: EX_TEMPFAIL, on which schedulers requeue."""
 Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change the recipe: epochs=5, method.temperature=0.5. Repeatable."),
@@ -117,11 +121,24 @@ def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float
     from hardsight.core.machine import pick_device
     from hardsight.core.progress import Watch
     from hardsight.training.engine.loop import train
+    from hardsight.training.engine.settle import NOTICES
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # job schedulers send SIGTERM: treat it as Ctrl-C
     folder = out or Path("runs") / recipe.name
     leads = os.environ.get("RANK", "0") == "0"  # under torchrun only one process prints
-    path = train(recipe, folder, pick_device(device), Watch(quiet=not leads), minutes)
+    before = {number: signal.signal(number, _stop) for number in NOTICES}
+    try:
+        path = train(recipe, folder, pick_device(device), Watch(quiet=not leads), minutes)
+    except Stopped as stopped:
+        said = f"{stopped.number.name}: the run is saved, and the same command goes on"
+        if leads:
+            typer.echo(f"hardsight: {said}{_requeued(stopped.number)}", err=True)
+        raise typer.Exit(REQUEUE) from None
+    except ProcessLost as lost:
+        typer.echo(f"hardsight: {lost}", err=True)
+        raise typer.Exit(REQUEUE) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if leads and path is not None:
         typer.echo(path)
         after.say("train", quiet, encoder=f"run:{folder}", data=recipe.data)
@@ -130,3 +147,31 @@ def _train(recipe: TrainingRecipe, out: Path | None, device: str, minutes: float
             typer.echo(f"hardsight: saved after {minutes:g} minutes", err=True)
             after.say("stopped", run=folder)
         raise typer.Exit(130)
+
+
+class Stopped(BaseException):
+    """Raised when a scheduler's notice takes effect; no library in between may catch it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
+def _requeued(number: signal.Signals) -> str:
+    """Has Slurm run its job again, if it gave notice of the time limit (SIGUSR2); what came of it, for the message.
+
+    After SIGTERM Slurm itself requeues the job, where it was pre-empted, or not, where it was cancelled.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if number.name != "SIGUSR2" or not job:
+        return ""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which requeueing sends to this very job
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        text = " ".join(str(getattr(error, "stderr", "") or error).split())
+        return f"; Slurm could not requeue job {job}: {text}"
+    return f"; Slurm requeues job {job}"

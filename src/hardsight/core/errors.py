@@ -34,6 +34,10 @@ class StoreError(HardsightError, RuntimeError):
     """A store that cannot be read, written or resumed."""
 
 
+class ProcessLost(HardsightError, RuntimeError):
+    """One of the processes of a training run has ended, and the others cannot go on without it."""
+
+
 class MissingDependency(HardsightError, ImportError):
     """An optional package that the requested feature needs is not installed."""
 

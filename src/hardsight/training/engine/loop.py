@@ -48,9 +48,9 @@ def train(
 ) -> Path | None:
     """Trains, or resumes from the last checkpoint in `folder`; returns the path of the encoder's safetensors file.
 
-    minutes: after this time the run is saved and left, and None is returned. On Ctrl-C and SIGTERM the current batch is
-    finished, the run is saved, and then the signal takes effect. Raises `StoreError` where the folder holds another run, and
-    where the loss stays non-finite.
+    minutes: after this time the run is saved and left, and None is returned. On Ctrl-C, SIGTERM and SIGUSR2, in any of the
+    processes, the current batch is finished, the run is saved, and then the signal takes effect in all. Raises `StoreError`
+    where the folder holds another run, and where the loss stays non-finite; `ProcessLost` where another process has ended.
     """
     recipe.check(recipe.name)
     logs.named(recipe.log)
@@ -60,6 +60,7 @@ def train(
             finished = run.go(asked)
         finally:
             run.close()
+        asked.agree(group)
         if asked.signal is not None:
             asked.obey()
         if not finished:

@@ -18,13 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hardsight.core.errors import SpecError
+from hardsight.core.errors import HardsightError, ProcessLost, SpecError
 from hardsight.core.when import When
 from hardsight.encoders.base import Encoder
 from hardsight.training.methods.base import Learner, Samples, Step
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long processes wait for each other: the first one may be decoding a data set."""
+LOST = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Timed out")
+"""What errors of torch contain when another process has gone."""
 BLOCKS = (".blocks", ".layers", ".layer")
 """Names of the lists of blocks in transformers: each block is sharded by itself."""
 State = dict[str, Any]
@@ -79,7 +81,7 @@ class Group:
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
     """The process group that `torchrun`'s environment variables describe, closed at the end; without them, this process
-    alone.
+    alone. Raises `ProcessLost` when another process has ended: at once, or after `PATIENCE` if its machine is gone.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or dist.is_initialized():
@@ -94,6 +96,13 @@ def joined(device: torch.device) -> Iterator[Group]:
     try:
         yield Group(device, rank, world)
         dist.barrier()
+    except RuntimeError as error:
+        if isinstance(error, HardsightError) or not any(word in str(error) for word in LOST):
+            raise
+        raise ProcessLost(
+            "another process of this run has ended, and this one cannot go on alone; give the same command again: the run goes "
+            "on from its last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -17,7 +17,9 @@ import torch
 from hardsight.training.engine.parallel import Group
 from hardsight.training.engine.recipe import TrainingRecipe
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTICES = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR2") if hasattr(signal, name))
+"""What a job scheduler sends before it ends a job."""
+SIGNALS = (signal.SIGINT, *NOTICES)
 
 
 @dataclass
@@ -32,6 +34,10 @@ class Asked:
     def now(self) -> bool:
         return self.signal is not None or (self.until is not None and time.monotonic() > self.until)
 
+    def agree(self, group: Group) -> None:
+        """All processes have the signal that any of them received, so that they end alike."""
+        self.signal = max(group.gathered(self.signal or 0)) or None
+
     def obey(self) -> None:
         """Lets the received signal do what it would have done without this class."""
         assert self.signal is not None
@@ -44,7 +50,7 @@ class Asked:
 
 @contextmanager
 def patient(minutes: float | None) -> Iterator[Asked]:
-    """Within this context, Ctrl-C and SIGTERM only request a stop; a second signal takes effect at once."""
+    """Within this context, Ctrl-C and a scheduler's notice only request a stop; a second signal takes effect at once."""
     asked = Asked(None if minutes is None else time.monotonic() + 60 * minutes)
     if threading.current_thread() is not threading.main_thread():
         yield asked
