@@ -17,6 +17,7 @@ from hardsight.tasks.base import System, Task
 # On small tensors a second thread costs more than it saves, and test workers share the cores.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
+os.environ.setdefault("HARDSIGHT_FEATURES", "0")  # no test finds those of another one; test_kept.py has its own
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

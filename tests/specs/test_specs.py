@@ -164,7 +164,7 @@ def test_defaults_are_frozen() -> None:
         "segment": "segment(head='linear', window=None, stride=None, official=[])",
         "depth": "depth(head='bins', bins=256, low=0.1, high=None, align=None, crop=None, official=[])",
         "made": "made(size=64, seed=0, train=10000, test=2000, shapes=[])",
-        "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None, optimizer=None, schedule=None)",
+        "probe": "probe(epochs=None, lr=None, weight_decay=None, batch=None, images=None, optimizer=None, schedule=None, seeds=1, half=False)",
     }
     for name, text in frozen.items():
         assert show(complete(f"{name}(pgd)" if name == "restarts" else name)) == text

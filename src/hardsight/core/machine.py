@@ -15,7 +15,16 @@ import torch
 import hardsight
 from hardsight.core.errors import SpecError
 
-VARIABLES = ("HARDSIGHT_CACHE", "HARDSIGHT_DATA", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME", "NO_COLOR")
+VARIABLES = (
+    "HARDSIGHT_CACHE",
+    "HARDSIGHT_DATA",
+    "HARDSIGHT_FEATURES",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
+    "XDG_CACHE_HOME",
+    "NO_COLOR",
+)
 """Environment variables that this package or the libraries below it read."""
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "transformers")
 

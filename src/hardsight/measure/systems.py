@@ -26,6 +26,7 @@ from hardsight.encoders.base import Encoder
 from hardsight.measure.cells import Cell, Resolved
 from hardsight.measure.checks.trained import judged
 from hardsight.measure.plan import Plan
+from hardsight.probes import kept
 from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe, head_identity, weights_of, with_weights
 from hardsight.store.cells import Store
@@ -36,6 +37,9 @@ from hardsight.tasks.official import trained_as
 
 BRIEF = ("how", "choice", "steps", "images", "held_out", "score", "train", "seeds")
 """What a finished cell says of its head; the rest is stored with the head."""
+
+RENDERED = ("made", "moving")
+"""Data that their spec alone fixes; of others without files (a hub's) features are not kept, as they may change under the spec."""
 
 
 class Systems:
@@ -52,6 +56,7 @@ class Systems:
     ) -> None:
         self.plan, self.store, self.device, self.watch, self.claims = plan, store, device, watch, claims
         self.on_error: Literal["stop", "skip"] = on_error
+        kept.limit()  # refuses a wrong value before any work
         self._encoders: dict[str, Encoder] = {}
         self._banks: dict[tuple[Any, ...], Bank] = {}
         self._systems: dict[tuple[Any, ...], System] = {}
@@ -156,5 +161,9 @@ class Systems:
             images = one.data.split("train")
             places = choose(images, one.probe.images)
             with seeded(seeds.seed_of("bank", cell.encoder, cell.data)):
-                self._banks[key] = Bank(encoder, images, places, dense, self.device, self.on_error, bar, layers)
+                told = cell.stamp.rpartition(":")[2] or cell.data.partition("(")[0] in RENDERED
+                source = repr((cell.encoder, encoder.card.sha256, cell.data, cell.stamp)) if told else ""
+                self._banks[key] = Bank(
+                    encoder, images, places, dense, self.device, self.on_error, bar, layers, one.probe.half, source
+                )
         return self._banks[key]

@@ -40,7 +40,8 @@ TRAINER = 4
 class Probe:
     """How a head is trained; None: the task's default, and if all are None, tuned. images: number of training images.
 
-    seeds: how many heads are trained, the first of which is used; the others show what depends on the seed.
+    seeds: how many heads are trained, the first of which is used; the others show what depends on the seed. half: whether dense
+    features are kept in float16.
     """
 
     epochs: int | None
@@ -51,6 +52,7 @@ class Probe:
     optimizer: Literal["adamw", "adam", "sgd"] | None
     schedule: Literal["cosine", "constant", "poly"] | None
     seeds: int
+    half: bool
 
     @property
     def tunes(self) -> bool:
@@ -68,12 +70,14 @@ def probe(
     optimizer: Literal["adamw", "adam", "sgd"] | None = None,
     schedule: Literal["cosine", "constant", "poly"] | None = None,
     seeds: int = 1,
+    half: bool = False,
 ) -> Probe:
-    """A head on frozen features, tuned on a held-out part of them; with an argument but images and seeds, one run as it says.
+    """A head on frozen features, tuned on a held-out part of them; with an argument of the run, one run as it says.
 
     None in such a run is the task's default; the optimizer's is adamw (sgd has momentum 0.9), the schedule's cosine. poly:
     the rate falls with the power 0.9 of the steps that are left. seeds: as many heads are trained, each with its own held-out
     part, initialization and order. The first one is used; the scores of all are stored with it and judged by the check `trained`.
+    half: dense features are kept in float16, in half the space; the head is trained on their float32.
     """
     for name, value in (("epochs", epochs), ("batch", batch), ("images", images), ("lr", lr), ("seeds", seeds)):
         if value is not None and value <= 0:
@@ -82,7 +86,7 @@ def probe(
         raise SpecError("probe: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay is not None and weight_decay < 0:
         raise SpecError(f"probe: weight_decay is {weight_decay:g}; it must be at least 0")
-    return Probe(epochs, lr, weight_decay, batch, images, optimizer, schedule, seeds)
+    return Probe(epochs, lr, weight_decay, batch, images, optimizer, schedule, seeds, half)
 
 
 @torch.inference_mode(False)  # gradients are recorded, also where the caller has switched that off
@@ -115,7 +119,9 @@ def fit_probe(
     if bank is None:
         images = data.split("train")
         layers = getattr(head, "layers", ())
-        bank = Bank(encoder, images, choose(images, how.images), at.reads == "dense", device, on_error, layers=layers)
+        bank = Bank(
+            encoder, images, choose(images, how.images), at.reads == "dense", device, on_error, layers=layers, half=how.half
+        )
     elif at.reads == "dense" and tuple(bank.layers) != (layers := tuple(getattr(head, "layers", ()))):
         raise DataError(
             f"the bank has the layers {bank.layers}, and the {at.name} head uses {layers}; give Bank(layers=...)"

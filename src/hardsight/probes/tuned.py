@@ -223,7 +223,7 @@ def _tuned(
         raise SpecError(f"{name}: batch and images must be at least 2, as batch norm needs 2 images at once")
     if weight_decay < 0:
         raise SpecError(f"{name}: weight_decay is {weight_decay:g}; it must be at least 0")
-    return Tuned(epochs, lr, weight_decay, batch, images, None, None, 1, whole, search, threat, beta)
+    return Tuned(epochs, lr, weight_decay, batch, images, None, None, 1, False, whole, search, threat, beta)
 
 
 def _init_batch_norm(system: System, x: Tensor) -> None:
