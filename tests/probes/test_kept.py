@@ -19,10 +19,14 @@ from hardsight.core.process import token
 from hardsight.data import open_data
 from hardsight.encoders import load_encoder
 from hardsight.encoders.base import Encoder
+from hardsight.measure.bench import Bench
+from hardsight.measure.plan import plan
 from hardsight.probes import bank as banks
 from hardsight.probes import kept
 from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe, weights_of
+from hardsight.specs.recipe import Recipe
+from hardsight.store.cells import Store
 from tests.fixtures.training import images_in
 
 DATA = "made(size=32, train=80, test=4)"
@@ -226,3 +230,24 @@ def test_memory_gives_pages_back(encoder: Encoder, monkeypatch: pytest.MonkeyPat
     for start in range(0, 70, 10):
         index = torch.arange(start, start + 10)
         assert same(bank.batch(index, True), wanted.batch(index, True))
+
+
+def test_a_bench_computes_them_once_and_its_rows_stay(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(
+        name="kept", encoders=("zoo:made_supervised",), data=("made(size=32, train=40, test=4)",), tasks=("classify", "segment"),
+        attacks=("clean",), count=4, chunk=4, audit=0, gallery=0, probe="probe(images=20, epochs=1, batch=8)",
+    )  # fmt: skip
+
+    def rows(name: str, limit: str) -> dict[str, bytes]:
+        monkeypatch.setenv(kept.VARIABLE, limit)
+        Bench(plan(recipe), Store(tmp_path / name)).run()
+        return {str(one.relative_to(tmp_path / name)): one.read_bytes() for one in (tmp_path / name).rglob("rows-*")}
+
+    wanted = rows("off", "0")
+    assert len(wanted) == 2 and not home.exists()
+    assert rows("first", "1") == wanted and len(list(home.iterdir())) == 1
+    monkeypatch.setattr(Bank, "_features", None)  # nothing is computed again
+    assert rows("second", "1") == wanted
+    monkeypatch.setenv(kept.VARIABLE, "much")
+    with pytest.raises(SpecError, match="must be the GiB"):
+        Bench(plan(recipe), Store(tmp_path / "wrong")).run()
