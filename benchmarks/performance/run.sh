@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs attacks.py, training.py, many.py and beside_autoattack.py, and writes docs/performance.md from head.md and the tables they print.
+# BEFORE: a checkout of an earlier commit, with which the times of commands are compared.
 # Tables that already exist in runs/ (performance/*.md, autoattack-*.md) are not measured again.
 #   HARDSIGHT_DATA=... bash benchmarks/performance/run.sh
 set -euo pipefail
@@ -38,6 +39,13 @@ found=runs/performance/many.md
 [ -s "$found" ] || { uv run python benchmarks/performance/many.py all --rounds 5 --kills 100 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
 printf '\n## Many workers on one store\n\n```sh\nuv run python benchmarks/performance/many.py all --rounds 5 --kills 100\n```\n\n' >>"$page.new"
 sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
+for what in "start --rounds 5" "reports --rounds 3"; do
+  found=runs/performance/${what%% *}.md
+  [ -s "$found" ] || { uv run python benchmarks/performance/start.py $what ${BEFORE:+--before "$BEFORE"} 2>/dev/null >"$found.new" && mv "$found.new" "$found"; }
+  case $what in start*) title="Start" ;; *) title="Reports" ;; esac
+  printf '\n## %s\n\n```sh\nuv run python benchmarks/performance/start.py %s --before FOLDER\n```\n\n' "$title" "$what" >>"$page.new"
+  sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
+done
 while read -r name more; do
   tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')
   found=runs/autoattack-$tag.md
