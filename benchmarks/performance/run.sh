@@ -46,6 +46,7 @@ for what in "start --rounds 5" "reports --rounds 3"; do
   printf '\n## %s\n\n```sh\nuv run python benchmarks/performance/start.py %s --before FOLDER\n```\n\n' "$title" "$what" >>"$page.new"
   sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$found" >>"$page.new"
 done
+(echo && cat benchmarks/performance/waits.md) >>"$page.new"  # measured once, since half of it is of an older commit
 while read -r name more; do
   tag=$(echo "$name $more" | tr -d -c 'a-zA-Z0-9.' | sed 's/clockcpu//')
   found=runs/autoattack-$tag.md
