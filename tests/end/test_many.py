@@ -91,7 +91,7 @@ def test_rows_on_workers_are_those_of_one_process(measured: Path, tmp_path: Path
     assert rows_of(tmp_path) == rows_of(measured)
     assert done.stderr.count(", n = 12") == 12 and done.stderr.count("· audit:") == 4
     assert clean(tmp_path)
-    again = inside(*WORDS, "--store", str(tmp_path), "--on", "local(3)")
+    again = inside(*WORDS, "--store", str(tmp_path), "--on", "local(3)", "--quiet")
     assert (again.returncode, again.stderr) == (0, ""), "nothing is done twice"
     assert again.stdout == done.stdout
 
