@@ -19,7 +19,7 @@ from tests.report.test_report import HOSTILE, N, add
 
 DINO = {"encoder": "zoo('dino_vitb16')", "data": "cifar10('somewhere')", "data_name": "CIFAR-10"}
 CARD = {"name": "dino_vitb16", "arch": "vit", "size": [224, 224], "sha256": "ab" * 32}
-HERE = {"name": "paper002-classification", "version": "1", "title": "Classification", "source": "arXiv 2407.12588"}
+HERE = {"name": "paper002-classification", "version": "2", "title": "Classification", "source": "arXiv 2407.12588"}
 UNDER = {
     "clean": {"attack": "clean"},
     "embed": {"attack": "embed(steps=20)", "norm": "Linf"},
@@ -90,7 +90,7 @@ def test_with_departures_there_is_every_reason_and_no_reported_value(tmp_path, h
 
 def test_no_claim_is_found_for_another_version_data_eps_attack_or_encoder(tmp_path):
     changes = [
-        {"protocol": {**HERE, "version": "2", "departures": []}},
+        {"protocol": {**HERE, "version": "1", "departures": []}},
         {"protocol": {**HERE, "name": "paper002-segmentation", "departures": []}},
         {"data": "stl10('somewhere', size=96)", "attack": "apgd(20)"},
         {"attack": "attack(apgd(20))"},
@@ -116,7 +116,7 @@ def test_pgd_is_found_under_each_of_its_names(tmp_path, spec):
 
 def test_weights_are_known_by_their_hash_and_at_another_size_are_not_compared(tmp_path):
     (claim,) = found("published_nets/resnet4b/resnet4b/clean")
-    here = {**HERE, "name": "robustbench-cifar10-linf", "departures": []}
+    here = {**HERE, "name": "robustbench-cifar10-linf", "version": "1", "departures": []}
     card = {"name": "r", "size": [32, 32], "sha256": claim.sha256}
     for side, verdict in ((32, "agrees"), (64, "not comparable")):
         store = Store(tmp_path / str(side))
@@ -169,7 +169,7 @@ def test_the_terminal_says_what_is_compared_and_what_is_not(tmp_path, capsys):
 
 def test_a_depth_in_metres_disagrees_in_metres(tmp_path):
     store = Store(tmp_path)
-    here = {**HERE, "name": "paper002-depth", "departures": []}
+    here = {**HERE, "name": "paper002-depth", "version": "1", "departures": []}
     add(
         store, "dino", "depth", "clean", 0, np.full(N, 1.0), **DINO | {"data": "nyuv2('x')", "data_name": "NYUv2"},
         encoder_card=CARD, protocol=here, attack="clean",

@@ -75,7 +75,7 @@ def _front(facts: Facts, name: str, chosen: list[tuple[Row, Column]]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     licence = str(facts.card["licence"]).lower()
-    named = {"license": licence} if licence in LICENCES else {"license": "other", "license_name": licence}
+    named: dict[str, Any] = {"license": licence} if licence in LICENCES else {"license": "other", "license_name": licence}
     results = [
         EvalResult(
             task_type=KINDS.get(row.task.partition("(")[0], row.task),
