@@ -219,7 +219,7 @@ def test_the_card_has_the_stores_numbers(tmp_path: Path) -> None:
     clean = found["accuracy, clean"]
     assert clean.metric_value == pytest.approx(numbers["clean"]["accuracy"]) and clean.metric_args["n"] == 8
     assert clean.metric_args["interval_95"] == pytest.approx(
-        [numbers["clean"]["accuracy_low"], numbers["clean"]["accuracy_high"]]
+        [numbers["clean"]["accuracy_low"], numbers["clean"]["accuracy_high"]], abs=1e-6
     )
     assert any("worst case over" in name for name in found)
     assert re.search(r"Audit of classify on made.*, 2 images: (pass|warn|fail)", card.text)

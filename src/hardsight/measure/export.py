@@ -108,6 +108,7 @@ def _of_timm(encoder: Encoder) -> dict[str, Any]:
         save_for_hf(model, folder, model_args=older, safe_serialization=True)
         written = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     written["pretrained_cfg"] |= {"mean": mean, "std": std}
+    written.get("model_args", {}).pop("num_classes", None)  # it stands above, and transformers takes it from there only
     return written
 
 
