@@ -285,7 +285,7 @@ BAD = [
     (["bench", "--set", "split=foo", "--encoder", "tiny"], "no 'foo' part"),
     (["bench", "--encoder", "tiny", "--task", "depth(high=0.05)"], "the maximum must be the larger one"),
     (["attack", "--encoder", "tiny", "--images", ".", "--out", "./adv"], "lies within"),
-    (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--attack", "depthpgd"], "does not fit"),
+    (["attack", "--encoder", "tiny", "--images", "photos", "--out", "out", "--attack", "depthpgd"], "does not fit"),
     (["bench", "--eps", "-1/255"], "negative"),
     (["bench", "--norm", "linff"], "did you mean 'linf'"),
     (["bench", "--count", "0"], "at least 1"),
@@ -300,7 +300,7 @@ BAD = [
     (["list", "atacks"], "did you mean 'attacks'"),
     (["show", "pdg"], "did you mean 'pgd'"),
     (["attack", "--encoder", "tiny", "--images", "/nowhere", "--out", "out"], "/nowhere"),
-    (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--attack", "pgd"], "needs a head"),
+    (["attack", "--encoder", "tiny", "--images", "photos", "--out", "out", "--attack", "pgd"], "needs a head"),
     (["attack", "--encoder", "tiny", "--images", ".", "--out", "out", "--eps", "8"], "8/255"),
     (["probe", "--encoder", "tiny", "--task", "deph"], "did you mean 'depth'"),
     (["pretrain", "--recipe", "made-simcl"], "did you mean 'made-simclr'"),
@@ -312,13 +312,17 @@ def test_bad_input_is_one_plain_line(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    there = {Path("photos")} if "photos" in words else set()
+    for folder in there:
+        folder.mkdir()
+        Image.new("RGB", (32, 32)).save(folder / "one.png")
     done = inside(*words)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert done.stderr.startswith("hardsight: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
-    assert not list(tmp_path.iterdir()), "something was written"
+    assert not set(tmp_path.iterdir()) - {tmp_path / one for one in there}, "something was written"
 
 
 def test_unknown_option_has_exit_code_2() -> None:

@@ -73,14 +73,14 @@ def norm_of(weights: list[nn.Parameter], clip: float) -> Tensor:
     gradients = [one.grad for one in weights if one.grad is not None]
     shared = [one for one in gradients if hasattr(one, "full_tensor")]
     own = [one for one in gradients if not hasattr(one, "full_tensor")]
-    square = wide(weights[0].new_zeros(()))
+    square = wide(torch.zeros((), device=weights[0].device))  # not a sharded one
     for part in filter(None, (own, shared)):
         norm: Any = nn.utils.get_total_norm(part)
         square = square + wide(norm.full_tensor() if part is shared else norm).square()
     size = square.sqrt()
     if clip:
         factor = torch.where(size > clip, clip / size, 1.0)
-        for one in gradients:
+        for one in (*own, *(part.to_local() for part in shared)):  # type: ignore[attr-defined]
             one.mul_(factor.to(one.device, one.dtype))
     return size
 
