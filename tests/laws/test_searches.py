@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.search.base import Search
+from hardsight.attacks.threats.base import Threat
+from hardsight.core.errors import SpecError
 from hardsight.losses.objective import Objective, Reading, against, averaged, loss_and_grad
 from hardsight.specs.catalog import build, entries
 from tests.conftest import toy_images, toy_system, toy_target
@@ -21,6 +24,15 @@ SPEC_OF = {
     "square": "square(40)",
     "fab": "fab(20)",
     "fmn": "fmn(20)",
+    "ddn": "ddn(20)",
+    "alma": "alma(20)",
+    "cw_l2": "cw_l2(4, 5)",
+    "ead": "ead(3, 5)",
+    "pdpgd": "pdpgd(20)",
+    "sigma_zero": "sigma_zero(20)",
+    "superdeepfool": "superdeepfool(10, rivals=4)",
+    "alma_prox": "alma_prox(20)",
+    "dense_adversary": "dense_adversary(20)",
 }
 SEARCHES = [SPEC_OF.get(name, name) for name, entry in entries().items() if entry.kind == "Search"]
 EXTRA = [
@@ -30,7 +42,18 @@ EXTRA = [
     "pgd(4, start='surface', keep='last')",
     "pgd(4, momentum=1, nesterov=True)",
 ]
-THREATS = ["linf(8/255)", "l2(0.5)", "l1(5)"]
+THREATS = ["linf(8/255)", "l2(0.5)", "l1(5)", "l0_values(20)"]
+USUAL = THREATS[:3]
+
+
+def refused(search: Search, spec: str) -> str:
+    """What the search says to a threat that it does not support; empty if it does."""
+    try:
+        for check in getattr(search, "checks", ()):
+            check(build(spec, "Threat"))
+    except SpecError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(params=[*SEARCHES, *EXTRA])
@@ -38,11 +61,18 @@ def search(request: pytest.FixtureRequest) -> Search:
     return build(request.param, "Search")
 
 
+@pytest.fixture
+def threat(search: Search) -> Threat:
+    """The first threat that the search supports."""
+    return build(next(spec for spec in THREATS if not refused(search, spec)), "Threat")
+
+
 def toy_objective(search: Search, count: int = 6) -> tuple[Objective, Tensor]:
     """The task's loss, or the margin if the search needs a signed loss."""
     system = toy_system(build("classify", "Task"))
     y = toy_target(system.task, count)
-    loss = build("margin", "Loss") if getattr(search, "signed", False) else lambda o, t, p: system.task.loss(o, t)
+    signed = getattr(search, "signed", False) or getattr(search, "parted", False)
+    loss = build("margin", "Loss") if signed else lambda o, t, p: system.task.loss(o, t)
     return against(system.output, loss, system.task.error, y), toy_images(count)
 
 
@@ -50,6 +80,11 @@ def toy_objective(search: Search, count: int = 6) -> tuple[Objective, Tensor]:
 def test_result_is_allowed_and_no_worse_than_the_start(search: Search, spec: str) -> None:
     objective, x = toy_objective(search)
     threat = build(spec, "Threat")
+    if said := refused(search, spec):
+        with pytest.raises(SpecError, match=re.escape(said)):
+            search(objective, x, threat, torch.Generator().manual_seed(0), x.clone())
+        assert threat.norm in said
+        return
     found = search(objective, x, threat, torch.Generator().manual_seed(0), x.clone())
     assert (threat.size(found.x_adv - x) <= threat.eps * (1 + 1e-5) + 1e-6).all()
     assert found.x_adv.min() >= 0
@@ -60,16 +95,14 @@ def test_result_is_allowed_and_no_worse_than_the_start(search: Search, spec: str
         assert (after.error >= before.error).all()
 
 
-def test_result_follows_the_seed(search: Search) -> None:
+def test_result_follows_the_seed(search: Search, threat: Threat) -> None:
     objective, x = toy_objective(search)
-    threat = build("linf(8/255)", "Threat")
     one, two = (search(objective, x, threat, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one.x_adv, two.x_adv)
 
 
-def test_images_do_not_depend_on_one_another(search: Search) -> None:
+def test_images_do_not_depend_on_one_another(search: Search, threat: Threat) -> None:
     objective, x = toy_objective(search)
-    threat = build("linf(8/255)", "Threat")
     start = threat.inside(x, torch.Generator().manual_seed(9))
     whole = search(objective, x, threat, torch.Generator().manual_seed(0), start)
     part = torch.tensor([4, 1])
@@ -78,7 +111,7 @@ def test_images_do_not_depend_on_one_another(search: Search) -> None:
     assert torch.equal(alone.queries, whole.queries[part])
 
 
-def test_forward_passes_are_counted(search: Search) -> None:
+def test_forward_passes_are_counted(search: Search, threat: Threat) -> None:
     objective, x = toy_objective(search)
     seen = 0
 
@@ -87,22 +120,26 @@ def test_forward_passes_are_counted(search: Search) -> None:
         seen += len(x)
         return objective.read(x, target, progress)
 
-    found = search(replace(objective, read=read), x, build("linf(8/255)", "Threat"), torch.Generator().manual_seed(0))
+    found = search(replace(objective, read=read), x, threat, torch.Generator().manual_seed(0))
     assert int(found.queries.sum()) == seen
     assert int(found.queries.max()) <= search.passes
 
 
-def test_coupled_objectives_are_not_indexed(search: Search) -> None:
+def test_coupled_objectives_are_not_indexed(search: Search, threat: Threat) -> None:
     objective, x = toy_objective(search)
-    signed = getattr(search, "signed", False)
-    spread = Objective(lambda x, t, p: Reading(x.flatten(1).std(0).mean().expand(len(x))), coupled=True, signed=signed)
+    signed, judged = getattr(search, "signed", False), getattr(search, "judged", False)
+
+    def read(x: Tensor, target: Any, progress: float) -> Reading:
+        return Reading(x.flatten(1).std(0).mean().expand(len(x)), torch.zeros(len(x)) if judged else None)
+
+    spread = Objective(read, coupled=True, signed=signed)
     with pytest.raises(ValueError, match="couples"):
         spread[torch.tensor([0])]
-    found = search(spread, x, build("linf(8/255)", "Threat"), torch.Generator().manual_seed(0))
+    found = search(spread, x, threat, torch.Generator().manual_seed(0))
     assert found.x_adv.shape == x.shape
 
 
-@pytest.mark.parametrize("spec", THREATS)
+@pytest.mark.parametrize("spec", USUAL)
 def test_linear_model_is_solved(spec: str) -> None:
     """On a linear loss, away from the edge of the box, the optimum is eps times the dual norm; PGD nearly reaches it."""
     threat = build(spec, "Threat")

@@ -21,6 +21,7 @@ SPEC_OF = {
     "l2": "l2(0.7)",
     "l1": "l1(9)",
     "l0": "l0(7)",
+    "l0_values": "l0_values(12)",
     "patch": "patch(3)",
     "masked": "masked(l2(0.7), (0, 0, 0.5, 1))",
     "union": "union([linf(0.1), l2(0.7), l1(5)])",

@@ -18,7 +18,7 @@ from hardsight.attacks.aim import Aim, label
 from hardsight.attacks.inputs import checked, greatest_class, shaped, target_of
 from hardsight.attacks.search.base import Best, Search
 from hardsight.attacks.search.compose import in_each
-from hardsight.attacks.search.minimal import unsigned
+from hardsight.attacks.search.minimal import check_loss, share_of
 from hardsight.attacks.targets import arrived, judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
@@ -127,10 +127,11 @@ def _coupled(attack: Any) -> bool:
 
 
 def seeks_nearest(attack: Attack, threat: Threat, task: Task) -> bool:
-    """Whether the attack finds minimal perturbations: one FMN or FAB in a single ball, without early exit."""
+    """Whether the attack finds minimal perturbations (of masks, of a share of pixels): one such search in a single ball."""
     if not isinstance(attack, Single) or attack.where != "output" or getattr(threat, "parts", ()):
         return False
-    return task.target == "label" and getattr(attack.search, "minimal", False)
+    kinds = ("label", "mask") if share_of(attack.search) < 1 else ("label",)
+    return task.target in kinds and getattr(attack.search, "minimal", False)
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ class Single:
                 else f"{name_of(loss)} is untargeted, but this aim is targeted and needs a targeted loss, such as "
                 f"{'near_l2' if aim.clean else 'ce_to or dlr_to'}"
             )
-        if getattr(self.search, "signed", False) and not getattr(loss, "signed", False):
-            raise unsigned(name_of(self.search), name_of(loss) if loss else "the task loss")
+        names = name_of(self.search), name_of(loss) if loss else "the task loss"
+        check_loss(self.search, loss, names, judged=where == "output" and aim.label)
         begins = getattr(self.aim, "spec", None)
         if begins is not None and begins.name == "itself" and _starts_clean(self.search):
             raise SpecError("the distance to the clean output has no gradient at the clean image; use start='inside'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -53,6 +54,12 @@ def from_clean(loss: Any) -> Loss:
 def signed(loss: Any) -> Loss:
     """Marks the loss as zero exactly on the decision boundary, and positive where the model is wrong."""
     loss.signed = True
+    return loss
+
+
+def made_of(loss: Any, parts: Callable[[Any, Any], Tensor]) -> Loss:
+    """Marks the loss as made of parts: (output, target) -> [B, ...], as `Reading` describes them."""
+    loss.parts = parts
     return loss
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.core.errors import SpecError
-from hardsight.losses.base import IGNORE, Loss, from_clean, mean_where, only_for, signed, targeted
+from hardsight.losses.base import IGNORE, Loss, from_clean, made_of, mean_where, only_for, signed, targeted
 from hardsight.specs.catalog import register
 
 RANKED, RANKED_TO = 3, 4
@@ -60,7 +60,7 @@ def margin() -> Loss:
 
     Source: Carlini and Wagner, S&P 2017, f6 without its clipping.
     """
-    return signed(only_for(lambda output, target, progress=1.0: lead(output, target), "label"))
+    return signed(made_of(only_for(lambda output, target, progress=1.0: lead(output, target), "label"), gaps))
 
 
 @register
@@ -84,7 +84,7 @@ def gap_to() -> Loss:
 def dlr() -> Loss:
     """The difference of logits ratio: -(z_y - max of the other z_i) / (z_1st - z_3rd), invariant to the logits' scale.
 
-    Source: Croce and Hein, ICML 2020, equation 6. Needs 3 classes.
+    Source: Croce and Hein, ICML 2020, equation 6. Needs 3 classes. Its sign is that of `margin`.
     """
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
@@ -93,7 +93,7 @@ def dlr() -> Loss:
         other = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
         return (other - at(output, target)) / (ranked[:, -1] - ranked[:, -3] + 1e-12)
 
-    return only_for(loss, "label")
+    return signed(only_for(loss, "label"))
 
 
 @register
@@ -134,6 +134,11 @@ def gap(logits: Tensor, pair: Pair) -> Tensor:
 def lead(logits: Tensor, target: Tensor) -> Tensor:
     """[B]: the largest logit other than the label's, minus the label's."""
     return logits.scatter(1, target[:, None], -torch.inf).amax(1) - at(logits, target)
+
+
+def gaps(logits: Tensor, target: Tensor) -> Tensor:
+    """[B, K]: each logit minus the label's; -inf at the label."""
+    return (logits - at(logits, target)[:, None]).scatter(1, target[:, None], -torch.inf)
 
 
 def need(logits: Tensor, classes: int, name: str, instead: str) -> None:

@@ -5,12 +5,15 @@ Outputs are logits [B, K, H, W], never probabilities; masks [B, H, W] with IGNOR
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hardsight.core.errors import SpecError
-from hardsight.losses.base import IGNORE, Loss, mean_where, only_for, right_pixels
+from hardsight.losses.base import IGNORE, Loss, made_of, mean_where, only_for, right_pixels
+from hardsight.losses.classify import RANKED, need
 from hardsight.specs.catalog import register
 
 
@@ -62,10 +65,36 @@ def pixel_margin(confidence: float | None = None) -> Loss:
         )
 
     def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        valid = target != IGNORE
-        label = torch.where(valid, target, 0)[:, None]
-        right = output.gather(1, label).squeeze(1)
-        pixel = output.scatter(1, label, -torch.inf).amax(1) - right
-        return mean_where(pixel if confidence is None else pixel.clamp_max(confidence), valid)
+        pixel = margins(output, target)
+        return mean_where(pixel if confidence is None else pixel.clamp_max(confidence), target != IGNORE)
 
-    return only_for(loss, "mask")
+    return made_of(only_for(loss, "mask"), where_classed(margins))
+
+
+@register
+def pixel_dlr() -> Loss:
+    """The difference of logits ratio of each pixel, the mean over the pixels that have a class: `dlr` pixel by pixel.
+
+    Source: Croce and Hein, ICML 2020, equation 6; of pixels: Rony et al., CVPR 2023 (ALMA prox). Needs 3 classes.
+    """
+
+    def ratios(output: Tensor, target: Tensor) -> Tensor:
+        need(output, RANKED, "pixel_dlr", "pixel_margin")
+        top = output.topk(RANKED, dim=1).values
+        return margins(output, target) / (top[:, 0] - top[:, -1] + 1e-8)
+
+    def loss(output: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return mean_where(ratios(output, target), target != IGNORE)
+
+    return made_of(only_for(loss, "mask"), where_classed(ratios))
+
+
+def margins(output: Tensor, target: Tensor) -> Tensor:
+    """[B, H, W]: the largest other logit of a pixel minus the right one; of class 0 where the pixel has none."""
+    label = torch.where(target != IGNORE, target, 0)[:, None]
+    return output.scatter(1, label, -torch.inf).amax(1) - output.gather(1, label).squeeze(1)
+
+
+def where_classed(pixels: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The values of the pixels that have a class; -inf elsewhere."""
+    return lambda output, target: torch.where(target != IGNORE, pixels(output, target), -torch.inf)

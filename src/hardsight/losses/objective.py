@@ -6,9 +6,10 @@ restarts, early exit and "only the images that are still robust" could not be wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,12 +23,14 @@ class Reading(NamedTuple):
     """One evaluation of a batch: loss [B], which a search maximizes; error [B] in [0, 1], 1 = wrong, None without labels.
 
     slope [B], if a gradient was taken: its largest absolute value; 0 means a zero gradient, NaN or Inf one that cannot be
-    used.
+    used. parts: what the loss is made of, if it says so: [B, P], each value above 0 where that part is wrong, -inf where it
+    does not count. Of a signed loss one part above 0 is enough (the other classes), of another one all count (the pixels).
     """
 
     loss: Tensor
     error: Tensor | None = None
     slope: Tensor | None = None
+    parts: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,10 @@ def against(
         if error is not None:
             with torch.no_grad():
                 measured = error(output, target if truth is None else truth)
-        return Reading(loss(output, target, progress), measured)
+        parts = None if split is None else partial(split, output, target)
+        return Reading(loss(output, target, progress), measured, parts=parts)
 
+    split = getattr(loss, "parts", None)
     name = getattr(getattr(loss, "spec", None), "name", None) or getattr(loss, "name", "the loss")
     return Objective(read, (target, truth), getattr(loss, "coupled", False), getattr(loss, "signed", False), name)
 
@@ -135,10 +140,39 @@ def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tup
     parts = torch.arange(len(x)).chunk(count)
     found = [_loss_and_grad(objective[part], x[part[0] : part[-1] + 1], progress) for part in parts]
     loss, error, slope = (
-        [values for values in part if values is not None] for part in zip(*(one for one, _ in found), strict=True)
+        [values for values in part if values is not None] for part in zip(*(one[:3] for one, _ in found), strict=True)
     )
     reading = Reading(torch.cat(loss), torch.cat(error) if error else None, torch.cat(slope))
     return reading, torch.cat([grad for _, grad in found])
+
+
+def parts_and_grads(
+    objective: Objective, x: Tensor, weigh: Callable[[Tensor], Iterable[Tensor]], progress: float = 1.0,
+    whole: bool = False,
+) -> tuple[Reading, list[Tensor]]:  # fmt: skip
+    """The reading at x, and one gradient for each weights [B, P] that `weigh` makes of the parts: of their weighted sum.
+
+    A loss that names no parts is its own only part, [B, 1]; with `whole` any loss is. weigh gets the parts without their graph. Parts that are not
+    finite have gradient zero. One forward pass; of several draws, the mean of all of them, whose graphs are kept at once.
+    """
+    with _recording(objective, x) as (objective, x):
+        readings = [objective.once(x, progress) for _ in range(objective.draws)]
+        found = [one.loss[:, None] if whole or one.parts is None else one.parts() for one in readings]
+        values = (found[0] if len(found) == 1 else torch.stack(found).mean(0)).flatten(1)
+        finite = torch.isfinite(values)
+        counted = torch.where(finite, values, 0.0)
+        grads = []
+        for weights in weigh(values.detach()):
+            total = torch.where(finite, weights, 0.0).to(counted.dtype).mul(counted).sum()
+            grad = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)[0] if total.requires_grad else None
+            grads.append(torch.zeros_like(x) if grad is None else grad.detach())
+    reading = _mean([Reading(one.loss.detach(), None if one.error is None else one.error.detach()) for one in readings])
+    if grads:
+        slope = grads[0].flatten(1).abs().amax(1) if len(x) else reading.loss
+        slope = torch.where(torch.isfinite(reading.loss), slope, torch.nan)
+        reading = reading._replace(slope=slope)
+        grads = [tree.where(torch.isfinite(slope), grad, torch.zeros_like(grad)) for grad in grads]
+    return reading, grads
 
 
 def pieces(x: Tensor) -> int:
@@ -167,12 +201,21 @@ def _loss_and_grad(objective: Objective, x: Tensor, progress: float) -> tuple[Re
 
 
 def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Tensor]:
+    with _recording(objective, x) as (objective, x):
+        reading = objective.once(x, progress)
+        total = reading.loss.sum()
+        grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+    error = None if reading.error is None else reading.error.detach()
+    return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
+
+
+@contextmanager
+def _recording(objective: Objective, x: Tensor) -> Iterator[tuple[Objective, Tensor]]:
+    """The objective and x as a leaf whose gradient is recorded, also under `torch.inference_mode()`."""
     with torch.inference_mode(False), torch.enable_grad():
         x = recordable(x).detach().requires_grad_(True)
         try:
-            reading = replace(objective, target=tree.each(objective.target, recordable)).once(x, progress)
-            total = reading.loss.sum()
-            grad = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
+            yield replace(objective, target=tree.each(objective.target, recordable)), x
         except RuntimeError as error:
             if "nference tensor" not in str(error):
                 raise
@@ -180,8 +223,6 @@ def _once(objective: Objective, x: Tensor, progress: float) -> tuple[Reading, Te
                 f"{objective.name}: the model reads a tensor that it made under torch.inference_mode(), through which no "
                 "gradient passes; build the model, and run it for the first time, outside of torch.inference_mode()"
             ) from error
-    error = None if reading.error is None else reading.error.detach()
-    return Reading(reading.loss.detach(), error), torch.zeros_like(x) if grad is None else grad.detach()
 
 
 def recordable(tensor: Tensor) -> Tensor:

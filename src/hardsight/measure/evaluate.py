@@ -13,6 +13,7 @@ from hardsight.attacks.attack import Attack, on, seeks_nearest
 from hardsight.attacks.bf16 import in_bf16
 from hardsight.attacks.inputs import checked, shaped
 from hardsight.attacks.official import as_run, mirrored
+from hardsight.attacks.search.minimal import share_of
 from hardsight.attacks.targets import goal, judged
 from hardsight.attacks.threats.base import Threat
 from hardsight.core import tree
@@ -84,7 +85,7 @@ def evaluate(
         if wanted is not None:
             rows["reached"] = as_array(1 - system.task.error(output, wanted(y)))
         if minimal:
-            success = system.task.error(system.output(found.x_best_loss), counted) >= 1
+            success = system.task.error(system.output(found.x_best_loss), counted) >= share_of(getattr(part, "search", None))
             rows["nearest"] = as_array(torch.where(success, threat.size(found.x_best_loss - x), torch.inf))
         for name, points in found.members:
             counts = system.task.counts(system.output(threat.project(points.to(x.dtype), x)), counted)

@@ -1,7 +1,11 @@
-"""L0: a limited number of pixels may change, each by any amount; a pixel counts once, however many channels change."""
+"""L0: a limited number of pixels may change, each by any amount; a pixel counts once, however many channels change.
+
+Or a limited number of values, where each channel of a pixel counts by itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +30,7 @@ class L0:
 
         Source: Croce and Hein, ICCV 2019, section 3.
         """
-        return self._put(x_adv.clamp(0, 1), x, gain(x_adv, x).flatten(2).sum(1))
+        return self._put(x_adv.clamp(0, 1), x, self.together(gain(x_adv, x)).flatten(1))
 
     def inside(self, x: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """eps random pixels with random values."""
@@ -37,30 +41,43 @@ class L0:
         return self._put((seeds.uniform(x.shape, rng, x) >= 0.5).to(x.dtype), x, self._random_rank(x, rng))
 
     def steepest(self, grad: Tensor, x: Tensor | None = None) -> Tensor:
-        return stride(grad, self._most(grad).mean(1) / grad.shape[1], self.eps)
+        many = grad[0].numel() // self.together(grad[:1]).numel()
+        return stride(grad, self._most(grad).mean(1) / many, self.eps)
 
     def size(self, delta: Tensor) -> Tensor:
-        return (delta != 0).flatten(2).any(1).sum(1).to(delta.dtype)
+        return (self.together(delta.abs(), torch.amax) != 0).flatten(1).sum(1).to(delta.dtype)
 
     def dual(self, grad: Tensor) -> Tensor:
         """For steps that move a value by at most 1: the sum over the eps strongest pixels, divided by eps."""
         return self._most(grad).mean(1)
 
     def to_hyperplane(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        raise no_hyperplane("l0")
+        raise no_hyperplane(self.norm)
+
+    def together(self, values: Tensor, over: Callable[..., Tensor] = torch.sum) -> Tensor:
+        """What counts once, one value each, in the shape of the images: their channels' sum, or another reduction `over`."""
+        return over(values, dim=1, keepdim=True)
 
     def _put(self, new: Tensor, x: Tensor, rank: Tensor) -> Tensor:
-        """x with the eps pixels that rank highest [B, N] taken from `new`."""
-        kept = chosen(rank, int(self.eps)).view(len(x), 1, *x.shape[2:])
+        """x with the eps places that rank highest [B, N] taken from `new`."""
+        kept = chosen(rank, int(self.eps)).view(self.together(x).shape)
         return torch.where(kept, new, x)
 
     def _random_rank(self, x: Tensor, rng: torch.Generator | None) -> Tensor:
-        return seeds.uniform((len(x), x[0, 0].numel()), rng, x)
+        return seeds.uniform((len(x), self.together(x[:1]).numel()), rng, x)
 
     def _most(self, grad: Tensor) -> Tensor:
-        """[B, eps]: the largest sums of a pixel's absolute gradients."""
-        strength = grad.abs().flatten(2).sum(1)
+        """[B, eps]: the largest sums of a place's absolute gradients."""
+        strength = self.together(grad.abs()).flatten(1)
         return strength.topk(min(max(int(self.eps), 1), strength.shape[1]), dim=1).values
+
+
+@dataclass(frozen=True)
+class L0Values(L0):
+    norm: ClassVar[str] = "L0 of values"
+
+    def together(self, values: Tensor, over: Callable[..., Tensor] = torch.sum) -> Tensor:
+        return values
 
 
 @register
@@ -73,3 +90,12 @@ def l0(eps: int) -> Threat:
     times the gradient over its absolute sum, for any number of pixels, and their start is dense before its projection.
     """
     return L0(check_count(eps, "l0", "pixels"))
+
+
+@register
+def l0_values(eps: int) -> Threat:
+    """At most eps values change, each channel of a pixel by itself, to any value in [0, 1]: l0_values(30).
+
+    What sigma-zero and other searches for minimal perturbations count as their L0 norm; three values are at least one pixel.
+    """
+    return L0Values(check_count(eps, "l0_values", "values"))
