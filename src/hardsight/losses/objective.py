@@ -152,8 +152,9 @@ def parts_and_grads(
 ) -> tuple[Reading, list[Tensor]]:  # fmt: skip
     """The reading at x, and one gradient for each weights [B, P] that `weigh` makes of the parts: of their weighted sum.
 
-    A loss that names no parts is its own only part, [B, 1]; with `whole` any loss is. weigh gets the parts without their graph. Parts that are not
-    finite have gradient zero. One forward pass; of several draws, the mean of all of them, whose graphs are kept at once.
+    A loss that names no parts is its own only part, [B, 1]; with `whole` any loss is. weigh gets the parts without their
+    graph. Parts that are not finite have gradient zero. One forward pass; of several draws, the mean of all of them, whose
+    graphs are kept at once.
     """
     with _recording(objective, x) as (objective, x):
         readings = [objective.once(x, progress) for _ in range(objective.draws)]
