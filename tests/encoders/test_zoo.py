@@ -17,8 +17,10 @@ from hardsight.encoders import load_encoder
 from hardsight.encoders import zoo as zoo_module
 from hardsight.encoders.architectures import plan_of
 from hardsight.encoders.small import Tiny
-from hardsight.encoders.zoo import known, zoo
-from hardsight.specs.catalog import complete
+from hardsight.encoders.zoo import entry, known, zoo
+from hardsight.specs.catalog import build, complete
+from hardsight.specs.syntax import override
+from tests.fixtures.checkpoint_layouts import clip, convnext
 from tests.fixtures.encoders import images, one_thread
 
 __all__ = ["one_thread"]
@@ -36,7 +38,7 @@ def entries_of(source):
 
 def test_every_entry_says_what_it_is_and_where_it_is_from():
     rows = {row["name"]: row for row in known()}
-    assert {"made_simclr", "made_supervised", "made_deacl"} <= set(rows) and len(rows) >= 50
+    assert {"made_simclr", "made_supervised", "made_deacl", "made_fare"} <= set(rows) and len(rows) >= 50
     for row in rows.values():
         assert row["what"] and row["licence"] and row["dim"] and ("spec" in row) != ("file" in row)
         if "spec" in row:
@@ -64,7 +66,7 @@ def test_a_file_of_weights_has_an_architecture_of_its_dimension(row, monkeypatch
     """A checkpoint with the right shapes is loaded by the entry's spec; the publisher's file is put at the same path."""
     call = complete(row["spec"], "Encoder")
     plan = plan_of(call["arch"], dict(call["options"] or {}), call["size"])
-    if row["dim"] >= 768 and "vit" in call["arch"]:  # a hundred million weights: only their shapes
+    if row["dim"] >= 768 and "resnet" not in call["arch"]:  # a hundred million weights: only their shapes
         with torch.device("meta"):
             assert plan.make(0).num_features == row["dim"]
         return
@@ -79,6 +81,23 @@ def test_a_file_of_weights_has_an_architecture_of_its_dimension(row, monkeypatch
     assert card.dim == row["dim"] and card.licence == row["licence"] and card.name == row["name"]
     assert card.mean[0] == {"simclr_resnet50": 0}.get(row["name"], 0.485)
     assert card.size == (32 if "stem" in (call["options"] or {}) else 224)
+
+
+@pytest.mark.parametrize("name", [row["name"] for row in known() if "/chs20/" in row.get("url", "")])
+def test_a_robust_clip_tower_is_read_from_open_clips_file(name, monkeypatch, tmp_path):
+    """A miniature with open_clip's names, at the entry's path: the entry's spec gives the network's own features."""
+    row = entry(name)
+    call = complete(row["spec"], "Encoder")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = Path(call["path"]).expanduser()
+    made = convnext(0) if "convnext" in call["arch"] else clip("visual.", "", call["arch"])(0)
+    place.parent.mkdir(parents=True)
+    save_file({key: value.clone() for key, value in made.stored.items()}, place)
+    encoder = build(override(override(call, "options", made.kwargs["options"]), "size", 64), "Encoder")
+    assert torch.equal(encoder(images(64)).pooled, made.pooled(images(64)))
+    assert encoder.card.mean == pytest.approx(made.mean) and encoder.card.std == pytest.approx(made.std)
+    assert row["url"].removeprefix("https://huggingface.co/").split("/")[:2] == list(place.parent.parts[-2:])
+    assert row["preprocess"] == f"evaluation(224, {256 if 'convnext' in name else 224}, 'bicubic')"
 
 
 @entries_of("hf")
