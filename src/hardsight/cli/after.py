@@ -6,7 +6,7 @@ import shlex
 import sys
 
 NEXT = {
-    "demo": ("hardsight bench", "three encoders on three tasks, clean and under attack, in a few minutes"),
+    "demo": ("hardsight bench", "four encoders on three tasks, clean and under attack, in a few minutes"),
     "bench": ("hardsight board {store}", "ranks its encoders, with ties"),
     "bench one": ("hardsight geometry --encoder {encoder} --data {data}", "statistics of its embeddings"),
     "bench clean": ("hardsight bench --encoder {encoder} --task {task} --data {data}", "the same under attack"),
