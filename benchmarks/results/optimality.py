@@ -3,7 +3,8 @@
     HARDSIGHT_DATA=... uv run python benchmarks/results/optimality.py --count 200 --budget 2000
 
 Each attack has at most `budget` forward and backward passes an image, counted together, with its other settings at their
-defaults; seed 0. Optimality as in AttackBench (AAAI 2025, equation 5): 1 is the smallest perturbation of every image.
+defaults; seed 0. Optimality as in AttackBench (AAAI 2025, equation 5): 1 is the smallest perturbation of every image; an
+attack that is alone in its norm has none.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def main() -> None:
                 used[attack] = float(found.queries.float().mean()) * (1 + search.gradients / search.passes)
             for attack, share in optimality(sizes).items():
                 here = sizes[attack][sizes[attack] > 0]
+                rank = f"{100 * share:.1f}" if len(sizes) > 1 else "alone"
                 print(
-                    f"| {name} | `{attack}` | {threat.norm} | {np.median(here):.4g} | {100 * share:.1f} | {used[attack]:.0f} |",
+                    f"| {name} | `{attack}` | {threat.norm} | {np.median(here):.4g} | {rank} | {used[attack]:.0f} |",
                     flush=True,
                 )
 

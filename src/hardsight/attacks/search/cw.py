@@ -10,7 +10,6 @@ from hardsight.attacks.search.minimal import Nearest, minimizer, only_in
 from hardsight.attacks.search.penalty import adam, begin_rounds, next_round
 from hardsight.attacks.threats.base import Threat, per_image
 from hardsight.attacks.threats.l2 import L2
-from hardsight.core import tree
 from hardsight.core.errors import SpecError
 from hardsight.losses.objective import AttackResult, Objective
 from hardsight.specs.catalog import register
@@ -50,14 +49,15 @@ def cw_l2(
                 break
             near.x_adv = (torch.tanh(s.w) + 1) / 2
             grad = near.look(t / (steps * rounds))
-            s.hit, s.count = s.hit | near.wrong, s.count + 1
-            ends = s.count >= steps
-            pull = per_image(s.c * (near.loss < 0), x) * grad
+            s.hit = s.hit | near.wrong
+            if (t + 1) % steps == 0:
+                s.w, s.mean, s.square = s.home, torch.zeros_like(s.w), torch.zeros_like(s.w)
+                next_round(s, torch.ones_like(s.hit))
+                continue
+            pull = per_image(s.c * (near.loss < 0), grad) * grad
             slope = (2 * near.delta - pull) * 2 * near.x_adv * (1 - near.x_adv)
-            mean, root = adam(s, slope, s.count)
-            s.w = tree.where(ends, s.home, s.w - rate * mean / root)
-            s.mean, s.square = (tree.where(ends, torch.zeros_like(one), one) for one in (s.mean, s.square))
-            next_round(s, ends)
+            mean, root = adam(s, slope, t % steps + 1)
+            s.w = s.w - rate * mean / root
         return near.result()
 
     return minimizer(search, steps * rounds + 1, KNOWN, early_exit)
