@@ -1,8 +1,8 @@
 """Trains a head on a frozen encoder: the features of a split are computed once, then the head trains on them in seconds.
 
-`probe` alone is tuned on a held-out part of the training features, never on those that are measured: a linear classifier goes to
-the optimum along a path of weight decays (`logistic`), another head takes the best point of a grid of learning rates and decays
-(`runs`). `probe(epochs=...)` and the like fix a run instead, as a protocol states it, and nothing is tuned.
+`probe` alone is tuned on a held-out part of the training features, never on those that are measured: a linear classifier, of images
+or of pixels, goes to the optimum along a path of weight decays (`logistic`), another head takes the best of a grid of learning
+rates (`runs`). `probe(epochs=...)` and the like fix a run instead, as a protocol states it, and nothing is tuned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,20 @@ from hardsight.encoders.adapt import weights_hash
 from hardsight.encoders.base import Encoder
 from hardsight.probes.bank import Bank, Tick
 from hardsight.probes.logistic import fit_logistic
-from hardsight.probes.runs import Fitted, Outcome, Setting, batch_of, diagnose, held_out, interval, measure, train, tune
+from hardsight.probes.runs import (
+    MEASURED,
+    Fitted,
+    Outcome,
+    Setting,
+    batch_of,
+    diagnose,
+    held_out,
+    interval,
+    measure,
+    train,
+    tune,
+)
+from hardsight.probes.samples import is_linear, samples
 from hardsight.specs.catalog import build, minimal, register
 from hardsight.specs.syntax import Call, show
 from hardsight.tasks.base import System, Task, seeded
@@ -32,7 +45,7 @@ TUNED = "encoder/"
 """Prefix of a fine-tuned encoder's weights, stored together with the head's."""
 LEAST, HELD = 10, 0.2
 """Fewer training images than this are not divided; the share of them on which a linear classifier's decay is chosen."""
-TRAINER = 4
+TRAINER = 5
 """Version of the training code; increased when a change of it changes the trained heads."""
 
 
@@ -146,7 +159,7 @@ def _fit(head: nn.Module, task: Task, bank: Bank, how: Probe, seed: int, tick: T
     epochs = how.epochs or max(usual.epochs, -(-usual.steps // each))
     decay = usual.weight_decay if how.weight_decay is None else how.weight_decay
     default = Setting(max(usual.epochs * each, usual.steps), size, usual.lr, usual.weight_decay)
-    if how.tunes and len(bank) >= LEAST and isinstance(head, LinearHead):
+    if how.tunes and len(bank) >= LEAST and is_linear(head, task):
         return _to_the_optimum(head, task, bank, seed)[0]
     if how.tunes and len(bank) >= LEAST:
         found, at, held = tune(head, task, bank, default, seed, tick)
@@ -182,32 +195,36 @@ def _beside_the_optimum(start: LinearHead, task: Task, bank: Bank, how: Setting,
     }  # fmt: skip
 
 
-def _to_the_optimum(head: LinearHead, task: Task, bank: Bank, seed: int) -> tuple[Fitted, Outcome, Outcome]:
+def _to_the_optimum(head: nn.Module, task: Task, bank: Bank, seed: int) -> tuple[Fitted, Outcome, Outcome]:
     """What came of it, and the outcomes of the trained and of the held-out images before the last fit, on both."""
-    features, target = bank.batch(torch.arange(len(bank)), dense=False)
-    if not bool(features.pooled.isfinite().all()):
+    x, y, image = samples(head, task, bank, seed)
+    if not bool(x.isfinite().all()):
         raise DataError(
             f"some features of the training images are not finite, so no {task.name} head can be trained on them"
         )
-    variance, mean = torch.var_mean(features.pooled, 0)
+    drawn = task.reads == "dense"
+    norm: nn.modules.batchnorm._BatchNorm = head.norm if drawn else head.scale  # type: ignore[assignment]
+    variance, mean = torch.var_mean(x, 0)
     for name, value in (("running_mean", mean), ("running_var", variance)):
-        head.scale.get_buffer(name).copy_(value)
+        norm.get_buffer(name).copy_(value)
     head.eval()
+    linear: nn.Linear | nn.Conv2d = head.linear  # type: ignore[assignment]
     at, held = held_out(len(bank), seed, HELD)
+    few = at[:: -(-len(at) // MEASURED)] if drawn else at
     with torch.no_grad():
-        x, y = head.scale(features.pooled), target[task.target]
-        path = fit_logistic(x, y, head.linear.out_features, held)
+        path = fit_logistic((x - mean) / (variance + norm.eps).sqrt(), y, len(linear.weight), torch.isin(image, held), drawn)
         for solution in (path.part, path.last):
-            head.linear.weight.copy_(solution.weight)
-            head.linear.bias.copy_(solution.bias)
+            linear.weight.copy_(solution.weight.view_as(linear.weight))
+            linear.bias.copy_(solution.bias)  # type: ignore[union-attr]
             if solution is path.part:
-                outcomes = [measure(head, task, bank, part, len(part)) for part in (at, held)]
+                size = task.training.batch if drawn else len(at)
+                outcomes = [measure(head, task, bank, part, size) for part in (few, held)]
     fitted = {
         "how": "tuned", "choice": {"weight_decay": path.decay}, "curve": path.points, "steps": path.last.iterations,
         "converged": path.last.converged, "gradient": path.last.gradient, "images": len(bank), "held_out": len(held),
         "seen": False, "train": interval(1 - outcomes[0].error), "score": interval(1 - outcomes[1].error),
     }  # fmt: skip
-    return fitted, outcomes[0], outcomes[1]
+    return (fitted | {"pixels": len(x)} if drawn else fitted), outcomes[0], outcomes[1]
 
 
 def weights_of(system: System, encoder: Encoder) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ DECAYS = tuple(10.0 ** (-place / 2) for place in range(9))
 """The path, from 1 to 1e-4; each solution starts at the one before."""
 PATIENCE, GAIN = 2, 0.01
 """The path ends after so many decays, one after the other, that don't reduce the smallest held-out loss by this share."""
-ROUGH, EXACT, ITERATIONS = 1e-3, 2e-5, 300
-"""Largest component of the gradient at the end, along the path and of the last fit; and the maximal number of iterations."""
+ROUGH, EXACT, DRAWN, ITERATIONS = 1e-3, 2e-5, 3e-3, 300
+"""Largest component of the gradient at the end, along the path, of the last fit, and of both on drawn samples, whose own
+randomness is larger; and the maximal number of iterations."""
 DOUBLE = 2**27
 """Up to this many values, the last fit takes features as float64; above it, float32 saves memory. The path is in float32."""
 
@@ -92,11 +93,12 @@ class Path(NamedTuple):
     points: list[dict[str, Any]]
 
 
-def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor) -> Path:
+def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor, drawn: bool = False) -> Path:
     """The decay of the smallest cross-entropy on the samples `held` [n], and the solution on all of x with it.
 
-    x [N, D]: standardised features; y [N]: labels. A point of the path: its decay, the accuracies on the fitted and on the
-    held-out part, the held-out loss, iterations, the gradient at the end, and whether it has converged.
+    x [N, D]: standardised features; y [N]: labels. drawn: these are a sample of many more, and a rougher solution will do. A point
+    of the path: its decay, the accuracies on the fitted and on the held-out part, the held-out loss, iterations, the gradient at the
+    end, and whether it has converged.
     """
     device = "cpu" if x.device.type == "mps" else x.device
     x, y = x.to(device, torch.float32), y.to(device)
@@ -106,7 +108,7 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor) -> Path:
     found = Solution(x.new_zeros(classes, x.shape[1]), x.new_zeros(classes), 0, float("inf"), False)
     path, best, since = [], (float("inf"), DECAYS[0], found), 0
     for decay in DECAYS:
-        found = samples.solve(decay, found, ROUGH)
+        found = samples.solve(decay, found, DRAWN if drawn else ROUGH)
         loss, score = _measured(found, *rest)
         _, train = _measured(found, x[fitted], y[fitted])
         path.append(
@@ -119,9 +121,9 @@ def fit_logistic(x: Tensor, y: Tensor, classes: int, held: Tensor) -> Path:
         best = (loss, decay, found) if loss < best[0] else best
         if since == PATIENCE:
             break
-    exact = torch.float64 if x.numel() <= DOUBLE else torch.float32
+    exact = torch.float64 if x.numel() <= DOUBLE and not drawn else torch.float32
     start = Solution(best[2].weight.to(exact), best[2].bias.to(exact), 0, best[2].gradient, best[2].converged)
-    last = Samples.of(x.to(exact), y, samples.axes.to(exact)).solve(best[1], start, EXACT)
+    last = Samples.of(x.to(exact), y, samples.axes.to(exact)).solve(best[1], start, DRAWN if drawn else EXACT)
     return Path(last, best[2], best[1], path)
 
 
