@@ -61,6 +61,7 @@ def samples(head: nn.Module, task: Task, bank: Bank, seed: int) -> Samples:
 
 def _drawn(features: Features, mask: Tensor, part: Tensor, each: int, rng: torch.Generator) -> Samples:
     """`each` labelled pixels of every image that has any, drawn with replacement."""
+    assert features.dense is not None
     labelled = (mask != IGNORE).flatten(1).cpu()
     some = labelled.any(1)
     if not bool(some.any()):
