@@ -35,7 +35,7 @@ from hardsight.probes.linear import fit_probe
 from hardsight.specs.catalog import build
 
 LARGE, SIZE, IMAGES = "timm:vit_tiny_patch16_224(pretrained=False, size=224)", 224, 256
-HEADS = {"classify": "probe", "segment": "probe(epochs=1)"}
+HEADS = {"classify": "probe", "segment": "probe", "depth": "probe"}
 SMALL, TRAINED, MEASURED = "zoo:made_supervised", 256, 200
 MAPS, SHAPE = 40_000, (256, 8, 8)
 
