@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hardsight.core.errors import SpecError, StoreError
+from hardsight.core.process import cores
 from hardsight.measure.engines import base
 from hardsight.measure.engines.base import Call, Engine, marked, results
 from hardsight.specs.catalog import build
@@ -56,7 +57,13 @@ def test_calls_run_elsewhere_as_here(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_the_number_of_threads_can_be_given() -> None:
-    assert [value[2] for _, value in results(local(1, 2), [Call(twice, (1,), "cpu")])] == [2]
+    assert [value[2] for _, value in results(local(1, 2), [Call(twice, (1,), "cpu")])] == [min(2, cores())]
+
+
+def test_workers_share_the_cores() -> None:
+    for workers in (1, 2):
+        call = Call(twice, (1,), "cpu", threads=64)
+        assert [value[2] for _, value in results(local(workers), [call])] == [max(1, cores() // workers)]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _started(pid: int) -> str | None:
     """When a process was started, in the kernel's ticks, since process numbers are used again; None if it has ended."""
     try:

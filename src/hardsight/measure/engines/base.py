@@ -23,7 +23,7 @@ import torch
 
 from hardsight import __version__
 from hardsight.core.errors import DataWarning, HardsightError, StoreError
-from hardsight.core.process import token
+from hardsight.core.process import cores, token
 
 DEATHS = 5
 """So many times in a row a worker may die before anything new is in the store."""
@@ -96,7 +96,7 @@ def carry_out(call: Call) -> Result:
             os.chdir(call.folder)
         for name, value in call.variables.items():
             os.environ.setdefault(name, value)
-        torch.set_num_threads(call.threads)
+        torch.set_num_threads(min(call.threads, cores()))  # more than cores would wait for each other
         warnings.simplefilter("ignore", DataWarning)  # said before, by the process that read the data first
         if call.versions != Call.versions:
             raise StoreError(

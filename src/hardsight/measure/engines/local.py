@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from hardsight.core.errors import SpecError
+from hardsight.core.process import cores
 from hardsight.measure.engines.base import Call, Engine, Result, Stopped, carry_out, end_with, stop_on_terminate
 from hardsight.specs.catalog import register
 
@@ -83,8 +84,8 @@ class Local:
             gpus = torch.cuda.device_count()
             if call.device in ("auto", "cuda") and gpus:
                 call = replace(call, device=f"cuda:{slot % gpus}")
-            if self.threads:
-                call = replace(call, threads=self.threads)
+            share = max(1, cores() // self.workers)
+            call = replace(call, threads=self.threads or min(call.threads, share))
             if sys.platform != "win32":
                 loaded = [name for name in list(sys.modules) if name.startswith("hardsight.")]
                 self._context.set_forkserver_preload(["hardsight.measure.workers", *loaded, *SLOW])
@@ -120,10 +121,11 @@ def _main(call: Call, send: Connection) -> None:
 
 @register
 def local(workers: int = 0, threads: int = 0) -> Engine:
-    """Worker processes on this machine; 0: one a GPU, or without GPUs one a core. threads: of each; 0: as many as one process uses.
+    """Worker processes on this machine; 0: one a GPU, or without GPUs one a core. threads: of each; 0: its share of the
+    cores, at most as many as this process uses.
 
-    Another number of threads may change a result in its last bits, so rows are byte for byte those of one process only with the same.
+    The number of threads may change a result in its last bits, so rows are byte for byte those of one process with the same number.
     """
     if workers < 0 or threads < 0:
         raise SpecError(f"local takes at least 1 worker and 1 thread, or 0 for the default, not {min(workers, threads)}")
-    return Local(workers or torch.cuda.device_count() or os.cpu_count() or 1, threads)
+    return Local(workers or torch.cuda.device_count() or cores(), threads)

@@ -80,7 +80,7 @@ class Ray:
             max_calls=1,
             scheduling_strategy="SPREAD",
         )(carry_out)
-        self._running[task.remote(replace(call, threads=self.threads) if self.threads else call)] = number
+        self._running[task.remote(replace(call, threads=self.threads or max(1, int(self.cpus))))] = number
         return number
 
     def ended(self, seconds: float) -> list[tuple[int, Result]]:
@@ -158,8 +158,8 @@ def ray(address: str = "", workers: int = 0, gpus: float = -1, cpus: float = 1, 
     """Workers on a Ray cluster; address: HOST:PORT of its head, or auto; "": that of RAY_ADDRESS, else a new one on this machine.
 
     gpus, cpus: of each worker, also fractions, so that gpus=0.5 puts two on a GPU; -1: one GPU if the cluster has any. workers: 0: as many
-    as find room. The store must be on a folder that all nodes share. threads: of each worker; 0: as many as this process uses, since
-    another number may change a result in its last bits. Needs Ray: pip install 'hardsight[ray]'.
+    as find room. The store must be on a folder that all nodes share. threads: of each worker; 0: one a CPU. Their
+    number may change a result in its last bits. Needs Ray: pip install 'hardsight[ray]'.
     """
     if workers < 0 or threads < 0 or cpus < 0 or (gpus < 0 and gpus != -1) or not (cpus or gpus):
         raise SpecError("ray takes no negative workers, threads, cpus or gpus, and not 0 for both cpus and gpus")

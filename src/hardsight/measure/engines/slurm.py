@@ -113,7 +113,7 @@ class Slurm:
 
     def submit(self, call: Call) -> int:
         number = next(self._numbers)
-        self._waiting.append((number, replace(call, threads=self.threads) if self.threads else call))
+        self._waiting.append((number, replace(call, threads=self.threads or self.asked.get("cpus_per_task", call.threads))))
         return number
 
     def ended(self, seconds: float) -> list[tuple[int, Result]]:
@@ -248,8 +248,8 @@ def slurm(
     """An array of equal jobs on a Slurm cluster: gpus (0 or 1), cpus, memory (GB) and minutes of each; 0, "": Slurm's default.
 
     array: number of jobs. grace: seconds before the time limit in which a job ends with its chunk and is requeued; it goes on then. The
-    store must be on a folder that all nodes share. threads: of each worker; 0: as many as this process uses, since another number may
-    change a result in its last bits. Needs submitit: pip install 'hardsight[slurm]'.
+    store must be on a folder that all nodes share. threads: of each worker; 0: one a CPU of the job. Their number may change
+    a result in its last bits. Needs submitit: pip install 'hardsight[slurm]'.
     """
     if gpus not in (0, 1):
         raise SpecError(

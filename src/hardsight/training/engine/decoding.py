@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import multiprocessing
-import os
 import signal
 import sys
 from collections import deque
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hardsight.core.errors import DataError, HardsightError
+from hardsight.core.process import cores
 from hardsight.data import open_data
 from hardsight.data.base import Data
 from hardsight.data.images import UnlikeSizes, fit
@@ -212,8 +212,7 @@ def workers_for(asked: int | None, world: int) -> int:
     """
     if "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST, cores // world)) if asked is None else asked
+    return max(1, min(MOST, cores() // world)) if asked is None else asked
 
 
 def _deaf(worker: int) -> None:
