@@ -54,7 +54,7 @@ def hub(
     model = _load(repo, name, local, dict(options or {}), seed)
     if not isinstance(model, nn.Module):
         raise SpecError(f"hub:{entry} returns a {type(model).__name__}, not a network; use another entry")
-    body: Any = _adapted(model.eval(), name)
+    body: Any = adapted(model.eval(), name)
     dry = 4 * body.multiple if body.multiple > 1 else size
     classes = getattr(body, "classes", 0) or classes_of(getattr(body, "head", None))
     cfg = getattr(model, "pretrained_cfg", None)
@@ -97,7 +97,8 @@ class DinoBody(nn.Module):
         return BodyOutput(tokens[last][:, 0], maps, None)
 
 
-def _adapted(model: Any, name: str) -> nn.Module:
+def adapted(model: Any, name: str) -> nn.Module:
+    """The body of a model of timm, DINO or torchvision, told by its methods and parts; `SpecError` for any other."""
     if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
         return TimmBody(model, name)
     if hasattr(model, "get_intermediate_layers") and hasattr(model, "patch_embed"):

@@ -69,10 +69,19 @@ def _places(call: Call, kind: str) -> Iterator[Path]:
         return
     for key, value in call.arguments:
         for text in _texts(value, kind):
-            if key in PATHS or (key == "name" and call.name in BY_NAME) or any(mark in text for mark in SEPARATORS):
-                for part in (text, text.rpartition(":")[0]):  # torch.hub: FOLDER:ENTRY
+            if (
+                key in PATHS
+                or (key == "name" and call.name in BY_NAME)
+                or any(mark in text for mark in SEPARATORS)
+                or ".py:" in text
+            ):
+                for part in (text, text.rpartition(":")[0]):  # torch.hub: FOLDER:ENTRY, a module of one's own: FILE:FUNCTION
                     path = Path(os.path.expandvars(os.path.expanduser(part)))
-                    if part and path.exists() and (part == text or any(mark in part for mark in SEPARATORS)):
+                    if (
+                        part
+                        and path.exists()
+                        and (part == text or part.endswith(".py") or any(mark in part for mark in SEPARATORS))
+                    ):
                         yield path
                         break
                 else:
