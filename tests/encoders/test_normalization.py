@@ -122,10 +122,22 @@ def sequence(net):
     return nn.Sequential(OrderedDict(normalize=Normalize("mean", "std"), model=net)).state_dict()
 
 
+def madry_cifar(net):
+    """The same of its CIFAR networks, which have names of their own: `shortcut`, and `linear` for the classifier."""
+    stored = madry(net)
+    renamed = {
+        key.replace(".downsample.", ".shortcut.").replace(".fc.", ".linear."): value
+        for key, value in stored["model"].items()
+    }
+    return {**stored, "model": renamed}
+
+
 OPTIONS = "arch='tv:resnet18', options={'stem': 'cifar'}"
 
 
-@pytest.mark.parametrize(("layout", "extra"), [(madry, ""), (madry, ", prefix='model.module.model'"), (sequence, "")])
+@pytest.mark.parametrize(
+    ("layout", "extra"), [(madry, ""), (madry_cifar, ""), (madry, ", prefix='model.module.model'"), (sequence, "")]
+)
 def test_a_file_is_normalized_as_it_says(layout, extra, net, tmp_path):
     torch.save(layout(net), tmp_path / "w.pt")
     encoder = load_encoder(f"file('{tmp_path}/w.pt', {OPTIONS}{extra})")

@@ -141,6 +141,10 @@ NORMALIZER = re.compile(r"(?:normali[sz]\w*|preprocess\w*|0)\.(?:new_)?(mean|std
 it (RobustBench/robustbench architectures/utils_architectures.py; 0 is the first of an unnamed sequence) or beside it
 (`normalizer.new_mean` and a copy under `attacker.normalize`: MadryLab/robustness attacker.py, tools/helpers.py)."""
 
+MADRY = "normalizer.new_mean"
+"""A key that only MadryLab/robustness writes: there `linear` of its CIFAR networks (cifar_models/resnet.py) is the classifier, which
+in self-supervised checkpoints is a name of projections too."""
+
 NORMS = {"normal": "0", "adv": "1", "adv_ce": "2"}
 """Dual batch norm: the index in `bn_list` of each norm. VITA-Group/Adversarial-Contrastive-Learning, PKU-ML/DYNACL:
 `['normal', 'pgd']`; LijieFan/AdvCL: `['normal', 'pgd', 'pgd_ce']`. All three evaluate 'pgd', which we call "adv": readme.md

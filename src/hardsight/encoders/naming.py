@@ -164,6 +164,8 @@ def _named(
     state = {layouts.INNER.sub("", key): value for key, value in state.items()}
     state, left, norm_taken = _one_norm(state, norm)
     state = {key: value for key, value in state.items() if not _normalizes(key, value)}
+    if hasattr(net, "fc") and any(key.endswith(layouts.MADRY) for key in stored):
+        state = {re.sub(r"^linear\.", "fc.", key): value for key, value in state.items()}
     taken, naming, needs = state, "", None
     best = _fits(state, wanted)
     if len(state) >= len(wanted) / 3:
@@ -309,7 +311,7 @@ def _others(stored: State, chosen: str, wanted: Mapping[str, torch.Size]) -> dic
             continue
         if HEADS.fullmatch(parts[place]):
             counted[parts[place]] += 1
-        elif other or any(".".join(parts[i:]) in wanted for i in range(place + 1)):
+        elif other or any((one := ".".join(parts[i:])) in wanted or chosen + one in stored for i in range(place + 1)):
             counted[other or f"another copy{', ' if before else ''}{'.'.join(before)}"] += 1
         elif layouts.TEXT.fullmatch(parts[place]):
             counted["text tower"] += 1

@@ -33,7 +33,7 @@ PATHS, SEPARATORS = ("root", "path", "folder", "images", "masks", "depths"), "/\
 BY_NAME = ("hf", "hf_clips", "hfdata")
 WEIGHTS = (".json", ".safetensors")
 """What transformers reads of a model's folder."""
-BY_FILE, WITHIN, DRAWN = ("file", "run", "zoo", "hf", "hf_clips"), ("clips", "crops", "widened"), ("tiny",)
+BY_FILE, WITHIN, DRAWN = ("file", "robustbench", "run", "zoo", "hf", "hf_clips"), ("clips", "crops", "widened"), ("tiny",)
 """Encoders whose weights are those of the file or folder that they name, of the encoder within, or drawn from a seed."""
 
 
