@@ -311,8 +311,10 @@ def _others(stored: State, chosen: str, wanted: Mapping[str, torch.Size]) -> dic
             continue
         if HEADS.fullmatch(parts[place]):
             counted[parts[place]] += 1
-        elif other or any((one := ".".join(parts[i:])) in wanted or chosen + one in stored for i in range(place + 1)):
-            counted[other or f"another copy{', ' if before else ''}{'.'.join(before)}"] += 1
+        elif other or ("attacker" in before and chosen + rest in stored):
+            counted[other or "another copy, attacker"] += 1
+        elif any(".".join(parts[i:]) in wanted for i in range(place + 1)):
+            counted[f"another copy{', ' if before else ''}{'.'.join(before)}"] += 1
         elif layouts.TEXT.fullmatch(parts[place]):
             counted["text tower"] += 1
         else:
