@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hardsight.attacks.aim import Aim, label
 from hardsight.attacks.inputs import checked, greatest_class, shaped, target_of
+from hardsight.attacks.quick import quick
 from hardsight.attacks.search.base import Best, Search
 from hardsight.attacks.search.compose import in_each
 from hardsight.attacks.search.minimal import check_loss, share_of
@@ -227,7 +228,8 @@ class Single:
         x, y = checked(x, y, system.task)
         if not self.fits(system.task):
             raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
-        with still(system.encoder, system.head):
+        exact = getattr(self.search, "minimal", False)  # its points are on the decision boundary, where rounding decides
+        with still(system.encoder, system.head) if exact else quick(system, x):
             found = in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
             return found if self.aim.wanted is None else arrived(found, self, system, x, y)
 
@@ -294,7 +296,7 @@ class Cascade:
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
         x, y = checked(x, y, system.task)
-        with still(system.encoder, system.head):
+        with quick(system, x):
             best, members, (counted, left_out) = Best(x), [], judged(self, y)
             places = torch.arange(len(x), device=x.device)
             for place, member in enumerate(self.members):

@@ -8,19 +8,16 @@ its statistics do not change.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
-from hardsight.core import tree
+from hardsight.attacks.convolutions import folded, reading_pixels
 from hardsight.losses.objective import recordable, still
 from hardsight.tasks.base import System
 
@@ -99,8 +96,6 @@ def _supports(system: System, x: Tensor, attention: Attention) -> bool:
 def cheap(*modules: nn.Module) -> Iterator[None]:
     """Inside, weights that autocast would cast are bf16; on a CPU, convolutions are channels-last, patches are products."""
     before: dict[nn.Parameter, Tensor] = {}
-    embeddings: list[nn.Conv2d] = []
-    hooks = []
     try:
         for part in (part for module in modules for part in module.modules()):
             if isinstance(part, CAST):
@@ -110,118 +105,8 @@ def cheap(*modules: nn.Module) -> Iterator[None]:
                         conv = weight.dim() == 4 and weight.device.type == "cpu"
                         form = torch.channels_last if conv else torch.preserve_format
                         weight.data = weight.data.to(torch.bfloat16, memory_format=form)
-            if isinstance(part, nn.Conv2d) and part.in_channels == 3:
-                hooks.append(part.register_forward_pre_hook(_keep_contiguous))
-                if _is_patch_embedding(part):
-                    embeddings.append(part)
-                    part.forward = partial(_patches, part)  # type: ignore[method-assign]
-        yield
+        with reading_pixels(*modules):
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
-        for part in embeddings:
-            vars(part).pop("forward", None)
         for weight, values in before.items():
             weight.data = values
-
-
-def _is_patch_embedding(conv: nn.Conv2d) -> bool:
-    """Whether it is a plain convolution on a CPU that cuts pixels into patches without overlap."""
-    return (
-        type(conv) is nn.Conv2d
-        and conv.weight.device.type == "cpu"
-        and "forward" not in vars(conv)
-        and conv.kernel_size == conv.stride
-        and conv.groups == 1
-        and not any(conv.padding)
-        and set(conv.dilation) == {1}
-    )
-
-
-def _keep_contiguous(conv: nn.Module, given: tuple[Any, ...]) -> None:
-    """Keeps the pixels' gradient contiguous instead of channels-last, since later operations read the pixels in order."""
-    if given and isinstance(given[0], Tensor) and given[0].requires_grad and given[0].is_contiguous():
-        given[0].register_hook(torch.Tensor.contiguous)
-
-
-def _patches(conv: nn.Conv2d, input: Tensor) -> Tensor:  # named as in nn.Conv2d, since callers may pass it by keyword
-    """That convolution of images [B, 3, H, W] as a product, with gradient in a quarter of the time; channels-last output."""
-    x = input
-    if x.dim() != 4 or not len(x):
-        return nn.Conv2d.forward(conv, x)
-    (high, wide), (rows, columns) = conv.kernel_size, (x.shape[2] // conv.kernel_size[0], x.shape[3] // conv.kernel_size[1])
-    x = x[..., : rows * high, : columns * wide].to(conv.weight.dtype)
-    cut = x.reshape(len(x), 3, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5).reshape(len(x), rows, columns, -1)
-    return F.linear(cut, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def folded(system: System, x: Tensor) -> Iterator[None]:
-    """Inside, batch norms that only read a convolution are folded into it; none if that changes the system's output."""
-    with torch.no_grad(), still(system.encoder, system.head):
-        pairs = _pairs(system, x)
-        if pairs:
-            expected = _outputs(system, x)
-            with _fused(pairs):
-                same = all(_close(one, other) for one, other in zip(_outputs(system, x), expected, strict=True))
-            pairs = pairs if same else []
-    with _fused(pairs):
-        yield
-
-
-def _pairs(system: System, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms directly after them, each called exactly once for images x."""
-    parts = [part for module in (system.encoder, system.head) for part in module.modules()]
-    norms = [
-        part
-        for part in parts
-        if type(part) is nn.BatchNorm2d and part.running_mean is not None and "forward" not in vars(part)
-    ]
-    if not norms:
-        return []
-    outputs: list[tuple[Any, Any]] = []
-    inputs: list[tuple[Any, Any]] = []
-    hooks = [norm.register_forward_pre_hook(lambda part, given: inputs.append((part, given[0]))) for norm in norms]
-    for part in parts:
-        if isinstance(part, nn.Conv2d) and part._parameters.get("weight") is not None:
-            hooks.append(part.register_forward_hook(lambda part, given, found: outputs.append((part, found))))
-    try:
-        system.output(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    calls = Counter([part for part, _ in outputs] + [part for part, _ in inputs])
-    pairs = [(conv, norm) for norm, given in inputs for conv, found in outputs if found is given]
-    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1]
-
-
-@contextmanager
-def _fused(pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> Iterator[None]:
-    before: list[tuple[nn.Conv2d, nn.BatchNorm2d, Tensor, Any]] = []
-    try:
-        for conv, norm in pairs:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            statistics = norm.running_mean, norm.running_var, norm.eps
-            weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.weight, norm.bias)
-            before.append((conv, norm, conv.weight.data, conv.bias))
-            conv.weight.data, conv.bias = weight.data, nn.Parameter(bias.data, requires_grad=False)
-            norm.forward = lambda x: x  # type: ignore[method-assign]
-        yield
-    finally:
-        for conv, norm, kernel, shift in reversed(before):
-            conv.weight.data, conv.bias = kernel, shift
-            vars(norm).pop("forward", None)
-
-
-def _outputs(system: System, x: Tensor) -> list[Tensor]:
-    """Every tensor that the system computes for images x."""
-    found: list[Tensor] = []
-    tree.each((system.pooled(x), system.output(x)), lambda one: found.append(one) or one)  # type: ignore[func-returns-value]
-    return found
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or not one.is_floating_point() or not one.numel():
-        return one.shape == other.shape and torch.equal(one, other)
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hardsight.attacks.aim import rival
 from hardsight.attacks.attack import Attack, Cascade, Single
+from hardsight.attacks.quick import quick
 from hardsight.attacks.search.apgd import apgd
 from hardsight.attacks.search.base import Best, Search, counted
 from hardsight.attacks.search.compose import eot, in_each, restarts, stay
@@ -29,7 +30,7 @@ from hardsight.losses.boxes import dag, detection
 from hardsight.losses.classify import RANKED, RANKED_TO, ce, dlr, dlr_to, gap_to, margin, or_else
 from hardsight.losses.dense import cospgd_ce, pixel_margin, segpgd_ce
 from hardsight.losses.depth import depth_loss, depth_rmse, depth_to, scale_invariant
-from hardsight.losses.objective import AttackResult, Objective, against, still
+from hardsight.losses.objective import AttackResult, Objective, against
 from hardsight.losses.sea import sea_balanced, sea_js, sea_masked_ce, sea_spherical
 from hardsight.losses.tracked import tracked
 from hardsight.specs.catalog import register
@@ -57,7 +58,7 @@ class EachTarget:
     def __call__(
         self, system: System, x: Tensor, y: Any, threat: Threat, rng: torch.Generator | None = None
     ) -> AttackResult:
-        with still(system.encoder, system.head):
+        with quick(system, x):
             best = Best(x)
             with torch.no_grad():
                 clean = system.output(x)

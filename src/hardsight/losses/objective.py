@@ -51,7 +51,11 @@ class Objective:
     draws: int = 1
 
     def __call__(self, x: Tensor, progress: float = 1.0) -> Reading:
-        """Raises `ShapeError` if it does not return one value per image."""
+        """Raises `ShapeError` if it does not return one value per image. Without gradients, a CPU takes a large batch in parts."""
+        count = 1 if self.coupled or torch.is_grad_enabled() else pieces(x, READ)
+        if count > 1:
+            parts = torch.arange(len(x)).chunk(count)
+            return _joined([self[part](x[part[0] : part[-1] + 1], progress) for part in parts])
         return _mean([self.once(x, progress) for _ in range(self.draws)])
 
     def once(self, x: Tensor, progress: float) -> Reading:
@@ -125,6 +129,8 @@ def against(
 
 PIECE = 200_000
 """Pixels per thread of a CPU above which a batch's gradient is computed in pieces: four images of side 224, or 195 of 32."""
+READ = 100_000
+"""The same without a gradient: each layer's map is allocated anew, and larger ones are mapped by the system every time."""
 
 
 def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tuple[Reading, Tensor]:
@@ -137,13 +143,24 @@ def loss_and_grad(objective: Objective, x: Tensor, progress: float = 1.0) -> tup
     count = 1 if objective.coupled else pieces(x)
     if count == 1:
         return _loss_and_grad(objective, x, progress)
-    parts = torch.arange(len(x)).chunk(count)
-    found = [_loss_and_grad(objective[part], x[part[0] : part[-1] + 1], progress) for part in parts]
-    loss, error, slope = (
-        [values for values in part if values is not None] for part in zip(*(one[:3] for one, _ in found), strict=True)
-    )
-    reading = Reading(torch.cat(loss), torch.cat(error) if error else None, torch.cat(slope))
-    return reading, torch.cat([grad for _, grad in found])
+    readings, grads = [], None
+    for part in torch.arange(len(x)).chunk(count):
+        reading, grad = _loss_and_grad(objective[part], x[part[0] : part[-1] + 1], progress)
+        grads = grad.new_empty(x.shape) if grads is None else grads
+        grads[part[0] : part[-1] + 1] = grad
+        readings.append(reading)
+        del grad
+    assert grads is not None
+    return _joined(readings), grads
+
+
+def _joined(readings: list[Reading]) -> Reading:
+    """The readings of parts of a batch as one."""
+    columns = zip(*(one[:3] for one in readings), strict=True)
+    loss, error, slope = (None if column[0] is None else torch.cat(column) for column in columns)
+    parts = [one.parts for one in readings if one.parts is not None]
+    assert loss is not None
+    return Reading(loss, error, slope, (lambda: torch.cat([part() for part in parts])) if parts else None)
 
 
 def parts_and_grads(
@@ -176,11 +193,11 @@ def parts_and_grads(
     return reading, grads
 
 
-def pieces(x: Tensor) -> int:
-    """Into how many pieces a gradient of images or clips x [B, 3, ...] is split; the pieces are twice as large in bf16."""
+def pieces(x: Tensor, most: int = PIECE) -> int:
+    """Into how many pieces a pass of images or clips x [B, 3, ...] is split; the pieces are twice as large in bf16."""
     if x.device.type != "cpu" or not len(x):
         return 1
-    size = PIECE * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
+    size = most * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
     return min(len(x), max(1, x[:, 0].numel() // size))
 
 

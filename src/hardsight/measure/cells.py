@@ -22,7 +22,7 @@ from hardsight.specs.syntax import calls_in, show
 from hardsight.store.cells import chunks
 from hardsight.tasks.base import Task
 
-MEASURE = 4
+MEASURE = 5
 """Increased when a change of this code changes the measured numbers, so that results of older code are not reused."""
 DRAWS = 2
 """In the place of `MEASURE` where random numbers derive from a cell: they are the same for every version of the code."""

@@ -13,6 +13,7 @@ from hardsight.attacks.attack import Attack, on, seeks_nearest
 from hardsight.attacks.bf16 import in_bf16
 from hardsight.attacks.inputs import checked, shaped
 from hardsight.attacks.official import as_run, mirrored
+from hardsight.attacks.quick import exact, quick
 from hardsight.attacks.search.minimal import share_of
 from hardsight.attacks.targets import goal, judged
 from hardsight.attacks.threats.base import Threat
@@ -56,10 +57,10 @@ def evaluate(
     x, y = mirrored(system.task, x, y, ids, attack)
     run = as_run(attack, system)
     attack, under, system = run.attack, run.under, run.judge
-    with in_bf16(under, x) if precision == "bf16" else nullcontext():
+    with in_bf16(under, x) if precision == "bf16" else nullcontext(False) if minimal else quick(under, x) as changed:
         found = attack(under, x, y, threat, rng)
     x_adv, output = _forward(found, system, threat, x, y)
-    if precision == "bf16" and found.error is not None:
+    if (precision == "bf16" or changed) and found.error is not None:
         doubtful = ((found.error >= 1) & (system.task.error(output, counted) < 1 - SLACK)).nonzero().flatten()
         if len(doubtful):
             del x_adv, output
@@ -112,7 +113,8 @@ def _attack_again(
     rng: torch.Generator | None,
 ) -> AttackResult:
     """Attacks the `doubtful` images again in float32: their bf16 search stopped at a point that fails in float32."""
-    again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
+    with exact(system):
+        again = attack(system, x[doubtful], tree.take(y, doubtful), threat, rng)
     x_adv, queries = found.x_adv.to(x.dtype), found.queries.clone()
     x_adv[doubtful] = again.x_adv
     queries[doubtful] += again.queries

@@ -7,15 +7,15 @@ and closer.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hardsight.attacks.search.base import Best, Search, counted
-from hardsight.attacks.search.minimal import by_size, check_signed, misclassified, unfinished, within
-from hardsight.attacks.threats.base import Threat, no_hyperplane, per_image
-from hardsight.core import tree
+from hardsight.attacks.search.minimal import by_size, check_signed, misclassified, sizes, unfinished, within
+from hardsight.attacks.threats.base import Threat, few_at_a_time, no_hyperplane, per_image
 from hardsight.core.errors import SpecError
 from hardsight.losses.objective import AttackResult, Objective, loss_and_grad
 from hardsight.specs.catalog import register
@@ -59,7 +59,7 @@ def fab(
         check_signed(objective, "fab")
         first = threat.project(start, x) if start is not None else _first(where, x, threat, rng)
         best, everything = Best(x), (first, objective, x, threat)
-        places, x_adv = torch.arange(len(x), device=x.device), first
+        places, x_adv, step = torch.arange(len(x), device=x.device), first, partial(_step, (threat, alpha_max, eta))
         for t in range(steps):
             active = unfinished(best, places, threat.eps if early_exit else 0.0)
             if not objective.coupled and not bool(active.all()):
@@ -67,23 +67,30 @@ def fab(
                 if not len(places):
                     break
             reading, grad = loss_and_grad(objective, x_adv, t / steps)
-            best.see(x_adv, by_size(reading, threat.size(x_adv - x)), places)
-            offset = (grad * x_adv).flatten(1).sum(1) - reading.loss.nan_to_num(0, 0, 0)
-            here, home = threat.to_hyperplane(x_adv, grad, offset), threat.to_hyperplane(x, grad, offset)
-            del grad
-            near, far = threat.size(here).clamp_min(1e-8), threat.size(home).clamp_min(1e-8)
-            alpha = per_image((near / (near + far)).clamp_max(alpha_max), x)
-            home = (eta * home).add_(x).mul_(alpha)
-            x_adv = (eta * here).add_(x_adv).mul_(1 - alpha).add_(home).clamp_(0, 1)
-            del here, home  # otherwise they stay in memory during the next pass
+            best.see(x_adv, by_size(reading, sizes(threat, x_adv, x)), places)
+            x_adv = step(x_adv, x, grad, reading.loss)
+            del grad  # otherwise it stays in memory during the next pass
             with torch.no_grad():
                 reading = objective(x_adv, (t + 1) / steps)
-            best.see(x_adv, by_size(reading, threat.size(x_adv - x)), places)
-            x_adv = tree.where(misclassified(reading), x + beta * (x_adv - x), x_adv)
+            best.see(x_adv, by_size(reading, sizes(threat, x_adv, x)), places)
+            back = misclassified(reading).nonzero().flatten()
+            x_adv[back] = x[back] + beta * (x_adv[back] - x[back])
         return within(best, *everything)
 
     search.signed, search.minimal = True, not early_exit
     return counted(search, 2 * steps + 1, gradients=steps, check=_check_hyperplanes)
+
+
+@few_at_a_time
+def _step(settings: tuple[Threat, float, float], x_adv: Tensor, x: Tensor, grad: Tensor, loss: Tensor) -> Tensor:
+    """The next points, before any is pulled back."""
+    threat, alpha_max, eta = settings
+    offset = (grad * x_adv).flatten(1).sum(1) - loss.nan_to_num(0, 0, 0)
+    here, home = threat.to_hyperplane(x_adv, grad, offset), threat.to_hyperplane(x, grad, offset)
+    near, far = threat.size(here).clamp_min(1e-8), threat.size(home).clamp_min(1e-8)
+    alpha = per_image((near / (near + far)).clamp_max(alpha_max), x)
+    home = (eta * home).add_(x).mul_(alpha)
+    return (eta * here).add_(x_adv).mul_(1 - alpha).add_(home).clamp_(0, 1)
 
 
 def _check_hyperplanes(threat: Threat) -> None:

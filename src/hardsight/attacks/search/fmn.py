@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.search.base import Best, Search, counted
-from hardsight.attacks.search.minimal import by_size, check_signed, misclassified, unfinished, within
-from hardsight.attacks.threats.base import Threat, per_image, unit
+from hardsight.attacks.search.minimal import by_size, check_signed, misclassified, sizes, unfinished, within
+from hardsight.attacks.threats.base import Threat, few_at_a_time, per_image, unit
 from hardsight.attacks.threats.l1 import L1
 from hardsight.attacks.threats.l2 import L2
 from hardsight.attacks.threats.linf import Linf
@@ -66,23 +66,37 @@ def fmn(steps: int = 100, step: float = 1.0, gamma: float = 0.05, beyond: float 
             reading, grad = loss_and_grad(objective, x_adv, t / steps)
             if beyond:
                 grad = grad.masked_fill_(torch.where(grad < 0, x_adv <= 0, x_adv >= 1), 0)
-            size, delta = threat.size(x_adv - x), x_adv - x
+            size = sizes(threat, x_adv, x)
             best.see(x_adv, by_size(reading, size), places)
             fade = (1 + math.cos(math.pi * t / steps)) / 2
             length, share = step / 100 + (step - step / 100) * fade, 0.001 + (gamma - 0.001) * fade
-            dual = threat.dual(grad).clamp_min(torch.finfo(grad.dtype).tiny)
+            dual = _duals(threat, grad).clamp_min(torch.finfo(grad.dtype).tiny)
             boundary = size + reading.loss.nan_to_num(0, 0, 0).abs() / dual  # its distance, if the loss is linear
             closest, ever = -best.loss[places], best.error[places] >= 1  # type: ignore[index]
             outside = torch.where(ever, radius * (1 + share), boundary * (1 + beyond))
             radius = torch.where(misclassified(reading), torch.minimum(radius * (1 - share), closest), outside).minimum(
                 widest
             )
-            x_adv = (x + ball(delta + length * unit(grad, 2), radius)).clamp(0, 1)
-            del grad, delta
+            x_adv = _step((ball, length), x_adv, x, grad, radius)
+            del grad  # otherwise it stays in memory during the next pass
         return within(best, *everything)
 
     search.signed, search.minimal = True, not early_exit
     return counted(search, steps + 1, check=_ball_of)
+
+
+@few_at_a_time
+def _step(
+    settings: tuple[Callable[[Tensor, Tensor], Tensor], float], x_adv: Tensor, x: Tensor, grad: Tensor, radius: Tensor
+) -> Tensor:
+    """The next points: a step of that length along the gradient, then into the ball."""
+    ball, length = settings
+    return (x + ball(x_adv - x + length * unit(grad, 2), radius)).clamp(0, 1)
+
+
+@few_at_a_time
+def _duals(threat: Threat, grad: Tensor) -> Tensor:
+    return threat.dual(grad)
 
 
 def _ball_of(threat: Threat) -> Callable[[Tensor, Tensor], Tensor]:

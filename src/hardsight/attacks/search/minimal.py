@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hardsight.attacks.search.base import Best, Search, counted
-from hardsight.attacks.threats.base import Threat, scaled
+from hardsight.attacks.threats.base import Threat, few_at_a_time, scaled
 from hardsight.core import tree
 from hardsight.core.errors import SpecError
 from hardsight.losses.objective import AttackResult, Objective, Reading, loss_and_grad
@@ -61,6 +61,12 @@ def misclassified(reading: Reading) -> Tensor:
     return beyond if reading.error is None else beyond | (reading.error >= 1)
 
 
+@few_at_a_time
+def sizes(threat: Threat, x_adv: Tensor, x: Tensor) -> Tensor:
+    """The size of each perturbation, [B]."""
+    return threat.size(x_adv - x)
+
+
 def by_size(reading: Reading, size: Tensor) -> Reading:
     """The reading as `Best` should rank it: misclassified points before others, smaller perturbations before larger ones."""
     loss = torch.where(torch.isfinite(reading.loss), -size, torch.nan)
@@ -82,7 +88,7 @@ def within(best: Best, start: Tensor, objective: Objective, x: Tensor, threat: T
     """
     found = torch.zeros_like(best.halted) if best.error is None else best.error >= 1
     closest = tree.where(found, best.x_adv, start)
-    x_adv = tree.where(threat.size(closest - x) <= threat.eps, closest, start)
+    x_adv = tree.where(sizes(threat, closest, x) <= threat.eps, closest, start)
     with torch.no_grad():
         reading = objective(x_adv)
     halted = best.halted | ~torch.isfinite(reading.loss)

@@ -23,7 +23,7 @@ from hardsight.attacks.threats.linf import Linf
 from hardsight.attacks.threats.masked import Masked
 from hardsight.core import seeds, tree
 from hardsight.core.errors import SpecError
-from hardsight.losses.objective import AttackResult, Objective
+from hardsight.losses.objective import AttackResult, Objective, Reading
 from hardsight.specs.catalog import register
 
 BENDS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -56,35 +56,69 @@ def square(queries: int = 5000, p: float = 0.8, rescale: bool = False) -> Search
         with torch.no_grad():
             here = threat.project(start, x) if start is not None else moves.first(x, threat, rng)
             reading = objective(here, 0.0)
-            best.see(here, reading)
+            best.see(here.clone(), reading)
             loss = torch.where(torch.isfinite(reading.loss), reading.loss, -torch.inf)
+            broken, count = torch.zeros_like(loss, dtype=torch.bool), 0  # since `here` was last recorded
+            ends, shares = _kinds(reading.error)
+
+            def record(here: Tensor) -> None:
+                """Records the points of highest loss so far, whose error is 0; a query at a time would copy every image."""
+                error = None if best.error is None else torch.zeros_like(loss)
+                best.see(here, Reading(loss, error), places, count)
+                best.halted[places] |= broken
+
             for t in range(queries - 1):
-                if reading.error is not None and not objective.coupled and bool((reading.error >= 1).any()):
+                if ends and reading.error is not None and not objective.coupled:
                     active = reading.error < 1
                     places, objective, x = places[active], objective[active], x[active]
-                    here, loss = here[active], loss[active]
+                    here, loss, broken = here[active], loss[active], broken[active]
                     if not len(places):
                         break
                 share = p / 2 ** sum((int(t / (queries - 1) * 10000) if rescale else t) > bend for bend in BENDS)
-                there = moves.next(x, here, threat, moves.side(share, x), rng)
-                reading = objective(there, (t + 1) / queries)
-                best.see(there, reading, places)
-                taken = (reading.loss > loss) & torch.isfinite(reading.loss)
+                window, values = moves.next(x, here, threat, moves.side(share, x), rng)
+                before = here[window].clone()
+                here[window] = values
+                reading = objective(here, (t + 1) / queries)
+                finite = torch.isfinite(reading.loss)
+                taken, (ends, some) = (reading.loss > loss) & finite, _kinds(reading.error)
                 if reading.error is not None:
                     taken |= reading.error >= 1
-                here = tree.where(taken, there, here)
+                shares |= some
+                if ends or shares:
+                    there = here.clone()
+                    if count:
+                        here[window] = before
+                        record(here.clone())
+                        here[window] = there[window]
+                        broken, count = torch.zeros_like(broken), 0
+                    best.see(there, reading, places)
+                else:
+                    broken, count = broken | ~finite, count + 1
+                here[window] = tree.where(taken, values, before)
                 loss = torch.where(taken, reading.loss, loss)
+            if count and len(places):
+                record(here)
         return best.result()
 
     return counted(search, queries, gradients=0, check=_moves_in)
 
 
+def _kinds(error: Tensor | None) -> tuple[bool, bool]:
+    """Whether any error is 1, and whether any is a share (of pixels)."""
+    if error is None or not bool((error > 0).any()):
+        return False, False
+    return bool((error >= 1).any()), bool(((error > 0) & (error < 1)).any())
+
+
 @dataclass(frozen=True)
 class Moves:
-    """The proposals of the search in one norm: where to start, and the next point to try, with windows of that many rows."""
+    """The proposals of the search in one norm: where to start, and what to try next, with windows of that many rows.
+
+    next: an index of the images' values, and new ones for it.
+    """
 
     first: Callable[[Tensor, Threat, torch.Generator | None], Tensor]
-    next: Callable[[Tensor, Tensor, Threat, int, torch.Generator | None], Tensor]
+    next: Callable[[Tensor, Tensor, Threat, int, torch.Generator | None], tuple[Any, Tensor]]
     side: Callable[[float, Tensor], int]
 
 
@@ -103,8 +137,11 @@ def _within(moves: Moves) -> Moves:
     def first(x: Tensor, threat: Any, rng: torch.Generator | None) -> Tensor:
         return threat.project(moves.first(x, threat.threat, rng), x)
 
-    def next_(x: Tensor, here: Tensor, threat: Any, side: int, rng: torch.Generator | None) -> Tensor:
-        return threat.project(moves.next(x, here, threat.threat, side, rng), x)
+    def next_(x: Tensor, here: Tensor, threat: Any, side: int, rng: torch.Generator | None) -> tuple[Any, Tensor]:
+        window, values = moves.next(x, here, threat.threat, side, rng)
+        there = here.clone()
+        there[window] = values
+        return ..., threat.project(there, x)
 
     return Moves(first, next_, moves.side)
 
@@ -122,13 +159,12 @@ def _stripes(x: Tensor, threat: Threat, rng: torch.Generator | None) -> Tensor:
     return (x + threat.eps * _signs((*x.shape[:-2], 1, x.shape[-1]), rng, x)).clamp(0, 1)
 
 
-def _one_colour(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.Generator | None) -> Tensor:
+def _one_colour(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.Generator | None) -> tuple[Any, Tensor]:
     """One window, in which each channel moves to eps or -eps."""
     (window,) = _windows(1, x, side, rng)
     step = 2 * threat.eps * _signs((*x.shape[1:-2], 1, 1), rng, x)
-    there, clean = here.clone(), x[window]
-    there[window] = (here[window] + step).clamp(clean - threat.eps, clean + threat.eps).clamp(0, 1)
-    return there
+    clean = x[window]
+    return window, (here[window] + step).clamp_(clean - threat.eps, clean + threat.eps).clamp_(0, 1)
 
 
 def _pyramids(order: int) -> Moves:
@@ -154,7 +190,7 @@ def _pyramids(order: int) -> Moves:
                 delta[..., top : top + side, left : left + side] = some(x, side, rng)
         return allowed(delta, x, threat)
 
-    def next(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.Generator | None) -> Tensor:
+    def next(x: Tensor, here: Tensor, threat: Threat, side: int, rng: torch.Generator | None) -> tuple[Any, Tensor]:
         delta, eps, channels = here - x, x.new_tensor(threat.eps), math.prod(x.shape[1:-2])
         window, other = _windows(2, x, side, rng)
         both = x.new_zeros(x.shape[-2:])
@@ -165,7 +201,7 @@ def _pyramids(order: int) -> Moves:
         height = free.sqrt() if order == 2 else free * channels
         delta[other] = 0
         delta[window] = new / (1e-12 + size(new, (-2, -1))) * height
-        return allowed(delta, x, threat)
+        return ..., allowed(delta, x, threat)
 
     return Moves(first, next, _odd_side)
 
