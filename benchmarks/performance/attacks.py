@@ -29,7 +29,7 @@ import hardsight as hs
 from hardsight.attacks.bf16 import Attention, cheap
 from hardsight.core import seeds
 from hardsight.core.machine import device_name
-from hardsight.losses.objective import against, loss_and_grad, still
+from hardsight.losses.objective import against, loss_and_grad
 from hardsight.losses.objective import pieces as in_pieces
 from hardsight.measure.evaluate import Precision, evaluate
 from hardsight.measure.speed import peak, speed
@@ -73,6 +73,17 @@ class Net(torch.nn.Module):
         return self.linear(self.encoder(x).pooled)
 
 
+class Linear(torch.nn.Module):
+    """A linear layer as the head of a system."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, features: Any) -> Tensor:
+        return self.linear(features.pooled)
+
+
 def nets() -> dict[str, tuple[torch.nn.Module, Tensor, Tensor]]:
     encoders = {
         "ViT-Tiny 224, batch 8": (hs.load_encoder("timm:vit_tiny_patch16_224(pretrained=False)"), 8, 224),
@@ -105,32 +116,40 @@ def libraries(net: torch.nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[
     import foolbox
     import pyautoattack.autopgd_base as official
     import torchattacks
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
 
-    eps, ce = 8 / 255, hs.build("ce", "Loss")
+    try:
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+    except ImportError:  # not in the group of packages of a plain installation
+        print("adversarial-robustness-toolbox is not installed, so its row is left out", file=sys.stderr)
+        ProjectedGradientDescentPyTorch = PyTorchClassifier = None
+
+    eps = 8 / 255
+
+    system = hs.System(net.encoder, Linear(net.linear), hs.build("classify", "Task"))  # type: ignore[arg-type]
 
     def ours(spec: str) -> None:
-        with still(net):
-            objective = against(net, ce, lambda output, target: (output.argmax(1) != target).float(), y)
-            hs.build(spec, "Search")(objective, x, hs.linf(eps), torch.Generator())
+        hs.build(f"attack({spec}, loss=ce)", "Attack")(system, x, y, hs.linf(eps), torch.Generator())
 
     theirs = torchattacks.PGD(net, eps=eps, alpha=eps / 4, steps=STEPS)
     box = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=STEPS)
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     loss = torch.nn.CrossEntropyLoss()
-    classifier = PyTorchClassifier(net, loss, tuple(x.shape[1:]), 10, clip_values=(0, 1), device_type="cpu")
-    art = ProjectedGradientDescentPyTorch(
-        classifier, eps=eps, eps_step=eps / 4, max_iter=STEPS, num_random_init=1, batch_size=len(x), verbose=False
-    )
+    more: dict[str, Callable[[], Any]] = {}
+    if PyTorchClassifier is not None and ProjectedGradientDescentPyTorch is not None:
+        classifier = PyTorchClassifier(net, loss, tuple(x.shape[1:]), 10, clip_values=(0, 1), device_type="cpu")
+        art = ProjectedGradientDescentPyTorch(
+            classifier, eps=eps, eps_step=eps / 4, max_iter=STEPS, num_random_init=1, batch_size=len(x), verbose=False
+        )
+        hot = torch.nn.functional.one_hot(y, 10).numpy()
+        more["ART PGD"] = lambda: art.generate(x.numpy(), hot)
     apgd = official.APGDAttack(net, n_iter=STEPS, norm="Linf", eps=eps, seed=0, loss="ce", device="cpu")
-    hot = torch.nn.functional.one_hot(y, 10).numpy()
     return {
         "floor": lambda: bare(net, x, y, STEPS),
         "hardsight PGD": lambda: ours(f"pgd({STEPS})"),
         "torchattacks PGD": lambda: theirs(x, y),
         "foolbox LinfPGD": lambda: box.run(model, x, foolbox.criteria.Misclassification(y), epsilon=eps),
-        "ART PGD": lambda: art.generate(x.numpy(), hot),
+        **more,
         "hardsight APGD-CE": lambda: ours(f"apgd({STEPS})"),
         "autoattack APGD-CE": lambda: apgd.perturb(x, y),
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--eps", default=None, help="the radius; the default gives a robust accuracy between 20 and 80 %% in Linf"
     )
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="images a round")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
@@ -61,10 +63,10 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     for place, line in enumerate(done):
-        if line["n"] != len(x[place * CHUNK : (place + 1) * CHUNK]):
-            sys.exit(f"{args.out} contains a run with another --count; give another --out")
-    for place in range(len(done), -(-len(x) // CHUNK)):
-        part = slice(place * CHUNK, (place + 1) * CHUNK)
+        if line["n"] != len(x[place * args.chunk : (place + 1) * args.chunk]):
+            sys.exit(f"{args.out} contains a run with another --count or --chunk; give another --out")
+    for place in range(len(done), -(-len(x) // args.chunk)):
+        part = slice(place * args.chunk, (place + 1) * args.chunk)
         line = chunk(system, x[part], y[part], threat, args.version, place, CLOCKS[args.clock])
         done.append(line)
         with open(args.out, "a") as file:
@@ -75,14 +77,18 @@ def main() -> None:
     print(
         f"\n{args.model}, {args.version}, {args.norm} {eps_text}, n = {n}, seed {SEED}, {args.clock} seconds, clean {100 * clean:.1f} %\n"
     )
-    print("| | robust accuracy % [95%] | difference, points | seconds | theirs / ours |\n|:--|--:|--:|--:|--:|")
+    print(
+        "| | robust accuracy % [95%] | difference, points | seconds | theirs / ours | median over chunks [min, max] |\n|:--|--:|--:|--:|--:|--:|"
+    )
     theirs = sum(line["theirs"] for line in done) / n
     for name in ("theirs", "float32", "bf16"):
         value, seconds = sum(line[name] for line in done) / n, sum(line[f"{name}_s"] for line in done)
         low, high = wilson(value * n, n)
         ratio = sum(line["theirs_s"] for line in done) / seconds
+        each = [line["theirs_s"] / line[f"{name}_s"] for line in done]
         print(
-            f"| {name} | {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] | {100 * (value - theirs):+.1f} | {seconds:.0f} | {ratio:.2f} |"
+            f"| {name} | {100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}] | {100 * (value - theirs):+.1f} | {seconds:.0f} | {ratio:.2f} "
+            f"| {statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}] |"
         )
 
 
@@ -104,7 +110,7 @@ def chunk(
         if name == "theirs":
             model = Model(system).eval()
             suite = pyautoattack.AutoAttack(model, norm=threat.norm, eps=threat.eps, seed=SEED, version=version)
-            x_adv, _ = suite.run_standard_evaluation(x, y, batch_size=CHUNK)
+            x_adv, _ = suite.run_standard_evaluation(x, y, batch_size=len(x))
             with torch.no_grad():
                 robust = int((system.output(x_adv).argmax(1) == y).sum())
         else:

@@ -193,11 +193,11 @@ def parts_and_grads(
     return reading, grads
 
 
-def pieces(x: Tensor, most: int = PIECE) -> int:
+def pieces(x: Tensor, most: int | None = None) -> int:
     """Into how many pieces a pass of images or clips x [B, 3, ...] is split; the pieces are twice as large in bf16."""
     if x.device.type != "cpu" or not len(x):
         return 1
-    size = most * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
+    size = (PIECE if most is None else most) * torch.get_num_threads() * (2 if torch.is_autocast_enabled("cpu") else 1)
     return min(len(x), max(1, x[:, 0].numel() // size))
 
 
