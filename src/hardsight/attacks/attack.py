@@ -18,7 +18,7 @@ from hardsight.attacks.aim import Aim, label
 from hardsight.attacks.inputs import checked, greatest_class, shaped, target_of
 from hardsight.attacks.quick import quick
 from hardsight.attacks.search.base import Best, Search
-from hardsight.attacks.search.compose import in_each
+from hardsight.attacks.search.compose import adaptive, in_each
 from hardsight.attacks.search.minimal import check_loss, share_of
 from hardsight.attacks.targets import arrived, judged
 from hardsight.attacks.threats.base import Threat
@@ -228,9 +228,9 @@ class Single:
         x, y = checked(x, y, system.task)
         if not self.fits(system.task):
             raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
-        exact = getattr(self.search, "minimal", False)  # its points are on the decision boundary, where rounding decides
+        search, exact = adaptive(self.search, system.encoder), getattr(self.search, "minimal", False)  # where rounding decides
         with still(system.encoder, system.head) if exact else quick(system, x):
-            found = in_each(self.search, threat)(self.objective(system, x, y), x, threat, rng, start)
+            found = in_each(search, threat)(self.objective(system, x, y), x, threat, rng, start)
             return found if self.aim.wanted is None else arrived(found, self, system, x, y)
 
 

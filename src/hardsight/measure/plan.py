@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from hardsight.attacks.attack import Attack, Single, refusal
+from hardsight.attacks.attack import Attack, Single, refusal, searches
+from hardsight.attacks.search.compose import blind
 from hardsight.core.errors import SpecError
 from hardsight.data import Data, open_data
 from hardsight.measure.cells import Cell, Resolved, attack_name, left_over, sources
 from hardsight.measure.pictures import Pictures
 from hardsight.measure.protocol import Protocol
-from hardsight.measure.stamps import stamp
+from hardsight.measure.stamps import black_box, stamp
 from hardsight.specs.catalog import build, complete, minimal
 from hardsight.specs.recipe import Recipe
 from hardsight.specs.syntax import read, show
@@ -44,12 +45,15 @@ class Plan:
         return tuple(one.cell for one in self.resolved)
 
     def audited(self) -> list[Resolved]:
-        """The audited cell of each encoder, task and data set: preferably of the task's own attack, at the largest eps."""
+        """The audited cell of each encoder, task and data set: preferably of the task's own attack, at the largest eps.
+
+        None where no gradient passes through the encoder, on which the checks rest.
+        """
         best: dict[tuple[str, str, str], tuple[bool, float, Resolved]] = {}
         for one in self.resolved if self.audit else ():
             cell = one.cell
             key, rank = (cell.encoder, cell.task, cell.data), (cell.column == "task", one.threat.eps)
-            if not one.natural and (key not in best or rank > best[key][:2]):
+            if not one.natural and not black_box(cell.encoder) and (key not in best or rank > best[key][:2]):
                 best[key] = (*rank, one)
         return [one for _, _, one in best.values()]
 
@@ -100,6 +104,9 @@ def plan(recipe: Recipe) -> Plan:
                     continue
                 for column, attack, threat, eps_text in _attacks(recipe, task, left_out, cached):
                     built = cached(attack, "Attack")
+                    if black_box(encoder) and any(one.gradients for one, _ in searches(built, task.target)):
+                        left_out.append(f"{attack_name(attack, built)} on {encoder}: {blind(encoder)}")
+                        continue
                     try:
                         joined = left_over(built, task.target, count, recipe.chunk)
                     except SpecError as error:

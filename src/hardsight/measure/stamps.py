@@ -33,8 +33,15 @@ PATHS, SEPARATORS = ("root", "path", "folder", "images", "masks", "depths"), "/\
 BY_NAME = ("hf", "hf_clips", "hfdata")
 WEIGHTS = (".json", ".safetensors")
 """What transformers reads of a model's folder."""
-BY_FILE, WITHIN, DRAWN = ("file", "robustbench", "run", "zoo", "hf", "hf_clips"), ("clips", "crops", "widened"), ("tiny",)
+BY_FILE, WITHIN, DRAWN = (
+    ("file", "onnx", "robustbench", "run", "zoo", "hf", "hf_clips"),
+    ("clips", "crops", "widened"),
+    ("tiny",),
+)
 """Encoders whose weights are those of the file or folder that they name, of the encoder within, or drawn from a seed."""
+
+BLACK_BOX = ("onnx",)
+"""Encoders through which no gradient passes."""
 
 
 def stamp(spec: str, kind: str) -> str:
@@ -60,6 +67,11 @@ def fixes_weights(spec: str, known: str) -> bool:
     """Whether an encoder's stamp tells its weights; others (of a library's cache, a plug-in) are known once it is loaded."""
     sources = {one.name for one in calls_in(complete(spec, "Encoder")) if find(one.name).kind == "Encoder"}
     return sources <= {*BY_FILE, *WITHIN, *DRAWN} and (bool(known) or sources <= {*WITHIN, *DRAWN})
+
+
+def black_box(spec: str) -> bool:
+    """Whether no gradient passes through an encoder."""
+    return any(one.name in BLACK_BOX for one in calls_in(complete(spec, "Encoder")))
 
 
 def _places(call: Call, kind: str) -> Iterator[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,22 @@ def eot(search: Search, draws: int = 10) -> Search:
     found = counted(run, search.passes * draws, search, gradients=search.gradients * draws)
     found.draws = draws  # type: ignore[attr-defined]
     return found
+
+
+def adaptive(search: Search, encoder: Any) -> Search:
+    """The search itself or, on a random defence, on the mean of the encoder's own number of draws; one with `eot` keeps its own.
+
+    Raises `SpecError` for a search with gradients on an encoder through which none passes.
+    """
+    if search.gradients and getattr(getattr(encoder, "body", None), "black_box", False):
+        raise SpecError(blind(encoder.card.name))
+    draws = getattr(encoder, "draws", 1)
+    return eot(search, draws) if draws > 1 and getattr(search, "draws", 1) == 1 else search
+
+
+def blind(name: str) -> str:
+    """Why a search that uses gradients cannot run on that encoder."""
+    return f"no gradient passes through {name}; attack it with a black-box search, such as attack(square)"
 
 
 def in_each(search: Search, threat: Threat) -> Search:
