@@ -29,6 +29,7 @@ GROUPS = {
     "probes": ("Probe",),
     "aims": ("Aim",),
     "checks": ("Check",),
+    "defences": ("Defence",),
     "corruptions": ("Corruption",),
     "preprocessing": ("Preprocess",),
     "engines": ("Engine",),

@@ -34,10 +34,10 @@ def onnx(
     mean: tuple[float, ...] = (0.0, 0.0, 0.0),
     std: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> Encoder:
-    """A network in an ONNX file, without gradients: for `square` and other black-box attacks. Needs `pip install hardsight[onnx]`.
+    """A network in an ONNX file, without gradients: for `square` and other black-box attacks; needs `hardsight[onnx]`.
 
-    output: the name of the one that is read, [B, D] pooled features or [B, D, h, w] dense ones; the first by default. logits: it is
-    [B, K], the logits of the network's own classifier. size: of its images, where the file leaves that open. mean, std: by
+    output: the name of the one that is read, [B, D] pooled features or [B, D, h, w] dense ones; the first by default. logits:
+    it is [B, K], the logits of the network's own classifier. size: of its images, where the file leaves that open. mean, std: by
     default it gets pixels in [0, 1]. The file runs on the CPU, whatever the device. Raises `WeightsError` (no ONNX file),
     `SpecError` (another input or output), `MissingDependency`.
     """

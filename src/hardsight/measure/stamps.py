@@ -35,7 +35,7 @@ WEIGHTS = (".json", ".safetensors")
 """What transformers reads of a model's folder."""
 BY_FILE, WITHIN, DRAWN = (
     ("file", "onnx", "robustbench", "run", "zoo", "hf", "hf_clips"),
-    ("clips", "crops", "widened"),
+    ("clips", "crops", "defended", "widened"),
     ("tiny",),
 )
 """Encoders whose weights are those of the file or folder that they name, of the encoder within, or drawn from a seed."""

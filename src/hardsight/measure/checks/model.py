@@ -21,6 +21,7 @@ def repeats(most: float = 1e-4) -> Check:
             return Finding("pass", "two forward passes of the same images agree")
         with_gradient = [search for search, _ in searches(case.attack, case.system.task.target) if search.gradients]
         draws = min((getattr(search, "draws", 1) for search in with_gradient), default=1)
+        draws = max(draws, getattr(case.system.encoder, "draws", 1))
         if draws > 1:
             return Finding(
                 "warn",
