@@ -228,8 +228,8 @@ class Single:
         x, y = checked(x, y, system.task)
         if not self.fits(system.task):
             raise SpecError(f"{name_of(self.loss)} does not read a {system.task.target}, the target of {system.task.name}")
-        search, exact = adaptive(self.search, system.encoder), getattr(self.search, "minimal", False)  # where rounding decides
-        with still(system.encoder, system.head) if exact else quick(system, x):
+        search, exact = adaptive(self.search, system.encoder), getattr(self.search, "minimal", False)
+        with still(system.encoder, system.head) if exact else quick(system, x):  # on a boundary rounding decides
             found = in_each(search, threat)(self.objective(system, x, y), x, threat, rng, start)
             return found if self.aim.wanted is None else arrived(found, self, system, x, y)
 
