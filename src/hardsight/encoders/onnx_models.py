@@ -6,6 +6,7 @@ Nothing but the output is known, so searches that use a gradient are refused; sq
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Session(nn.Module):
     def __init__(self, place: Path, output: str, logits: bool, size: int) -> None:
         super().__init__()
         try:
-            import onnxruntime
+            onnxruntime = importlib.import_module("onnxruntime")
         except ImportError:
             raise MissingDependency("onnx needs onnxruntime: pip install hardsight[onnx]") from None
         content = place.read_bytes()
