@@ -34,7 +34,8 @@ from hardsight.probes.bank import Bank
 from hardsight.probes.linear import fit_probe
 from hardsight.specs.catalog import build
 
-LARGE, SIZE, IMAGES = "timm:vit_tiny_patch16_224(pretrained=False, size=224)", 224, 1000
+LARGE = tuple(f"timm:vit_{size}_patch16_224(pretrained=False, size=224)" for size in ("tiny", "small"))
+SIZE, IMAGES = 224, 1000
 SMALL, TRAINED, MEASURED = "zoo:made_supervised", 256, 200
 MAPS, SHAPE = 40_000, (256, 8, 8)
 
@@ -47,17 +48,20 @@ def main(what: str) -> None:
 
 
 def second() -> None:
-    data, encoder = open_data(f"made(size={SIZE})"), hs.load_encoder(LARGE)
+    data = open_data(f"made(size={SIZE})")
     places = choose(data.split("train"), IMAGES)
-    print(f"{LARGE}, {IMAGES} scenes of {SIZE} x {SIZE}, tuned heads, CPU seconds on one thread\n")
-    print("| head | first: features and head | second head | ratio |\n|:--|--:|--:|--:|")
-    for task in ("classify", "segment", "depth"):
-        seconds = [timed(partial(fitted, encoder, data, places, task, seed)) for seed in (0, 1)]
-        print(f"| {task} | {seconds[0]:.1f} | {seconds[1]:.1f} | {seconds[1] / seconds[0]:.3f} |", flush=True)
+    print(f"Random weights, {IMAGES} scenes of {SIZE} x {SIZE}, tuned heads, CPU seconds on one thread\n")
+    print("| encoder | head | first: features and head | second head | ratio |\n|:--|:--|--:|--:|--:|")
+    for spec in LARGE:
+        encoder = hs.load_encoder(spec)
+        for task in ("classify", "segment", "depth"):
+            seconds = [timed(partial(fitted, encoder, data, places, task, seed)) for seed in (0, 1)]
+            times = f"{seconds[0]:.1f} | {seconds[1]:.1f} | {seconds[1] / seconds[0]:.3f}"
+            print(f"| {encoder.card.name} | {task} | {times} |", flush=True)
 
 
 def fitted(encoder: Encoder, data: Data, places: list[int], task: str, seed: int) -> None:
-    bank = Bank(encoder, data.split("train"), places, task != "classify", source=f"second {task}")
+    bank = Bank(encoder, data.split("train"), places, task != "classify", source=f"second {encoder.card.name} {task}")
     fit_probe(encoder, task, data, "probe", seed, bank=bank)
 
 
